@@ -1,0 +1,90 @@
+"""Read and edit the insides of any PyTorch model.
+
+>>> import torch, nnsight_graph as nnsight
+>>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(5, 10), torch.nn.Linear(10, 2)))
+>>> with model.trace(torch.rand(1, 5)):
+...     model[0].output[:, 0] = 0
+...     out = model[1].output.save()
+>>> out.shape
+torch.Size([1, 2])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .config import CONFIG
+from .errors import (
+    Cancelation,
+    CheckError,
+    EarlyStopException,
+    FunctionWhitelistError,
+    GraphFormatError,
+    MissedProviderError,
+    MissedSiteError,
+    NNsightError,
+    OutOfOrderError,
+    RecordError,
+    RemoteError,
+    SkipException,
+    UnsetValueError,
+)
+
+if TYPE_CHECKING:
+    from .huggingface import LanguageModel
+    from .model import Envoy, NNsight, Tracer
+    from .record import Proxy, apply, log, save, trace
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "LanguageModel": ".huggingface",
+    "Envoy": ".model",
+    "NNsight": ".model",
+    "Tracer": ".model",
+    "Proxy": ".record",
+    "apply": ".record",
+    "log": ".record",
+    "save": ".record",
+    "trace": ".record",
+}
+
+__all__ = [
+    "CONFIG",
+    "Cancelation",
+    "CheckError",
+    "EarlyStopException",
+    "Envoy",
+    "FunctionWhitelistError",
+    "GraphFormatError",
+    "LanguageModel",
+    "MissedProviderError",
+    "MissedSiteError",
+    "NNsight",
+    "NNsightError",
+    "OutOfOrderError",
+    "Proxy",
+    "RecordError",
+    "RemoteError",
+    "SkipException",
+    "Tracer",
+    "UnsetValueError",
+    "apply",
+    "log",
+    "save",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch, or transformers, when it is first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'nnsight_graph' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

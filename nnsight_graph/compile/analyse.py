@@ -1,0 +1,295 @@
+"""Graph -> steps: what each line depends on, by value and by the edits that stand above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, unused_methods
+from ..ops.effect import OPAQUE, Effect, parse, shared, written
+from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, set_item, unpack
+from ..ops.table import effect_of, function_of
+from .edits import prepare_edit
+from .plan import Slot, Step
+from .sites import SiteWriter, written_cells
+from .storage import Cell, Root, Value
+
+VIEW = parse("view:0")
+_STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
+    "bound": (getattr, parse("maybe:0")),
+    "unpack": (unpack, VIEW),
+    "setattr": (assign_attribute, parse("mutates:0")),
+    "log": (log, parse("pure")),
+}
+_IN_PLACE = frozenset("iadd isub imul imatmul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
+
+
+class Analysis(SiteWriter):
+    """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.steps: list[Step] = []
+        self.values: dict[int, Value] = {}
+        self.by_step: dict[int, Value] = {}
+        self.cells: dict[tuple[str, str], Cell] = {}
+        self.saved: list[tuple[int, Slot]] = []
+        self.edits = False
+        self.fixed: list[Any] = []
+        self.modules: dict[tuple[str, bool], Slot] = {}
+        self._fixed_slots: dict[str, Slot] = {}
+        self._constants: dict[int, Value] = {}
+        self._written = written_cells(graph)
+        groups = {index: group[0] for group in graph.shared for index in group}
+        self._shared = lambda index: groups.get(index, index)
+        saves = []
+        dropped = unused_methods(graph.body)
+        for node in graph.body.nodes:
+            if node.target == "save":
+                saves.append(node)
+            elif node.number not in dropped:
+                self._node(node)
+        for node in saves:
+            self._save(node)
+
+    def _save(self, node: Node) -> None:
+        operand = node.operands[0]
+        assert type(operand) is Ref
+        value = self.current(self.values[operand.node], node.number)
+        value.slot.saved = True
+        self.saved.append((operand.node, value.slot))
+
+    def _node(self, node: Node) -> None:
+        if node.target == "read":
+            self.values[node.number] = self.read(node)
+        elif node.target == "write":
+            self.write(node)
+        elif node.target == "parameter":
+            assert node.site is not None
+            self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (Root(),))
+        else:
+            self._operation(node)
+
+    def module(self, path: str, parameter: bool) -> Slot:
+        """The slot in which a run puts a module, or a parameter, of the model."""
+        return self.modules.setdefault((path, parameter), Slot())
+
+    def constant(self, index: int) -> Value:
+        """A lifted constant; constants that share storage share a root."""
+        if index not in self._constants:
+            first = self._shared(index)
+            roots = (Root(),) if first == index else self.constant(first).roots
+            self._constants[index] = Value(-1, Slot(), 0, roots)
+        return self._constants[index]
+
+    def literal(self, name: str) -> Slot:
+        """The slot of a value that is the same in every run."""
+        if name not in self._fixed_slots:
+            self._fixed_slots[name] = Slot(index=len(self.fixed))
+            self.fixed.append(literal(name))
+        return self._fixed_slots[name]
+
+    def constants(self) -> Iterator[tuple[int, Slot]]:
+        """Index and slot of every constant that is used."""
+        return ((index, value.slot) for index, value in self._constants.items())
+
+    # ------------------------------------------------------------------ operations
+
+    def _operation(self, node: Node) -> None:
+        function, effect = self.meaning(node)
+        operands = [*node.operands, *(operand for _, operand in node.keywords)]
+        step = Step(node.number, function, [], 0, tuple(name for name, _ in node.keywords))
+        step.opaque = node.target in ("call", "module")
+        if node.target == "module":
+            assert node.site is not None
+            step.leaves.append(self.module(node.site.path, False))
+        inside = [list(self._inside(operand, node.number)) for operand in operands]
+        mutated, viewed = self._touched(node, effect)
+        copies = bool(effect.maybe) or not mutated <= set(effect.mutates)
+        step.needs = self._needs(inside, mutated, viewed if not copies else set(), effect)
+        base = self._base(inside, viewed)
+        if base is not None and step.needs & ~base.needs:
+            copies = True
+            step.needs |= base.edit_needs
+        for place, operand in enumerate(operands):
+            reading = not effect.metadata and place not in mutated and (place not in viewed or copies)
+            step.leaves.append(self._leaf(operand, step, reading, len(step.leaves)))
+        for place in sorted(mutated):
+            for value in inside[place]:
+                prepare_edit(self, step, value)
+        self.steps.append(step)
+        if effect.mutates and mutated:
+            self._edited(node, step, inside[min(mutated)][0])
+        else:
+            self._result(node, step, inside, viewed, base, copies and bool(viewed))
+
+    def meaning(self, node: Node) -> tuple[Callable[..., Any] | None, Effect]:
+        """Function and effect of a node."""
+        target = node.target
+        if target in _STRUCTURAL:
+            return _STRUCTURAL[target]
+        if target == "call":
+            mutates = node.operands[1]
+            assert type(mutates) is Literal
+            places = [int(place) + 2 for place in mutates.name.removeprefix("mutates:").split(",") if place]
+            return call_opaque, OPAQUE if not places else msgspec.structs.replace(OPAQUE, writes=tuple(("", place) for place in places))
+        if target == "module":
+            return _call_module, OPAQUE
+        if target == "getitem" and self._plain_index(node.operands[1]):
+            return function_of(target), VIEW
+        return (set_item if target == "setitem" else function_of(target)), effect_of(target)
+
+    def _plain_index(self, operand: Operand) -> bool:
+        """Whether indexing by ``operand`` gives a view (of a tensor) or an element (of a container)."""
+        if type(operand) is Group:
+            return operand.kind != "list" and all(map(self._plain_index, operand.items))
+        if type(operand) is Const:
+            return type(self.graph.constants[operand.index]) in (int, str)
+        return type(operand) is Literal and operand.name not in ("True", "False")
+
+    @staticmethod
+    def _touched(node: Node, effect: Effect) -> tuple[set[int], set[int]]:
+        """Which operands are written into, and which the result may share storage with."""
+        places = iter(range(len(node.operands) + len(node.keywords)))
+        args = [_seen(operand, next(places)) for operand in node.operands]
+        named = {name: _seen(operand, next(places)) for name, operand in node.keywords}
+        mutated = {place for place in written(effect, args, named) if type(place) is int}
+        return mutated, {place for place in shared(effect, args, named) if type(place) is int}
+
+    def _inside(self, operand: Operand, number: int) -> Iterator[Value]:
+        if type(operand) is Ref:
+            yield self.current(self.values[operand.node], number)
+        elif type(operand) is Const:
+            yield self.constant(operand.index)
+        elif type(operand) is Group:
+            for item in operand.items:
+                yield from self._inside(item, number)
+
+    @staticmethod
+    def _needs(inside: list[list[Value]], mutated: set[int], viewed: set[int], effect: Effect) -> int:
+        needs = 0
+        for place, values in enumerate(inside):
+            for value in values:
+                needs |= value.needs
+                if place in mutated or (not effect.metadata and place not in viewed):
+                    needs |= value.edit_needs
+        return needs
+
+    @staticmethod
+    def _base(inside: list[list[Value]], viewed: set[int]) -> Value | None:
+        values = [value for place in sorted(viewed) for value in inside[place] if value.node >= 0]
+        return values[0] if values else None
+
+    def _leaf(self, operand: Operand, step: Step, reading: bool, place: int) -> Slot:
+        """The slot an operand lies in; groups are packed by a step of their own right before."""
+        if type(operand) is Literal:
+            return self.literal(operand.name)
+        if type(operand) is Group:
+            return self._pack(operand, step, reading)
+        value = self.current(self.values[operand.node], step.node) if type(operand) is Ref else self.constant(operand.index)  # type: ignore[union-attr]
+        if reading:
+            self._read_by(step, place, value)
+        return value.slot
+
+    @staticmethod
+    def _read_by(step: Step, place: int, value: Value) -> None:
+        for root in value.roots:
+            root.readers.append((step, place))
+            step.after.extend(root.edits)
+
+    def _pack(self, group: Group, step: Step, reading: bool) -> Slot:
+        if all(type(item) is Literal for item in group.items):
+            return self._fixed_group(group)
+        pack = Step(step.node, GROUPS[group.kind], [], step.needs)
+        for place, item in enumerate(group.items):
+            pack.leaves.append(self._leaf(item, pack, reading, place))
+        pack.output = Slot(pack)
+        self.steps.append(pack)
+        return pack.output
+
+    def _fixed_group(self, group: Group) -> Slot:
+        name = repr(group)
+        if name not in self._fixed_slots:
+            self._fixed_slots[name] = Slot(index=len(self.fixed))
+            self.fixed.append(GROUPS[group.kind](*(literal(item.name) for item in group.items)))  # type: ignore[union-attr]
+        return self._fixed_slots[name]
+
+    # ------------------------------------------------------------------ results
+
+    def _result(self, node: Node, step: Step, inside: list[list[Value]], viewed: set[int], base: Value | None, maybe: bool) -> None:
+        shared_with = [value for place in sorted(viewed) for value in inside[place]]
+        roots = tuple(dict.fromkeys(root for value in shared_with for root in value.roots))
+        value = Value(node.number, Slot(step), step.needs, (*roots, Root()) if maybe or not roots else roots, step)
+        step.output = value.slot
+        value.base, value.maybe = base, maybe or (base is not None and base.maybe)
+        value.slot.cells = tuple(dict.fromkeys(cell for other in shared_with for cell in other.slot.cells))
+        for root in roots:
+            root.aliases.append(value)
+        self.values[node.number] = value
+        self.by_step[id(step)] = value
+
+    def _edited(self, node: Node, step: Step, target: Value) -> None:
+        """The value of an edit is its target; an edit of what a site delivered may also replace it (a tuple's element)."""
+        if node.target in _IN_PLACE and self._read_of(target) is not None:
+            step.output = target.slot
+            self._replace_upwards(step, target)
+        elif node.target not in ("setitem", "setattr", "delitem"):
+            step.output = Slot(step)
+            step.output.cells = target.slot.cells
+        result = Value(node.number, step.output or target.slot, step.needs, target.roots, step)
+        result.maybe, result.read = target.maybe, target.read
+        self.values[node.number] = result
+
+    def _read_of(self, value: Value) -> Value | None:
+        """The read that ``value`` is, or is an element of, by plain indexing."""
+        while value.base is not None and value.step is not None and value.step.function is function_of("getitem"):
+            value = value.base
+        return value if value.read is not None else None
+
+    def _replace_upwards(self, step: Step, target: Value) -> None:
+        """Where an element of a tuple was replaced, replace it in the tuple, and in turn up to what the site passes on."""
+        last = step
+        while target.read is None and target.base is not None and target.step is not None:
+            back = Step(step.node, put_back, [target.base.slot, target.step.leaves[1], target.slot], step.needs)
+            back.output = target.base.slot
+            back.after.append(last)
+            self.steps.append(back)
+            last, target = back, target.base
+        self.pass_on(target, last)
+
+    def current(self, value: Value, number: int) -> Value:
+        """``value`` as a line at ``number`` sees it: a view that is known later than an edit above is applied again."""
+        base = value.base
+        if base is None or value.step is None:
+            return value
+        now = self.current(base, number)
+        kept = value.kept if now is base else {**now.kept, **value.kept}
+        if not kept:
+            return value
+        made = value.step
+        step = Step(number, partial(resolve, made.function, len(kept)), [value.slot, *kept], value.needs | now.needs | base.edit_needs, made.names)
+        again = Value(number, Slot(step), step.needs, value.roots, step)
+        for leaf in made.leaves:
+            really = kept.get(leaf, leaf)
+            step.leaves.append(now.slot if really is base.slot else really)
+            if really is base.slot:
+                self._read_by(step, len(step.leaves) - 1, now)
+        step.output = again.slot
+        step.output.cells = value.slot.cells
+        self.steps.append(step)
+        again.maybe, again.kept = value.maybe, kept
+        return again
+
+
+def _seen(operand: Operand, place: int) -> Any:
+    """An operand for the effect's eyes: its place, or the literal that it is."""
+    return literal(operand.name) if type(operand) is Literal and operand.name in ("None", "True", "False") else place
+
+
+def _call_module(module: Any, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)
+
+

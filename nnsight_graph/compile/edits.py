@@ -1,0 +1,90 @@
+"""In-place edits: who has to see the value as it was, and what of it the model sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..ops.evaluate import same, snapshot
+from .plan import Slot, Step
+from .storage import Root, Value
+
+if TYPE_CHECKING:
+    from .analyse import Analysis
+
+
+def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
+    """Put in front of the edit ``step`` of ``target`` all that keeps other lines right."""
+    private: dict[tuple[int, int], Slot] = {}
+    for root in target.roots:
+        if root.retired is not None and root.cell is not None:
+            _detach(root)
+        for reader, leaf in root.readers:
+            if reader.needs & ~step.needs:
+                if (id(reader), leaf) not in private:
+                    private[id(reader), leaf] = _keep_old(analysis, step, root, reader, leaf)
+            else:
+                step.after.append(reader)
+        step.after.extend(root.edits)
+    _reach_the_model(analysis, step, target)
+    for root in target.roots:
+        root.readers = []
+        root.edit_needs |= step.needs
+        root.edits = [step]
+
+
+def _keep_old(analysis: Analysis, edit: Step, root: Root, reader: Step, leaf: int) -> Slot:
+    """Give ``reader``, which runs later than ``edit`` but stands above it, a slot of its own for that operand."""
+    old = reader.leaves[leaf]
+    kept = Slot()
+    kept.cells = old.cells
+    name = Step(edit.node, same, [old], _needs_of(analysis, old) | root.edit_needs)
+    name.after.extend(root.edits)
+    name.output = kept
+    kept.producer = name
+    copy = Step(edit.node, snapshot, [kept], edit.needs)
+    copy.special, copy.extra = "snapshot", reader
+    copy.output = kept
+    analysis.steps += [name, copy]
+    edit.after.append(copy)
+    reader.leaves[leaf] = kept
+    late = analysis.by_step.get(id(reader))
+    if late is not None and late.base is not None:
+        late.kept[kept] = old
+    return kept
+
+
+def _needs_of(analysis: Analysis, slot: Slot) -> int:
+    return slot.producer.needs if slot.producer is not None else sum(1 << cell for cell in slot.cells)
+
+
+def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
+    """An edit of what passes at a site has to be done while the visit lasts, and may touch nothing read elsewhere."""
+    cells = [root.cell for root in target.roots if root.cell is not None and root.retired is None]
+    if not cells:
+        return
+    analysis.edits = True
+    guard = Step(step.node, None, [target.slot], step.needs)
+    guard.special, guard.extra = "protect", tuple(cell.index for cell in cells)
+    guard.after = list(step.after)
+    analysis.steps.append(guard)
+    step.after.append(guard)
+    for cell in cells:
+        cell.musts.append((step, target.slot if target.maybe else None))
+    if target.maybe:
+        target.slot.unchecked = True
+
+
+def _detach(root: Root) -> None:
+    """Names of a value that a write has replaced get a copy at that write: edits below no longer reach the model."""
+    step = root.retired
+    assert step is not None and root.cell is not None
+    bit = root.cell.bit
+    reads = [value for value in root.aliases if value.base is None and not value.needs & ~bit and value.node < step.node]
+    views = [value for value in root.aliases if value.base is not None and not value.needs & ~bit and value.node < step.node]
+    step.special = "detach"
+    step.extra = (tuple(v.slot for v in reads), tuple((v.slot, v.base.slot, v.step) for v in views if v.base and v.step))
+    for value in (*reads, *views):
+        step.leaves.append(value.slot)
+        step.leaves.extend(value.step.leaves if value.base is not None and value.step is not None else ())
+    step.after.extend(root.edits)
+    root.cell = None

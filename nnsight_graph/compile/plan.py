@@ -1,0 +1,149 @@
+"""The data of a plan: what runs, what it waits for, and where values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Instruction = tuple[int, Any, int, int, int, Any, int]
+"""``(kind, function, out, a, b, rest, node)``; the kinds are the constants of :mod:`nnsight_graph.ops.evaluate`."""
+
+
+class Segment:
+    """Nodes that run together.
+
+    Attributes:
+        index: Its place in :attr:`Plan.segments`.
+        needs: Bit mask of the visits that everything in it depends on.
+        code: Its instructions.
+        own: Bit mask of the visits it waits for itself; the others are covered by upstream segments.
+        waits: How many upstream segments and visits it counts down before it runs.
+        downstream: Segments that wait for it.
+        checks: Slots to check for overwriting by the model before it runs.
+        held: ``(slot, visits)`` of activations made here that outlive it.
+        releases: Slots whose count of users goes down when it has run.
+        calls: Whether it calls modules or opaque functions (hooks are deaf meanwhile).
+    """
+
+    __slots__ = ("calls", "checks", "code", "downstream", "held", "index", "needs", "own", "releases", "waits")
+
+    def __init__(self, index: int, needs: int) -> None:
+        self.index = index
+        self.needs = needs
+        self.code: list[Instruction] = []
+        self.own = 0
+        self.waits = 0
+        self.downstream: list[int] = []
+        self.checks: tuple[int, ...] = ()
+        self.held: tuple[tuple[int, tuple[int, ...]], ...] = ()
+        self.releases: tuple[int, ...] = ()
+        self.calls = False
+
+
+class Visit:
+    """What happens when a value passes a site.
+
+    Attributes:
+        path: The module's canonical path.
+        direction: ``"in"``, ``"out"`` or ``"result"``.
+        slot: Where the passing value lies while the visit lasts.
+        changes: Whether the passing value may be replaced.
+        clears: Whether nothing needs the slot after the visit.
+        counted: Whether the slot has other users, that count down with the visit.
+        held: As for segments: the slot itself, if it outlives the visit.
+        triggers: Segments that wait for this visit.
+        musts: ``(segment, node, target slot)`` of edits that have to be done when the visit ends; the slot is ``-1``
+            unless the edit is on what may or may not be a view of the passing value.
+        nodes: The nodes that read or write here.
+    """
+
+    __slots__ = ("changes", "clears", "counted", "direction", "held", "musts", "nodes", "path", "slot", "triggers")
+
+    def __init__(self, path: str, direction: str, slot: int) -> None:
+        self.path = path
+        self.direction = direction
+        self.slot = slot
+        self.changes = False
+        self.clears = False
+        self.counted = False
+        self.held: tuple[tuple[int, tuple[int, ...]], ...] = ()
+        self.triggers: list[int] = []
+        self.musts: list[tuple[int, int, int]] = []
+        self.nodes: list[int] = []
+
+
+class Plan:
+    """A compiled graph: it holds no tensor, no module and no state of a run.
+
+    Attributes:
+        fixed: Values of the first slots, the same in every run; the run's constants follow them.
+        modules: ``(path, is parameter)`` for the slots after the constants.
+        blanks: How many empty slots follow.
+        segments: In the order of their first line; the ones that wait for nothing are :attr:`prologue`.
+        visits: By number of their bit.
+        hooks: For each module path, the visits of its input and its output (``-1`` for none).
+        saved: ``(node, slot, segment, visit)`` of what outlives the run: the segment or visit that brings it, or ``-1``.
+        uses: ``(slot, users)`` of values that several segments read.
+        edits: Whether an activation is edited in place.
+        needs: For each node, the visits it depends on (for messages).
+    """
+
+    __slots__ = ("blanks", "edits", "fixed", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "uses", "visits", "waits")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.fixed: tuple[Any, ...] = ()
+        self.modules: tuple[tuple[str, bool], ...] = ()
+        self.blanks = 0
+        self.segments: list[Segment] = []
+        self.prologue: list[int] = []
+        self.visits: list[Visit] = []
+        self.hooks: dict[str, tuple[int, int]] = {}
+        self.result = -1
+        self.saved: tuple[tuple[int, int, int, int], ...] = ()
+        self.uses: tuple[tuple[int, int], ...] = ()
+        self.waits: list[int] = []
+        self.edits = False
+        self.needs: dict[int, int] = {}
+
+
+class Slot:
+    """A place for a value while a graph is compiled; ``index`` is given last."""
+
+    __slots__ = ("cells", "index", "producer", "saved", "segments", "unchecked")
+
+    def __init__(self, producer: Step | None = None, index: int = -1) -> None:
+        self.producer = producer
+        self.index = index
+        self.segments: set[int] = set()
+        self.saved = False
+        self.cells: tuple[int, ...] = ()
+        self.unchecked = False
+
+
+class Step:
+    """One instruction while a graph is compiled.
+
+    Attributes:
+        node: The number of the node it belongs to.
+        function: What it calls.
+        leaves: Its operands; the last ``len(names)`` are passed by name.
+        output: Where the result goes.
+        needs: Bit mask of the visits it depends on.
+        after: Steps that have to run before it although it does not use their values.
+        special: What runs in place of a call: ``"protect"``, ``"snapshot"`` or ``"detach"``, with ``extra``.
+    """
+
+    __slots__ = ("after", "extra", "function", "leaves", "names", "needs", "node", "opaque", "output", "segment", "special")
+
+    def __init__(self, node: int, function: Callable[..., Any] | None, leaves: list[Slot], needs: int, names: tuple[str, ...] = ()) -> None:
+        self.node = node
+        self.function = function
+        self.leaves = leaves
+        self.names = names
+        self.needs = needs
+        self.after: list[Step] = []
+        self.output: Slot | None = None
+        self.segment = -1
+        self.special: str | None = None
+        self.extra: Any = None
+        self.opaque = False

@@ -1,0 +1,60 @@
+"""Steps -> segments: what runs together, and what each group waits for."""
+
+from __future__ import annotations
+
+from .analyse import Analysis
+from .plan import Segment, Step, Visit
+
+
+def make_segments(steps: list[Step]) -> tuple[list[Segment], list[list[Step]]]:
+    """Group steps that wait for the same visits, and link the groups."""
+    by_needs: dict[int, Segment] = {}
+    members: list[list[Step]] = []
+    for step in steps:
+        segment = by_needs.get(step.needs)
+        if segment is None:
+            segment = by_needs[step.needs] = Segment(len(members), step.needs)
+            members.append([])
+        step.segment = segment.index
+        segment.calls = segment.calls or step.opaque
+        members[segment.index].append(step)
+    segments = list(by_needs.values())
+    for segment, group in zip(segments, members, strict=True):
+        _link(segment, group, segments)
+    return segments, members
+
+
+def _link(segment: Segment, group: list[Step], segments: list[Segment]) -> None:
+    upstream: dict[int, None] = {}
+    for step in group:
+        for leaf in step.leaves:
+            if leaf.producer is not None:
+                upstream[leaf.producer.segment] = None
+        for other in step.after:
+            upstream[other.segment] = None
+    upstream.pop(segment.index, None)
+    covered = 0
+    for index in upstream:
+        segments[index].downstream.append(segment.index)
+        covered |= segments[index].needs
+    segment.own = segment.needs & ~covered
+    segment.waits = len(upstream) + segment.own.bit_count()
+
+
+def make_visits(analysis: Analysis, segments: list[Segment]) -> list[Visit]:
+    """The visits, each with the segments that wait for it and the edits that must be done when it ends."""
+    visits = []
+    for cell in analysis.cells.values():
+        visit = Visit(cell.path, cell.direction, cell.slot.index)
+        visit.nodes = cell.nodes
+        for step, slot in cell.musts:
+            if step.needs & ~cell.bit:
+                visit.musts.append((step.segment, step.node, -1 if slot is None else slot.index))
+        visits.append(visit)
+    for segment in segments:
+        own = segment.own
+        while own:
+            low = own & -own
+            visits[low.bit_length() - 1].triggers.append(segment.index)
+            own ^= low
+    return visits

@@ -1,0 +1,91 @@
+"""What the compiler knows about memory: which values may share storage, and who still has to read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .plan import Slot, Step
+
+
+class Root:
+    """Storage that values are views of.
+
+    Attributes:
+        cell: The site whose passing value it is, if it is one.
+        edit_needs: Visits that the edits so far depend on.
+        edits: The last edit.
+        readers: ``(step, leaf)`` of every read of its contents since the last edit.
+        aliases: The values on it, in program order.
+        retired: Set when a write replaced it at its site: an empty step at the line of that write.
+    """
+
+    __slots__ = ("aliases", "cell", "edit_needs", "edits", "readers", "retired")
+
+    def __init__(self, cell: Cell | None = None) -> None:
+        self.cell = cell
+        self.edit_needs = 0
+        self.edits: list[Step] = []
+        self.readers: list[tuple[Step, int]] = []
+        self.aliases: list[Value] = []
+        self.retired: Step | None = None
+
+
+class Cell:
+    """The value that passes at one visit, in versions: each write starts a new one."""
+
+    __slots__ = ("direction", "index", "musts", "nodes", "path", "root", "slot", "write", "write_needs", "written")
+
+    def __init__(self, path: str, direction: str, index: int, written: bool) -> None:
+        self.path = path
+        self.direction = direction
+        self.index = index
+        self.written = written
+        self.slot = Slot()
+        self.slot.cells = (index,)
+        self.root = Root(self)
+        self.write: Step | None = None
+        self.write_needs = 0
+        self.musts: list[tuple[Step, Slot | None]] = []
+        self.nodes: list[int] = []
+
+    @property
+    def bit(self) -> int:
+        """The visit's bit in masks of needs."""
+        return 1 << self.index
+
+
+class Value:
+    """The value of a node.
+
+    Attributes:
+        slot: Where it lies.
+        needs: Visits it depends on.
+        roots: Storage it may be on.
+        step: What makes it (``None`` for constants).
+        base: The value it is, or may be, a view of.
+        maybe: Whether a copy may stand between it and its roots.
+        kept: Where operands are kept as they were before an edit, if the value is known too late for that edit; and
+            where they really lie.
+        read: For what a site delivered: its cell, point and version.
+    """
+
+    __slots__ = ("base", "kept", "maybe", "needs", "node", "read", "roots", "slot", "step")
+
+    def __init__(self, node: int, slot: Slot, needs: int, roots: tuple[Root, ...], step: Step | None = None) -> None:
+        self.node = node
+        self.slot = slot
+        self.needs = needs
+        self.roots = roots
+        self.step = step
+        self.base: Value | None = None
+        self.maybe = False
+        self.kept: dict[Slot, Slot] = {}
+        self.read: Any = None
+
+    @property
+    def edit_needs(self) -> int:
+        """Visits that the edits on its storage so far depend on."""
+        needs = 0
+        for root in self.roots:
+            needs |= root.edit_needs
+        return needs

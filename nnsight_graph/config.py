@@ -1,0 +1,44 @@
+"""What a user can set: ``CONFIG.APP`` for the library itself, ``CONFIG.API`` for a server."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class AppConfig(msgspec.Struct):
+    """Settings of the library.
+
+    Attributes:
+        DEBUG: Add an excerpt of the graph to errors raised inside a trace; ``False`` gives the short form.
+        REMOTE_LOGGING: Print what a server reports.
+    """
+
+    DEBUG: bool = True
+    REMOTE_LOGGING: bool = True
+
+
+class ApiConfig(msgspec.Struct):
+    """Settings of the connection to a server: an address (host or URL) and a key."""
+
+    HOST: str = ""
+    SSL: bool = True
+    APIKEY: str = ""
+
+
+class Config(msgspec.Struct):
+    """All settings.
+
+    >>> from nnsight_graph import CONFIG
+    >>> CONFIG.APP.DEBUG
+    True
+    """
+
+    APP: AppConfig = msgspec.field(default_factory=AppConfig)
+    API: ApiConfig = msgspec.field(default_factory=ApiConfig)
+
+    def set_default_api_key(self, key: str) -> None:
+        """Use ``key`` for every remote call of this process."""
+        self.API.APIKEY = key
+
+
+CONFIG = Config()

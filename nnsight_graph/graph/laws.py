@@ -1,0 +1,45 @@
+"""What each kind of node may be, as a table: a new kind is a row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Law(NamedTuple):
+    """The shape a kind of node must have.
+
+    Attributes:
+        points: The site points it may name; empty when it has no site.
+        operands: How many positional operands; ``None`` for any number.
+        regions: How many regions it holds.
+        value: Whether other nodes may refer to it.
+    """
+
+    points: frozenset[str] = frozenset()
+    operands: int | None = None
+    regions: int = 0
+    value: bool = True
+
+
+_PASSING = frozenset({"input", "inputs", "output"})
+
+LAWS: dict[str, Law] = {
+    "read": Law(_PASSING | {"result"}, 0),
+    "write": Law(_PASSING, 1, value=False),
+    "parameter": Law(frozenset({"parameter"}), 0),
+    "module": Law(frozenset({"call"})),
+    "call": Law(),
+    "save": Law(operands=1, value=False),
+    "log": Law(value=False),
+    "setattr": Law(operands=3, value=False),
+    "bound": Law(operands=2),
+    "unpack": Law(operands=2),
+}
+"""The structural kinds. Every other target is an operation of the op table and follows :data:`OPERATION`."""
+
+OPERATION = Law()
+
+
+def law_of(target: str) -> Law:
+    """The law that ``target`` has to follow."""
+    return LAWS.get(target, OPERATION)

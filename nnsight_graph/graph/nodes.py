@@ -1,0 +1,101 @@
+"""The data types of the graph; every one is frozen, only ``build.py`` makes them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Union
+
+import msgspec
+
+
+class Site(NamedTuple):
+    """A place where a value passes.
+
+    Attributes:
+        path: The module's canonical path, ``""`` for the root.
+        point: ``"input"`` (first argument), ``"inputs"`` (all arguments), ``"output"``, ``"result"`` (what the traced
+            call returned), ``"parameter"`` or ``"call"`` (the module itself, called on a traced value).
+        call: Which call of the module within one forward, counted from 0.
+    """
+
+    path: str
+    point: str
+    call: int = 0
+
+    def __str__(self) -> str:
+        name = f"{self.path}.{self.point}" if self.path else self.point
+        return f"{name}@{self.call}" if self.call else name
+
+
+class Ref(msgspec.Struct, frozen=True):
+    """An operand: the value of the node with this number."""
+
+    node: int
+
+
+class Const(msgspec.Struct, frozen=True):
+    """An operand: the lifted constant with this index."""
+
+    index: int
+
+
+class Literal(msgspec.Struct, frozen=True):
+    """An operand that belongs to the structure: ``None``, ``True``, ``...``, a dtype, a name."""
+
+    name: str
+
+
+class Group(msgspec.Struct, frozen=True):
+    """An operand made of operands: ``kind`` is ``tuple``, ``list``, ``dict`` (keys and values in turn) or ``slice``."""
+
+    kind: str
+    items: tuple[Operand, ...]
+
+
+Operand = Union[Ref, Const, Literal, Group]
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One recorded line.
+
+    Attributes:
+        number: Its place in program order, and the name of its value.
+        target: A name: a structural kind (``read``, ``write`` ...) or a row of the op table.
+        operands: Positional operands.
+        keywords: Named operands.
+        site: Where it reads or writes, for the kinds that have one.
+        regions: The regions it holds, for the kinds that have them.
+    """
+
+    number: int
+    target: str
+    operands: tuple[Operand, ...] = ()
+    keywords: tuple[tuple[str, Operand], ...] = ()
+    site: Site | None = None
+    regions: tuple[Region, ...] = ()
+
+
+class Region(msgspec.Struct, frozen=True):
+    """Nodes in program order."""
+
+    nodes: tuple[Node, ...]
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """A recorded program.
+
+    Attributes:
+        body: The top region.
+        constants: What was lifted out of the nodes: tensors, numbers, strings, local functions.
+        shared: Groups of constants that share storage, named only where the program edits a constant in place.
+        lines: For each node number, ``(file, line, source text)`` of where it was written; may be empty.
+    """
+
+    body: Region
+    constants: tuple[Any, ...] = ()
+    shared: tuple[tuple[int, ...], ...] = ()
+    lines: tuple[tuple[str, int, str], ...] = ()
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites the graph touches, in order of first use."""
+        return tuple(dict.fromkeys(node.site for node in self.body.nodes if node.site is not None))

@@ -1,0 +1,124 @@
+"""The readable program: one line per node, with the line of source it came from."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref
+from .walk import unused_methods, walk
+
+_INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@", "and_": "&", "or_": "|",
+    "xor": "^", "lshift": "<<", "rshift": ">>", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+}  # fmt: skip
+_IN_PLACE = {f"i{name.rstrip('_')}": f"{sign}=" for name, sign in _INFIX.items()}
+_WIDTH = 64
+
+
+def constant_text(value: Any) -> str:
+    """A constant in a few words: numbers and strings as they are, tensors by dtype and shape, functions by name."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        shape = ", ".join(map(str, value.shape))
+        return f"{str(value.dtype).removeprefix('torch.')}[{shape}]"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else f"<{type(value).__name__}>"
+
+
+def operand_text(operand: Operand, constants: tuple[Any, ...]) -> str:
+    """One operand as Python would write it."""
+    if type(operand) is Ref:
+        return f"%{operand.node}"
+    if type(operand) is Const:
+        return constant_text(constants[operand.index]) if constants else f"${operand.index}"
+    if type(operand) is Literal:
+        return operand.name
+    assert type(operand) is Group
+    items = [operand_text(item, constants) for item in operand.items]
+    if operand.kind == "slice":
+        start, stop, step = ("" if item == "None" else item for item in items)
+        return f"{start}:{stop}:{step}" if step else f"{start}:{stop}"
+    if operand.kind == "dict":
+        return "{" + ", ".join(f"{items[i]}: {items[i + 1]}" for i in range(0, len(items), 2)) + "}"
+    inner = ", ".join(items) + ("," if operand.kind == "tuple" and len(items) == 1 else "")
+    return f"[{inner}]" if operand.kind == "list" else f"({inner})"
+
+
+def _index_text(operand: Operand, constants: tuple[Any, ...]) -> str:
+    if type(operand) is Group and operand.kind == "tuple" and operand.items:
+        return ", ".join(operand_text(item, constants) for item in operand.items)
+    return operand_text(operand, constants)
+
+
+def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
+    """Whether the node defines a value, and its right-hand side."""
+    target, args = node.target, [operand_text(operand, constants) for operand in node.operands]
+    if target in ("read", "parameter"):
+        return True, str(node.site).removesuffix(".parameter")
+    if target == "write":
+        return False, f"{node.site} = {args[0]}"
+    if target == "save":
+        return False, f"save {args[0]}"
+    if target == "getitem":
+        return True, f"{args[0]}[{_index_text(node.operands[1], constants)}]"
+    if target == "setitem":
+        return False, f"{args[0]}[{_index_text(node.operands[1], constants)}] = {args[2]}"
+    if target == "setattr":
+        return False, f"{args[0]}.{args[1]} = {args[2]}"
+    if target in _INFIX:
+        return True, f"{args[0]} {_INFIX[target]} {args[1]}"
+    if target in _IN_PLACE:
+        return True, f"{args[0]} {_IN_PLACE[target]} {args[1]}"
+    return target != "log", _call_text(node, args, constants)
+
+
+def _call_text(node: Node, args: list[str], constants: tuple[Any, ...]) -> str:
+    target = node.target
+    if target[0] == "@":
+        return f"{args[0]}.{target[1:]}"
+    if target == "bound":
+        return f"{args[0]}.{args[1]}"
+    named = [f"{name}={operand_text(operand, constants)}" for name, operand in node.keywords]
+    if target == "call":
+        return f"{args[0]}({', '.join(args[1:] + named)})"
+    if target == "module":
+        return f"{node.site.path if node.site else ''}({', '.join(args + named)})"
+    if target[0] == ".":
+        return f"{args[0]}{target}({', '.join(args[1:] + named)})"
+    return f"{target}({', '.join(args + named)})"
+
+
+def node_text(node: Node, constants: tuple[Any, ...] = ()) -> str:
+    """One node, as in ``%2 = %0 + %1``."""
+    defines, text = _statement(node, constants)
+    return f"%{node.number} = {text}" if defines else text
+
+
+def graph_text(graph: Graph, around: int | None = None) -> str:
+    """The program, one line per node; with ``around``, three lines to each side of that node and a mark on it.
+
+    >>> from nnsight_graph.graph import Site, build_graph
+    >>> print(graph_text(build_graph([("read", Site("fc", "output")), ("mul", 0, float), ("save", 1)], [0], [2.0])))
+    %0 = fc.output
+    %1 = %0 * 2.0
+    save %1
+    """
+    rows = []
+    hidden = unused_methods(graph.body)
+    for node in walk(graph.body):
+        if node.number in hidden:
+            continue
+        if around is not None and abs(node.number - around) > 3:
+            continue
+        mark = "" if around is None else ("--> " if node.number == around else "    ")
+        rows.append(_with_line(mark + node_text(node, graph.constants), graph, node.number))
+    return "\n".join(rows)
+
+
+def _with_line(text: str, graph: Graph, number: int) -> str:
+    if not graph.lines:
+        return text
+    file, line, _ = graph.lines[number]
+    return f"{text:<{_WIDTH}}  # {os.path.basename(file)}:{line}"

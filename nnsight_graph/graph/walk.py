@@ -1,0 +1,40 @@
+"""Going through a graph: the one walk that everything else uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .nodes import Group, Node, Operand, Ref, Region
+
+
+def walk(region: Region) -> Iterator[Node]:
+    """Every node of ``region`` and of the regions inside it, in program order."""
+    for node in region.nodes:
+        yield node
+        for inner in node.regions:
+            yield from walk(inner)
+
+
+def operands_of(node: Node) -> Iterator[Operand]:
+    """Every operand of ``node``, positional and named, groups opened (and not given themselves)."""
+    for operand in (*node.operands, *(value for _, value in node.keywords)):
+        yield from _opened(operand)
+
+
+def _opened(operand: Operand) -> Iterator[Operand]:
+    if type(operand) is Group:
+        for item in operand.items:
+            yield from _opened(item)
+    else:
+        yield operand
+
+
+def references_of(node: Node) -> Iterator[int]:
+    """The numbers of the nodes whose values ``node`` uses."""
+    return (operand.node for operand in operands_of(node) if type(operand) is Ref)
+
+
+def unused_methods(region: Region) -> set[int]:
+    """The nodes that took a method to call it: the call names the method itself, so nothing else needs them."""
+    taken = {node.number for node in region.nodes if node.target == "bound"}
+    return taken - {reference for node in walk(region) for reference in references_of(node)} if taken else taken

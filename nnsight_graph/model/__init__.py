@@ -1,0 +1,14 @@
+"""What the user holds: a model's mirror of envoys, and the tracer that runs what was written about them.
+
+In: an ``nn.Module``. Out: envoys (``model.transformer.h[3].mlp.output``) inside ``with model.trace(...):``, and values
+after it.
+
+The trick: an envoy holds no state of a trace. Whatever is being written on this thread is found by a context variable.
+"""
+
+from .envoy import Envoy
+from .handle import GraphHandle
+from .nnsight import NNsight
+from .tracer import Tracer
+
+__all__ = ["Envoy", "GraphHandle", "NNsight", "Tracer"]

@@ -1,0 +1,218 @@
+"""The mirror of a module: where its ``.input`` and ``.output`` hang."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ..errors import RecordError
+from ..graph import Site
+from ..record import Proxy, recording_here
+from ..run import ModuleIndex
+
+
+class Tree:
+    """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
+
+    __slots__ = ("envoys", "index")
+
+    def __init__(self, root: torch.nn.Module) -> None:
+        self.index = ModuleIndex(root)
+        self.envoys: dict[str, Envoy] = {}
+
+    def replace(self, root: torch.nn.Module) -> None:
+        """Let the envoys mirror another module of the same shape (real weights in place of none)."""
+        self.index = ModuleIndex(root)
+        for path, envoy in self.envoys.items():
+            object.__setattr__(envoy, "_module", root.get_submodule(path))
+
+
+class Envoy:
+    """Mirrors one module of a model.
+
+    Submodules are attributes (``model.transformer``), items of lists are indexed (``h[-1]``, ``h[2:4]``), other
+    attributes are the module's own. Inside a trace :attr:`output`, :attr:`input` and :attr:`inputs` are what passes.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))
+        >>> model[0].out_features, model[-1].path
+        (3, 'model.1')
+    """
+
+    def __init__(self, module: torch.nn.Module, tree: Tree | None = None, path: str = "") -> None:
+        set_ = object.__setattr__
+        set_(self, "_module", module)
+        set_(self, "_tree", tree or Tree(module))
+        set_(self, "_path", path)
+        self._tree.envoys[path] = self
+        canonical = self._tree.index.canonical(module, path)
+        set_(self, "_sites", {point: Site(canonical, point) for point in ("input", "inputs", "output", "call")})
+
+    # ------------------------------------------------------------------ what passes
+
+    @property
+    def output(self) -> Any:
+        """What the module returns: a proxy; assign to it to replace what the model goes on with.
+
+        Raises:
+            RecordError: outside a trace, or in a trace of another model.
+        """
+        return self._read("output")
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._write("output", value)
+
+    @property
+    def input(self) -> Any:
+        """The module's first argument (the first positional one, else the first named one); may be assigned to."""
+        return self._read("input")
+
+    @input.setter
+    def input(self, value: Any) -> None:
+        self._write("input", value)
+
+    @property
+    def inputs(self) -> Any:
+        """All arguments of the module's call, as ``((positional, ...), {name: value})``; may be assigned to."""
+        return self._read("inputs")
+
+    @inputs.setter
+    def inputs(self, value: Any) -> None:
+        self._write("inputs", value)
+
+    nns_output, nns_input, nns_inputs = output, input, inputs
+
+    def _read(self, point: str) -> Any:
+        trace = recording_here()
+        if trace is None:
+            raise RecordError(f"{self.path}.{point} is there only inside a trace: with model.trace(...): ...")
+        return trace.read(self._sites[point], self._tree, 4)
+
+    def _write(self, point: str, value: Any) -> None:
+        trace = recording_here()
+        if trace is None:
+            raise RecordError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
+        trace.write(self._sites[point], self._tree, value, 4)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module: on traced values as part of the trace (its own sites are not visited), else directly."""
+        trace = recording_here()
+        if trace is None or not any(isinstance(value, Proxy) for value in (*args, *kwargs.values())):
+            return self._module(*args, **kwargs)
+        return trace.call_module(self._sites["call"], self._tree, args, kwargs)
+
+    # ------------------------------------------------------------------ the tree
+
+    @property
+    def path(self) -> str:
+        """Where the module stands, as in ``model.transformer.h.0``."""
+        return f"model.{self._path}" if self._path else "model"
+
+    def get(self, path: str) -> Any:
+        """The envoy, or the attribute, at a dotted path below this one.
+
+        Raises:
+            AttributeError: names the part that is not there, and what is near.
+        """
+        found: Any = self
+        for part in path.removeprefix("model.").split(".") if path not in ("", "model") else ():
+            found = found._child(part) or getattr(found, part) if isinstance(found, Envoy) else getattr(found, part)
+        return found
+
+    def named_modules(self, include_fn: Callable[[Envoy], bool] | None = None) -> list[tuple[str, Envoy]]:
+        """``(path, envoy)`` of this module and all below it; ``include_fn(envoy)`` picks."""
+        found = []
+        for path, _ in self._module.named_modules():
+            envoy = self._at(f"{self._path}.{path}" if self._path and path else path or self._path)
+            if include_fn is None or include_fn(envoy):
+                found.append((envoy.path, envoy))
+        return found
+
+    def modules(self, include_fn: Callable[[Envoy], bool] | None = None, names: bool = False) -> list[Any]:
+        """The envoys of this module and all below it; with ``names``, pairs of path and envoy."""
+        found = self.named_modules(include_fn)
+        return list(found) if names else [envoy for _, envoy in found]
+
+    def _at(self, path: str) -> Envoy:
+        """The envoy at a path from the root."""
+        envoy = self._tree.envoys.get(path)
+        return envoy or Envoy(self._tree.index.root.get_submodule(path), self._tree, path)
+
+    def _child(self, name: str) -> Envoy | None:
+        if self._module._modules.get(name) is None:
+            return None
+        return self._at(f"{self._path}.{name}" if self._path else name)
+
+    def _children(self) -> list[Envoy]:
+        return [child for name in self._module._modules if (child := self._child(name)) is not None]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            return self.get(index)
+        return self._children()[index]
+
+    def __len__(self) -> int:
+        return len(self._module._modules)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Envoy]:
+        return iter(self._children())
+
+    def __getattr__(self, name: str) -> Any:
+        child = self._child(name) or (self._child(name[2:]) if name.startswith("E_") else None)
+        if child is not None:
+            self.__dict__[name] = child
+            return child
+        try:
+            value = getattr(self._module, name)
+        except AttributeError:
+            raise AttributeError(self._unknown(name)) from None
+        trace = recording_here()
+        if trace is not None and isinstance(value, torch.Tensor) and (name in self._module._parameters or name in self._module._buffers):
+            return trace.parameter(f"{self._path}.{name}" if self._path else name, self._tree, value)
+        return value
+
+    def _unknown(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self.__dir__(), 3)
+        below = [envoy_path for envoy_path, _ in self._module.named_modules() if envoy_path.split(".")[-1] == name][:3]
+        hints = [f"Near: {', '.join(near)}."] if near else []
+        hints += [f"Below it there is {', '.join(below)}."] if below else []
+        if not hints:
+            hints = [f"It has {', '.join(self._module._modules) or 'no submodules'}."]
+        return f"{self.path} ({type(self._module).__name__}) has no {name!r}. {' '.join(hints)}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output"):
+            object.__setattr__(self, name, value)
+        elif recording_here() is not None:
+            raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input and .inputs of a module")
+        else:
+            self.__dict__.pop(name, None)
+            setattr(self._module, name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._module._modules, *dir(self._module)})
+
+    def __repr__(self) -> str:
+        return repr(self._module)
+
+    # ------------------------------------------------------------------ devices
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device of the module's first parameter or buffer; ``None`` if it has none."""
+        tensor = next(self._module.parameters(), None)
+        tensor = next(self._module.buffers(), None) if tensor is None else tensor
+        return None if tensor is None else tensor.device
+
+    def to(self, *args: Any, **kwargs: Any) -> Envoy:
+        """Move the module, as ``nn.Module.to`` does; returns the envoy."""
+        self._module.to(*args, **kwargs)
+        return self

@@ -1,0 +1,67 @@
+"""The root envoy of any PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import RecordError, RemoteError
+from .envoy import Envoy
+from .tracer import Tracer
+
+
+class NNsight(Envoy):
+    """Wraps any ``nn.Module``; several wrappers of one module do not disturb each other.
+
+    Args:
+        module: The model. It is not changed, neither now nor by a trace.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> net = torch.nn.Sequential(torch.nn.Linear(5, 10), torch.nn.Linear(10, 2))
+        >>> model = nnsight.NNsight(net)
+        >>> with model.trace(torch.rand(1, 5)):
+        ...     model[0].output[:, 0] = 0
+        ...     hidden = model[0].output.save()
+        >>> hidden.shape, float(hidden[0, 0])
+        (torch.Size([1, 10]), 0.0)
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"NNsight wraps an nn.Module, not {type(module).__name__}")
+        super().__init__(module)
+
+    def trace(self, *args: Any, trace: bool = True, remote: bool = False, **kwargs: Any) -> Any:
+        """Open a block whose lines are recorded and take part in one call of the model when it ends.
+
+        Args:
+            *args: Arguments of the model's call.
+            trace: ``False`` calls the model at once and returns its result.
+            remote: Not available in this version.
+            **kwargs: Named arguments of the model's call.
+
+        Returns:
+            A :class:`Tracer`, to be used in a ``with`` statement.
+
+        Raises:
+            RemoteError: ``remote=True``.
+        """
+        if remote:
+            raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
+        args, kwargs = self._prepared(args, kwargs)
+        if not trace:
+            return self._callable()(*args, **kwargs)
+        return Tracer(self, self._callable, args, kwargs)
+
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the call as the model takes them."""
+        if not args and not kwargs:
+            raise RecordError("a trace needs the model's input: model.trace(x)")
+        return args, kwargs
+
+    def _callable(self) -> Callable[..., Any]:
+        """What a trace calls."""
+        return self._module

@@ -1,0 +1,124 @@
+"""The block of a trace: recorded when it is entered, run when it is left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch.overrides import _pop_mode, _push_mode
+
+from ..compile import Plan, cached_plan
+from ..errors import NNsightError, RecordError
+from ..graph import Site
+from ..record import Proxy, Recorder, Recording, apply, log
+from ..record.torch_calls import RecordingMode
+from ..run import run_plan
+from ..run.failures import explain, missed
+from ..source_location import traceback_at
+from .handle import GraphHandle
+
+if TYPE_CHECKING:
+    from .envoy import Envoy
+
+_RESULT = Site("", "result")
+
+
+class Tracer:
+    """A ``with model.trace(...)`` block.
+
+    Its body is recorded; when it ends, the model runs once with what was recorded. An exception in the body runs
+    nothing.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Linear(2, 2))
+        >>> with model.trace(torch.ones(1, 2)) as tracer:
+        ...     result = tracer.result.save()
+        >>> result.shape
+        torch.Size([1, 2])
+    """
+
+    __slots__ = ("__weakref__", "_args", "_envoy", "_function", "_kwargs", "_recorder", "_recording")
+
+    def __init__(self, envoy: Envoy, function: Callable[[], Callable[..., Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._envoy = envoy
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._recorder = Recorder(envoy._tree)
+        self._recording: Recording | None = None
+
+    # ------------------------------------------------------------------ in the block
+
+    @property
+    def result(self) -> Any:
+        """What the traced call returns."""
+        return self._recorder.read(_RESULT, self._envoy._tree, 3)
+
+    def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The same as :func:`nnsight_graph.apply`."""
+        return apply(function, *args, **kwargs)
+
+    def log(self, *values: Any) -> None:
+        """Print values as soon as the model has computed them, as :func:`nnsight_graph.log` does."""
+        log(*values)
+
+    @property
+    def graph(self) -> GraphHandle:
+        """What was recorded: print it to read the program.
+
+        Raises:
+            RecordError: the block has not ended.
+        """
+        if self._recording is None:
+            raise RecordError("the graph is there when the block has ended")
+        return GraphHandle(self._recording, self._envoy)
+
+    # ------------------------------------------------------------------ the block
+
+    def __enter__(self) -> Tracer:
+        if self._recording is not None:
+            raise RecordError("this trace has run already; open a new one with model.trace(...)")
+        self._recorder.start()
+        _push_mode(RecordingMode(self._recorder))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        _pop_mode()
+        recorder = self._recorder
+        saved = recorder.saved
+        recording = self._recording = recorder.finish()
+        if error is not None:
+            recorder.failure = f"its trace was given up ({kind.__name__ if kind else ''} in the block)"
+            return
+        problem = self._run(recording, saved, sys._getframe(1))
+        if problem is not None:
+            recorder.failure = f"its trace failed: {type(problem).__name__}"
+            try:
+                raise problem
+            finally:
+                del problem, saved, error, traceback
+
+    def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
+        function = self._function()  # loads weights that are not there yet
+        args, kwargs, self._args, self._kwargs = self._args, self._kwargs, (), {}
+        try:
+            plan = cached_plan(recording.key, recording.graph)
+        except NNsightError as refused:
+            node = getattr(refused, "node", None)
+            return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
+        modules = self._envoy._tree.index
+        run = run_plan(plan, recording.constants, modules, function, args, kwargs)
+        _settle(plan, run.slots, run.waits, run.seen, saved)
+        problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
+        run.slots.clear()
+        return problem
+
+
+def _settle(plan: Plan, slots: list[Any], waits: list[int], seen: list[bool], saved: dict[int, Proxy]) -> None:
+    """Give saved proxies their values, those that were reached."""
+    for node, slot, segment, visit in plan.saved:
+        if (segment < 0 or waits[segment] == -1) and (visit < 0 or seen[visit]):
+            object.__setattr__(saved[node], "_value", slots[slot])

@@ -1,0 +1,164 @@
+"""Running the instructions of a segment, and the functions that stand for structural nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import NNsightError
+from .nested import clone, replaced, shares, versions_of
+
+ONE, TWO, THREE, MANY, CLEAR, SPECIAL = 1, 2, 3, 0, 4, 5
+"""Kinds of instructions: calls of one, two, three operands, any call, emptying a slot, a function of the run."""
+
+GROUPS: dict[str, Callable[..., Any]] = {
+    "tuple": lambda *items: items,
+    "list": lambda *items: list(items),
+    "dict": lambda *items: dict(zip(items[::2], items[1::2], strict=True)),
+    "slice": slice,
+}
+_LITERALS: dict[str, Any] = {"None": None, "True": True, "False": False, "...": ...}
+
+
+def run_code(code: Sequence[tuple[int, Any, int, int, int, Any, int]], slots: list[Any], run: Any) -> None:
+    """Run straight-line code over ``slots``; on an exception ``run.failed`` is the number of the node at fault."""
+    turns = iter(code)
+    try:
+        for kind, function, out, a, b, rest, _ in turns:
+            if kind == 2:
+                slots[out] = function(slots[a], slots[b])
+            elif kind == 1:
+                slots[out] = function(slots[a])
+            elif kind == 4:
+                slots[out] = None
+            elif kind == 3:
+                slots[out] = function(slots[a], slots[b], slots[rest])
+            elif kind == 0:
+                slots[out] = function(*[slots[i] for i in rest[0]], **{name: slots[i] for name, i in rest[1]})
+            else:
+                function(run, rest)
+    except BaseException:
+        run.failed = code[len(code) - turns.__length_hint__() - 1]
+        raise
+
+
+def literal(name: str) -> Any:
+    """The value of a literal's name.
+
+    >>> literal("torch.float32"), literal("...")
+    (torch.float32, Ellipsis)
+    """
+    if name in _LITERALS:
+        return _LITERALS[name]
+    if name.startswith("torch."):
+        return getattr(torch, name[6:])
+    return name
+
+
+def same(value: Any) -> Any:
+    """A second name for a value."""
+    return value
+
+
+def snapshot(value: Any) -> Any:
+    """The value as it is now."""
+    return clone(value)
+
+
+def set_item(base: Any, index: Any, value: Any) -> Any:
+    """``base[index] = value``; a tuple is made anew, with its own copy of ``value``."""
+    if isinstance(base, tuple):
+        return replaced(base, index, clone(value))
+    base[index] = value
+    return base
+
+
+def put_back(parent: Any, index: Any, item: Any) -> Any:
+    """``parent`` with ``item`` at ``index``, where it is not there already."""
+    if isinstance(parent, torch.Tensor) or parent[index] is item:
+        return parent
+    if isinstance(parent, tuple):
+        return replaced(parent, index, item)
+    parent[index] = item
+    return parent
+
+
+def assign_attribute(base: Any, name: str, value: Any) -> None:
+    """``base.name = value``, with a copy of a tensor: what stands there is passed on by value."""
+    setattr(base, name, clone(value))
+
+
+def unpack(value: Any, count: int) -> tuple[Any, ...]:
+    """``value`` as exactly ``count`` items, as ``a, b = value`` takes them."""
+    items = tuple(value)
+    if len(items) != count:
+        few = len(items) < count
+        raise ValueError(f"not enough values to unpack (expected {count}, got {len(items)})" if few else f"too many values to unpack (expected {count})")
+    return items
+
+
+def log(*values: Any) -> None:
+    """Print values the moment they are there."""
+    print(*values)
+
+
+def first_argument(call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """The first argument of a call, positional or else named."""
+    args, kwargs = call
+    if args:
+        return args[0]
+    if not kwargs:
+        raise NNsightError("the module was called without arguments: it has no .input")
+    return next(iter(kwargs.values()))
+
+
+def with_first(call: tuple[tuple[Any, ...], dict[str, Any]], value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call with another first argument."""
+    args, kwargs = call
+    if args:
+        return (value, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): value}
+
+
+def put(passing: Any, value: Any) -> Any:
+    """What passes on after a write: a copy, so that later edits of ``value`` and of the site do not meet."""
+    return passing if value is passing else clone(value)
+
+
+def put_fresh(_passing: Any, value: Any) -> Any:
+    """What passes on after a write of a value that nothing else names."""
+    return value
+
+
+def put_first(call: tuple[tuple[Any, ...], dict[str, Any]], value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call after a write of its first argument."""
+    return call if value is first_argument(call) else with_first(call, clone(value))
+
+
+def put_inputs(call: Any, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call after a write of all its arguments: ``(args, kwargs)``."""
+    if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], (tuple, list)) and isinstance(value[1], dict)):
+        raise TypeError(f".inputs takes ((positional, ...), {{name: value}}), not {type(value).__name__}")
+    fresh = value if value is call else clone(value)
+    return tuple(fresh[0]), dict(fresh[1])
+
+
+def resolve(function: Callable[..., Any], count: int, old: Any, *leaves: Any, **named: Any) -> Any:
+    """``old`` if it is a copy; the same view, of its base as it is now, if it is a view of one of the kept bases."""
+    kept, operands = leaves[:count], leaves[count:]
+    return function(*operands, **named) if any(shares(old, base) for base in kept) else old
+
+
+def call_opaque(function: Callable[..., Any], mutates: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a function that the table does not know, and see that it writes only where it was said to."""
+    allowed = set(map(int, filter(None, mutates.removeprefix("mutates:").split(","))))
+    watched = [(place, value) for place, value in enumerate((*args, *kwargs.values())) if place not in allowed]
+    before = [versions_of(value) for _, value in watched]
+    result = function(*args, **kwargs)
+    for (place, value), version in zip(watched, before, strict=True):
+        if versions_of(value) != version:
+            name = getattr(function, "__name__", type(function).__name__)
+            raise NNsightError(f"{name} wrote into its argument {place} without saying so: apply({name}, ..., mutates=({place},))")
+    return result

@@ -1,0 +1,109 @@
+"""Functions for the lines of a trace: call one's own function on traced values, print them, save them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RecordError
+from ..ops.table import name_of
+from .proxy import Proxy
+from .recorder import Name, Recorder, recording_here
+
+
+def _recorder(what: str) -> Recorder:
+    trace = recording_here()
+    if trace is None:
+        raise RecordError(f"{what} belongs inside a trace: with model.trace(...): ...")
+    return trace
+
+
+def apply(function: Callable[..., Any], *args: Any, mutates: tuple[int, ...] = (), **kwargs: Any) -> Any:
+    """Call any function on traced values when they are there.
+
+    Args:
+        function: Called once per run, with real values. It may do what it likes, but may not write into its arguments.
+        *args: Its arguments, traced values among them.
+        mutates: Positions of the arguments that it does write into.
+        **kwargs: Its named arguments.
+
+    Returns:
+        A proxy of what it returns.
+
+    Raises:
+        RecordError: outside a trace.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Linear(2, 2))
+        >>> with model.trace(torch.ones(1, 2)):
+        ...     size = nnsight.apply(lambda x: tuple(x.shape), model.output).save()
+        >>> size
+        (1, 2)
+    """
+    trace = _recorder("apply")
+    known = name_of(function) if not mutates else None
+    if known is not None:
+        return trace.proxy(known, args, kwargs)
+    places = Name("mutates:" + ",".join(map(str, mutates)))
+    return trace.proxy("call", (function, places, *args), kwargs)
+
+
+def log(*values: Any) -> None:
+    """Print values as soon as the model has computed them.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Identity())
+        >>> with model.trace(torch.zeros(2)):
+        ...     nnsight.log("output:", model.output)
+        output: tensor([0., 0.])
+    """
+    _recorder("log").add("log", values)
+
+
+def save(value: Any) -> Any:
+    """Keep a value beyond its trace: the same as ``value.save()``, for any value.
+
+    Returns:
+        A saved proxy; a plain Python value inside a trace is returned as it is.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Identity())
+        >>> with model.trace(torch.zeros(2)):
+        ...     out = nnsight.save(model.output)
+        >>> out
+        tensor([0., 0.])
+    """
+    trace = _recorder("save")
+    if type(value) in (tuple, list) and any(isinstance(item, Proxy) for item in value):
+        return type(value)(save(item) if isinstance(item, Proxy) else item for item in value)
+    if isinstance(value, Proxy) and value._trace is trace:
+        return value.save()
+    return value
+
+
+def trace(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function part of traces: called inside one it becomes one node, elsewhere it is called as it is.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> @nnsight.trace
+        ... def first(x):
+        ...     return x.flatten()[0].item()
+        >>> model = nnsight.NNsight(torch.nn.Identity())
+        >>> with model.trace(torch.ones(2)):
+        ...     value = first(model.output).save()
+        >>> value
+        1.0
+    """
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        if recording_here() is None:
+            return function(*args, **kwargs)
+        return apply(function, *args, **kwargs)
+
+    return traced

@@ -1,0 +1,210 @@
+"""A value that is not there yet: every operation on it is written down; after the trace it stands for its value."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from ..errors import RecordError
+from ..source_location import Place
+from .operators import Operators
+from .recorder import Name, Recorder, recording_here
+from .settled import UNSET, as_array, call_ufunc, duplicate, iterate, plain, settled, value_of
+from .torch_calls import record_call
+
+
+class Proxy(Operators):
+    """Stands for a value of a traced run.
+
+    While the trace is written, operators, indexing, attributes, methods and torch functions on it are recorded. After
+    it, a saved proxy stands for its value under the same operations, under ``print``, ``len``, ``isinstance``,
+    ``numpy.asarray`` and iteration; :attr:`value` is the value itself.
+    """
+
+    __slots__ = ("__weakref__", "_index", "_trace", "_value")
+
+    def __init__(self, trace: Recorder, index: int) -> None:
+        _set(self, "_trace", trace)
+        _set(self, "_index", index)
+        _set(self, "_value", UNSET)
+
+    # ------------------------------------------------------------------ values
+
+    def save(self) -> Proxy:
+        """Keep the value beyond the trace.
+
+        Returns:
+            The proxy itself.
+
+        Raises:
+            RecordError: the trace is over.
+        """
+        trace = self._trace
+        if not trace.open:
+            raise RecordError("this trace is over: .save() belongs inside its block")
+        trace.save(self, sys._getframe(1))
+        return self
+
+    @property
+    def value(self) -> Any:
+        """The value itself, after the trace.
+
+        Raises:
+            UnsetValueError: it was not saved, or never reached; with line and reason.
+        """
+        return value_of(self)
+
+    def _place(self) -> Place:
+        return self._trace.places[self._index]
+
+    def _record_as_operand(self, recorder: Recorder) -> Any:
+        return self._index if self._trace is recorder else recorder.operand(self)
+
+    @property
+    def __class__(self) -> Any:
+        """The class of the value, once there is one: so ``isinstance(x, torch.Tensor)`` holds after the trace."""
+        return Proxy if self._value is UNSET else type(self._value)
+
+    def __repr__(self) -> str:
+        if self._trace.open:
+            return f"InterventionProxy({self._trace.name_of(self._index)})"
+        return repr(value_of(self))
+
+    def __str__(self) -> str:
+        return repr(self) if self._trace.open else str(value_of(self))
+
+    def __format__(self, spec: str) -> str:
+        return str(self) if self._trace.open and not spec else format(settled(self, "format"), spec)
+
+    # ------------------------------------------------------------------ attributes, calls, items
+
+    def __getattr__(self, name: str) -> Any:
+        trace = self._trace
+        if not trace.open:
+            return getattr(value_of(self), name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        index = trace.add("@" + name, (self,))
+        return Attribute(trace, index, self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self._trace.open:
+            setattr(value_of(self), name, plain(value))
+            return
+        self._trace.refuse_edit(self)
+        self._trace.add("setattr", (self, name, value))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._trace.open:
+            return value_of(self)(*plain(args), **plain(kwargs))
+        return self._trace.proxy("call", (self, Name("mutates:"), *args), kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not self._trace.open:
+            return value_of(self)[plain(index)]
+        return self._trace.proxy("getitem", (self, index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if not self._trace.open:
+            value_of(self)[plain(index)] = plain(value)
+            return
+        self._trace.refuse_edit(self)
+        self._trace.add("setitem", (self, index, value))
+
+    def __delitem__(self, index: Any) -> None:
+        if not self._trace.open:
+            del value_of(self)[plain(index)]
+            return
+        self._trace.add("delitem", (self, index))
+
+    @classmethod
+    def __torch_function__(cls, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if recording_here() is None:
+            return function(*plain(args), **plain(kwargs or {}))
+        return record_call(function, args, kwargs or {})
+
+    # ------------------------------------------------------------------ what Python wants at once
+
+    def __bool__(self) -> bool:
+        return bool(settled(self, "bool"))
+
+    def __len__(self) -> int:
+        return len(settled(self, "len"))
+
+    def __iter__(self) -> Any:
+        return iterate(self, sys._getframe(1))
+
+    def __contains__(self, item: Any) -> bool:
+        return plain(item) in settled(self, "contains")
+
+    def __int__(self) -> int:
+        return int(settled(self, "int"))
+
+    def __float__(self) -> float:
+        return float(settled(self, "int"))
+
+    def __complex__(self) -> complex:
+        return complex(settled(self, "int"))
+
+    def __index__(self) -> int:
+        return int(settled(self, "index").__index__())
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return as_array(self, dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if self._trace.open:
+            return self._trace.proxy("call", (getattr(ufunc, method), Name("mutates:"), *inputs), kwargs)
+        return call_ufunc(ufunc, method, inputs, kwargs)
+
+    def __copy__(self) -> Any:
+        return duplicate(self, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return duplicate(self, memo)
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return _itself, (settled(self, "copy"),)
+
+    def __dir__(self) -> list[str]:
+        return dir(torch.Tensor) if self._value is UNSET else dir(self._value)
+
+
+class Attribute(Proxy):
+    """An attribute of a traced value; calling it records the method's call in its place."""
+
+    __slots__ = ("_base", "_name")
+
+    def __init__(self, trace: Recorder, index: int, base: Proxy, name: str) -> None:
+        super().__init__(trace, index)
+        _set(self, "_base", base)
+        _set(self, "_name", name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        trace = self._trace
+        if not trace.open:
+            return super().__call__(*args, **kwargs)
+        if self._name.endswith("_"):
+            trace.refuse_edit(self._base)
+        if self._index == len(trace.entries) - 1 and trace.entries[-1][0][0] == "@":
+            trace.entries.pop()
+            trace.places.pop()
+            _set(self, "_index", -1)
+        elif self._index >= 0:
+            trace.entries[self._index] = ("bound", self._base._index, self._name)
+        return trace.proxy("." + self._name, (self._base, *args), kwargs)
+
+    def _record_as_operand(self, recorder: Recorder) -> Any:
+        if self._index < 0 and recorder is self._trace:
+            _set(self, "_index", recorder.add("@" + self._name, (self._base,)))
+        return super()._record_as_operand(recorder)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+_set = object.__setattr__
+Recorder.make = Proxy

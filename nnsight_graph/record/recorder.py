@@ -1,0 +1,285 @@
+"""Writes down what a trace's lines do."""
+
+from __future__ import annotations
+
+import sys
+import types
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import RecordError, UnsetValueError
+from ..graph import Graph, Site, build_graph
+from ..ops.effect import written
+from ..ops.nested import storage_of
+from ..ops.table import effect_of
+from ..source_location import Place, is_users, locate, user_place
+
+if TYPE_CHECKING:
+    from .proxy import Proxy
+
+_open: ContextVar[Recorder | None] = ContextVar("nnsight_graph_recorder", default=None)
+recording_here = _open.get
+"""The recorder of the trace that is being written on this thread, or ``None``."""
+
+_LITERALS: dict[Any, str] = {None: "None", Ellipsis: "..."}
+_IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split())
+_PLAIN = (int, float, str, complex, bytes)
+
+
+class Name(str):
+    """A string that belongs to the structure of a graph: it is recorded as a literal, not lifted."""
+
+    __slots__ = ()
+
+    def _record_as_operand(self, _recorder: Recorder) -> str:
+        return str(self)
+
+
+class Recording:
+    """What a finished trace wrote: entries, constants, places.
+
+    Attributes:
+        entries: One tuple per node, see :mod:`nnsight_graph.graph.build`.
+        constants: Lifted values.
+        indices: The constants' positions in order of use.
+        shared: Groups of constants on one storage, where the program edits a constant.
+        places: Where each node was written.
+    """
+
+    __slots__ = ("constants", "entries", "indices", "places", "repeats", "shared")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.entries = recorder.entries
+        self.constants = recorder.constants
+        self.indices = recorder.indices
+        self.repeats = recorder.repeats
+        self.places = recorder.places
+        self.shared = recorder.shared_constants() if recorder.edits_constants else ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The program's structure: equal for programs that differ in numbers and tensors only."""
+        return (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
+
+    def graph(self, lines: bool = True) -> Graph:
+        """The program as a graph."""
+        places = [locate(place) for place in self.places] if lines else []
+        return build_graph(self.entries, self.indices, self.constants, self.shared, tuple((at.file, at.line, at.text) for at in places))
+
+
+class Recorder:
+    """Collects the entries of one trace while its block runs.
+
+    Attributes:
+        open: Whether the block is still being written.
+        owner: What may be read in it: the model.
+        repeats: Whether a constant is used more than once.
+        saved: Proxies to be given their value, by node.
+        reads: The proxy of each site's present version.
+        saved_indices: The nodes that were saved, after the trace too.
+        failure: Why nothing was computed, if the trace failed.
+        make: The class of proxies.
+    """
+
+    make: type[Proxy]
+
+    __slots__ = ("_lifted", "_token", "constants", "edits_constants", "entries", "indices", "open", "owner", "failure", "places", "reads", "repeats", "saved", "saved_indices")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.entries: list[tuple[Any, ...]] = []
+        self.constants: list[Any] = []
+        self.indices: list[int] = []
+        self.places: list[Place] = []
+        self.saved: dict[int, Proxy] = {}
+        self.reads: dict[Site, Proxy] = {}
+        self.saved_indices: frozenset[int] = frozenset()
+        self.failure = ""
+        self.open = False
+        self.repeats = False
+        self.edits_constants = False
+        self._lifted: dict[int, int] = {}
+        self._token: Any = None
+
+    def start(self) -> None:
+        """Become the recorder of this thread's open trace."""
+        if recording_here() is not None:
+            raise RecordError("a trace is open already: traces cannot be nested. End the block first, or save a value and use it in the next trace.")
+        self._token = _open.set(self)
+        self.open = True
+
+    def finish(self) -> Recording:
+        """Close the trace; what was written leaves the recorder, so that its proxies do not keep it alive."""
+        self.open = False
+        _open.reset(self._token)
+        recording = Recording(self)
+        self.saved_indices = frozenset(self.saved)
+        self.entries, self.constants, self.indices, self.reads, self._lifted = [], [], [], {}, {}
+        return recording
+
+    # ------------------------------------------------------------------ entries
+
+    def add(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any] | None = None, site: Site | None = None, depth: int = 2) -> int:
+        """Write an entry for a call made ``depth`` frames up; its number."""
+        if not self.open:
+            raise RecordError(f"a value of a trace that is over was used in a way that cannot stand for its value ({target})")
+        entry: tuple[Any, ...] = (target, site) if site is not None else (target,)
+        encode = self.encode
+        entry += tuple([encode(value) for value in operands])
+        if keywords:
+            entry += (("**", *[part for name, value in keywords.items() for part in (name, encode(value))]),)
+        frame = sys._getframe(depth)
+        code = frame.f_code
+        self.places.append((code, frame.f_lasti) if is_users(code) else user_place(frame))
+        self.entries.append(entry)
+        if self._lifted and not self.edits_constants:
+            self._note_edit(target, operands, keywords or {})
+        return len(self.entries) - 1
+
+    def _note_edit(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if any(type(value) is torch.Tensor for value in written(effect_of(target), operands, keywords)):
+            self.edits_constants = True
+
+    def lift(self, value: Any) -> Any:
+        """Put a constant aside; what describes it in an entry."""
+        if isinstance(value, torch.Tensor):
+            index = self._lifted.get(id(value))
+            if index is None:
+                index = self._lifted[id(value)] = len(self.constants)
+                self.constants.append(value)
+            else:
+                self.repeats = True
+            self.indices.append(index)
+            return (torch.Tensor, value.ndim, str(value.dtype))
+        self.indices.append(len(self.constants))
+        self.constants.append(value)
+        return type(value)
+
+    def encode(self, value: Any) -> Any:
+        """A value as an operand of an entry."""
+        kind = type(value)
+        if kind in _PLAIN:
+            self.indices.append(len(self.constants))
+            self.constants.append(value)
+            return kind
+        if value is None or value is Ellipsis or kind is bool:
+            return str(value) if kind is bool else _LITERALS[value]
+        if hasattr(kind, "_record_as_operand"):
+            return value._record_as_operand(self)
+        if kind is tuple or kind is list or kind is torch.Size:
+            return ("list" if kind is list else "tuple", *[self.encode(item) for item in value])
+        if kind is slice:
+            return ("slice", self.encode(value.start), self.encode(value.stop), self.encode(value.step))
+        if kind is dict:
+            return ("dict", *[self.encode(part) for pair in value.items() for part in pair])
+        if kind is torch.dtype:
+            return str(value)
+        return self.lift(value)
+
+    def operand(self, proxy: Proxy) -> Any:
+        """A proxy as an operand: a reference, or its value if its trace is over."""
+        if proxy._trace is self:
+            return proxy._index
+        if proxy._trace.open:
+            raise RecordError("a value of another open trace cannot be used here")
+        try:
+            return self.encode(proxy.value)
+        except UnsetValueError as error:
+            raise UnsetValueError(f"{error} It comes from an earlier trace; only saved values can be used in a later one.") from None
+
+    def proxy(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any] | None = None, depth: int = 2) -> Any:
+        """Write an entry; a proxy of its value."""
+        return self.make(self, self.add(target, operands, keywords, depth=depth + 1))
+
+    # ------------------------------------------------------------------ the model
+
+    def read(self, site: Site, owner: Any, depth: int) -> Proxy:
+        """What passes at ``site``: the same proxy until something is written there."""
+        proxy = self.reads.get(site)
+        if proxy is None or owner is not self.owner:
+            self._refuse_others(owner, site)
+            proxy = self.reads[site] = self.make(self, self.add("read", (), None, site, depth))
+        return proxy
+
+    def write(self, site: Site, owner: Any, value: Any, depth: int) -> None:
+        """Replace what passes at ``site``; ``site += x`` has edited it in place already."""
+        self._refuse_others(owner, site)
+        if site.point == "result":
+            raise RecordError("the result of a call cannot be replaced; assign to the output of the model instead")
+        present = self.reads.get(site)
+        if present is not None and isinstance(value, self.make) and value._trace is self:
+            entry = self.entries[value._index]
+            if entry[0] in _IN_PLACE and entry[1] == present._index:
+                return
+        self.add("write", (value,), None, site, depth)
+        for point in ("input", "inputs") if site.point != "output" else ("output",):
+            self.reads.pop(site._replace(point=point), None)
+
+    def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
+        """A parameter or buffer of the model, as a value."""
+        site = Site(path, "parameter")
+        self._refuse_others(owner, site)
+        return self.make(self, self.add("parameter", (), None, site, 3))
+
+    def call_module(self, site: Site, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
+        """A module of the model, called on traced values."""
+        self._refuse_others(owner, site)
+        return self.make(self, self.add("module", args, kwargs, site, 3))
+
+    def _refuse_others(self, owner: Any, site: Site) -> None:
+        if owner is not self.owner:
+            raise RecordError(f"{site} belongs to another model than the one that is traced; trace the two one after the other")
+
+    def save(self, proxy: Proxy, frame: types.FrameType) -> None:
+        """Keep the value of ``proxy`` beyond the trace."""
+        if proxy._index not in self.saved:
+            self.saved[proxy._index] = proxy
+            self.entries.append(("save", proxy._index))
+            self.places.append(user_place(frame))
+
+    def refuse_edit(self, proxy: Proxy) -> None:
+        """Raise for an in-place edit of what may not be edited: a parameter of the model."""
+        if self.entries[proxy._index][0] == "parameter":
+            name = self.entries[proxy._index][1].path
+            raise RecordError(f"{name} is a parameter: an edit in place would change the model for good. Edit {name}.clone() instead.")
+
+    def name_of(self, index: int) -> str:
+        """What a node is called when its proxy is printed."""
+        target, *rest = self.entries[index]
+        return str(rest[0]) if target in ("read", "parameter") else target.lstrip(".@").removeprefix("torch.")
+
+    def unset_reason(self, index: int) -> str:
+        """Why a value of a finished trace is not there."""
+        if index in self.saved_indices:
+            return self.failure or "it was never reached"
+        return "it was not saved: add .save() to the line"
+
+    # ------------------------------------------------------------------ constants
+
+    def protect_constants(self, function_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a native edit of a captured tensor: lines above keep the value it had."""
+        if not self._lifted:
+            return
+        for value in written(effect_of(function_name), args, kwargs):
+            if isinstance(value, torch.Tensor):
+                address = storage_of(value)
+                for index, constant in enumerate(self.constants):
+                    if isinstance(constant, torch.Tensor) and storage_of(constant) == address:
+                        self._lifted.pop(id(constant), None)
+                        self.constants[index] = constant.detach().clone() if not constant.requires_grad else constant.clone()
+
+    def shared_constants(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of tensor constants that lie on one storage."""
+        groups: dict[int, list[int]] = {}
+        for index, constant in enumerate(self.constants):
+            if isinstance(constant, torch.Tensor):
+                groups.setdefault(storage_of(constant), []).append(index)
+        return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def caller_is_users(depth: int) -> bool:
+    """Whether the frame ``depth`` above the caller is the user's own code."""
+    frame: types.FrameType = sys._getframe(depth + 1)
+    return is_users(frame.f_code)

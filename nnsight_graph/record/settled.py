@@ -1,0 +1,123 @@
+"""A proxy after its trace: it stands for its value, or says why it has none."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from ..errors import RecordError, UnsetValueError
+from ..source_location import locate
+
+if TYPE_CHECKING:
+    from .proxy import Proxy
+
+UNSET: Any = type("Unset", (), {"__repr__": lambda _self: "<unset>"})()
+
+
+def value_of(proxy: Proxy) -> Any:
+    """The value a proxy stands for.
+
+    Raises:
+        UnsetValueError: it was not saved, or never reached.
+    """
+    value = proxy._value
+    if value is not UNSET:
+        return value
+    trace = proxy._trace
+    code, offset = proxy._place()
+    at = locate((code, offset))
+    if trace.open:
+        reason = "the trace it belongs to has not run yet; use the value after the block, or record what you need of it"
+    else:
+        reason = trace.unset_reason(proxy._index)
+    raise UnsetValueError(f"Accessing value before it's been set. {at.file}:{at.line} `{at.text}`: {reason}.")
+
+
+def plain(value: Any) -> Any:
+    """``value`` with every settled proxy in it replaced by what it stands for."""
+    kind = type(value)
+    if hasattr(kind, "_record_as_operand") and hasattr(kind, "_trace"):
+        return value_of(value)
+    if kind is tuple or kind is list:
+        return kind(plain(item) for item in value)
+    if kind is dict:
+        return {key: plain(item) for key, item in value.items()}
+    if kind is slice:
+        return slice(plain(value.start), plain(value.stop), plain(value.step))
+    return value
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"divmod": divmod, "round": round}
+
+
+def operate(name: str, *operands: Any) -> Any:
+    """An operator on values, proxies among them."""
+    function = _FUNCTIONS.get(name) or getattr(operator, name)
+    return function(*map(plain, operands))
+
+
+_ADVICE = {
+    "bool": "whether a traced value is true is known only while the model runs. Use torch.where, or tracer.cond",
+    "len": "the length of a traced value is known only while the model runs. Use .shape[0] as a value",
+    "iter": "how many items a traced value has is known only while the model runs. Index it, or unpack it into names: a, b = value",
+    "int": "a traced value becomes a number only while the model runs. Go on with the value itself, or save it and convert it after the block",
+    "contains": "membership in a traced value is known only while the model runs. Use (value == item).any()",
+    "array": "a traced value becomes an array only while the model runs. Save it and convert it after the block, or use nnsight_graph.apply",
+    "format": "a traced value has no text yet. Use tracer.log to print it while the model runs, or save it",
+    "copy": "a traced value cannot be copied or pickled before it is there. Use .clone(), or save it",
+    "index": "a traced value cannot be an index of a plain list or a range: it is known only while the model runs. Use it on tensors, or save it",
+}
+
+
+def settled(proxy: Proxy, wish: str) -> Any:
+    """The value behind a proxy, for something that Python asks at once; refused while the trace is open."""
+    if proxy._trace.open:
+        raise RecordError(f"{_ADVICE[wish]}.")
+    return value_of(proxy)
+
+
+def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
+    """The items of a proxy: of its value, or, while the trace is open, as many as an unpacking asks for."""
+    if not proxy._trace.open:
+        return iter(value_of(proxy))
+    count = _unpacked_into(frame)
+    if count is None:
+        raise RecordError(f"{_ADVICE['iter']}.")
+    index = proxy._trace.add("unpack", (proxy, count), depth=3)
+    items = type(proxy)(proxy._trace, index)
+    return iter([proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)])
+
+
+def _unpacked_into(frame: Any) -> int | None:
+    """How many names ``a, b = value`` assigns, read from the instruction that asks for an iterator."""
+    import dis
+
+    code = frame.f_code.co_code
+    at = frame.f_lasti
+    if dis.opname[code[at]] != "UNPACK_SEQUENCE" and at + 2 < len(code) and dis.opname[code[at + 2]] == "UNPACK_SEQUENCE":
+        at += 2
+    name = dis.opname[code[at]]
+    return code[at + 1] if name.startswith("UNPACK_SEQUENCE") else None
+
+
+def call_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A numpy function on settled proxies."""
+    return getattr(ufunc, method)(*map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()})
+
+
+def as_array(proxy: Proxy, dtype: Any) -> Any:
+    """The value as a numpy array."""
+    value = settled(proxy, "array")
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else numpy.asarray(value)
+    return array if dtype is None else array.astype(dtype)
+
+
+def duplicate(proxy: Proxy, memo: dict[int, Any] | None) -> Any:
+    """A copy of the value behind a proxy."""
+    value = settled(proxy, "copy")
+    return copy.copy(value) if memo is None else copy.deepcopy(value, memo)

@@ -1,0 +1,61 @@
+"""Torch functions while a trace is written: calls on traced values, and calls that draw random numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from ..ops.table import is_random, name_of
+from .recorder import Name, Recorder, caller_is_users, recording_here
+from .settled import plain
+
+_REFLECTED = {f".__r{name}__": name for name in ("sub", "truediv", "floordiv", "pow", "mod", "matmul", "add", "mul")}
+
+
+def record_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Record a call of a torch function, or run it where no trace is open any more."""
+    trace = recording_here()
+    if trace is None:
+        return function(*plain(args), **plain(kwargs))
+    name = name_of(function)
+    if name is None:
+        return trace.proxy("call", (function, Name("mutates:"), *args), kwargs, depth=3)
+    if name in _REFLECTED:
+        return trace.proxy(_REFLECTED[name], (args[1], args[0]), depth=3)
+    made = trace.proxy(name, args, kwargs, depth=3)
+    return None if name in ("setitem", "delitem") else made
+
+
+def _has_proxy(values: Any, make: type) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind is make or (hasattr(kind, "_trace") and issubclass(kind, make)):
+            return True
+        if (kind is tuple or kind is list) and _has_proxy(value, make):
+            return True
+        if kind is dict and _has_proxy(value.values(), make):
+            return True
+        if kind is slice and _has_proxy((value.start, value.stop, value.step), make):
+            return True
+    return False
+
+
+class RecordingMode(TorchFunctionMode):
+    """Active while a trace is written; torch hands it every call of its functions."""
+
+    def __init__(self, trace: Recorder) -> None:
+        self.trace = trace
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        make = self.trace.make
+        if make in types or _has_proxy(args, make) or (kwargs and _has_proxy(kwargs.values(), make)):
+            return record_call(function, args, kwargs)
+        if is_random(function) and caller_is_users(1):
+            return record_call(function, args, kwargs)
+        name = name_of(function)
+        if name is not None:
+            self.trace.protect_constants(name, args, kwargs)
+        return function(*args, **kwargs)
+

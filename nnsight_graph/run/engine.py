@@ -1,0 +1,174 @@
+"""The state of one run: counts visits down, runs segments, and keeps what was read as it was read."""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import Any
+
+import torch
+
+from ..compile import Plan
+from ..errors import NNsightError, OutOfOrderError
+from ..ops.evaluate import run_code
+from ..ops.nested import clone, shares, storages_of, tensors_in, versions_of
+
+
+class Leave(BaseException):
+    """Ends the forward from inside a hook; a model's ``except Exception`` does not catch it."""
+
+
+class Run:
+    """One execution of a plan.
+
+    Attributes:
+        slots: Where values lie.
+        waits: For each segment what it still waits for; ``-1`` when it has run.
+        seen: For each visit, whether it was.
+        busy: Whether a segment runs that may call modules: hooks are deaf meanwhile.
+        error: What went wrong inside a segment.
+        failed: The instruction at fault, or the number of the node.
+    """
+
+    __slots__ = ("busy", "error", "failed", "held", "noted", "plan", "seen", "slots", "uses", "waits")
+
+    def __init__(self, plan: Plan, slots: list[Any]) -> None:
+        self.plan = plan
+        self.slots = slots
+        self.waits = plan.waits.copy()
+        self.seen = [False] * len(plan.visits)
+        self.busy = False
+        self.error: BaseException | None = None
+        self.failed: Any = None
+        self.uses: dict[int, int] = dict(plan.uses)
+        self.held: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+        self.noted: dict[int, tuple[int, ...] | None] = {}
+
+    def arrive(self, index: int, value: Any) -> Any:
+        """A value passes at visit ``index``: run what waited for it; the value to pass on, or ``None`` to leave it."""
+        self.seen[index] = True
+        visit = self.plan.visits[index]
+        slots, waits = self.slots, self.waits
+        slots[visit.slot] = value
+        fresh = [visit.held] if visit.held else []
+        ready = []
+        for segment in visit.triggers:
+            waits[segment] -= 1
+            if not waits[segment]:
+                ready.append(segment)
+        try:
+            if ready:
+                self.fire(ready, fresh)
+            if visit.musts:
+                self._check_late(visit.musts, visit.slot, index)
+            for group in fresh:
+                self._note(group)
+        except Exception as error:
+            self.error = error
+            raise Leave from None
+        result = slots[visit.slot] if visit.changes else None
+        if visit.clears:
+            slots[visit.slot] = None
+        elif visit.counted:
+            self._release((visit.slot,))
+        return result
+
+    def fire(self, ready: list[int], fresh: list[tuple[tuple[int, tuple[int, ...]], ...]]) -> None:
+        """Run segments that wait for nothing more, and what they complete."""
+        segments, slots, waits = self.plan.segments, self.slots, self.waits
+        while ready:
+            index = ready.pop(0)
+            segment = segments[index]
+            if segment.checks:
+                self.check(segment.checks)
+            self.busy = segment.calls
+            try:
+                run_code(segment.code, slots, self)
+            finally:
+                self.busy = False
+            waits[index] = -1
+            if segment.held:
+                self._register(segment.held)
+                fresh.append(segment.held)
+            if segment.releases:
+                self._release(segment.releases)
+            for other in segment.downstream:
+                waits[other] -= 1
+                if not waits[other]:
+                    insort(ready, other)
+
+    def _release(self, slots: tuple[int, ...]) -> None:
+        for slot in slots:
+            self.uses[slot] -= 1
+            if not self.uses[slot]:
+                self.slots[slot] = None
+
+    # ------------------------------------------------------------------ storage
+
+    def _register(self, group: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
+        if self.plan.edits:
+            for slot, cells in group:
+                for address in storages_of(self.slots[slot]):
+                    self.held.setdefault(address, []).append((slot, cells))
+
+    def _note(self, group: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
+        """Remember what was read as it is now that its visit ends."""
+        for slot, cells in group:
+            value = self.slots[slot]
+            versions = versions_of(value)
+            if versions is None:  # inference tensors have no counters
+                self.slots[slot] = clone(value)
+                versions = ()
+            self.noted[slot] = versions
+            if self.plan.visits[cells[0]].slot == slot:
+                self._register(((slot, cells),))
+
+    def check(self, slots: tuple[int, ...]) -> None:
+        """Raise if the model has overwritten, in place, something that was read.
+
+        Raises:
+            NNsightError: names the site, and modules of the model that may have done it.
+        """
+        for slot in slots:
+            noted = self.noted.get(slot)
+            if noted and self.slots[slot] is not None and versions_of(self.slots[slot]) != noted:
+                self.failed = ("overwritten", slot)
+                raise NNsightError("overwritten")
+
+    def protect(self, target: int, cells: tuple[int, ...]) -> None:
+        """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
+        value = self.slots[target]
+        for tensor in tensors_in(value):
+            if isinstance(tensor, torch.nn.Parameter):
+                raise NNsightError("the model passes one of its parameters here: an in-place edit would change the model. Assign a new value instead.")
+        for address in storages_of(value):
+            for slot, owners in self.held.get(address, ()):
+                other = self.slots[slot]
+                if other is not None and set(cells).isdisjoint(owners) and address in storages_of(other):
+                    self.slots[slot] = clone(other)
+                    self.noted[slot] = versions_of(self.slots[slot])
+
+    def snapshot(self, kept: int, segment: int) -> None:
+        """Before an edit: a line above it that runs later keeps the value as it is."""
+        if self.waits[segment] != -1:
+            self.slots[kept] = clone(self.slots[kept])
+
+    def detach(self, reads: tuple[int, ...], views: tuple[tuple[int, int, Any], ...]) -> None:
+        """At a write: the old value's names, and the views among them, leave the model's storage."""
+        before = {slot: self.slots[slot] for slot in (*reads, *(s for slot, base, _ in views for s in (slot, base)))}
+        copies: dict[int, Any] = {}
+        for slot in reads:
+            value = before[slot]
+            if value is not None:
+                self.slots[slot] = copies.setdefault(id(value), clone(value))
+        for slot, base, made in views:
+            if before[slot] is not None and shares(before[slot], before[base]):
+                run_code((made,), self.slots, self)
+
+    def _check_late(self, musts: list[tuple[int, int, int]], passing: int, index: int) -> None:
+        for segment, node, target in musts:
+            if self.waits[segment] == -1:
+                continue
+            if target >= 0 and self.slots[target] is not None and not shares(self.slots[target], self.slots[passing]):
+                continue
+            self.failed = ("late", node, index)
+            raise OutOfOrderError("late")

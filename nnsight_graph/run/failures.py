@@ -1,0 +1,140 @@
+"""What went wrong in a run, as an error that stands on the user's line."""
+
+from __future__ import annotations
+
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from ..config import CONFIG
+from ..errors import MissedSiteError, NNsightError, OutOfOrderError, add_note, derived_class
+from ..graph import graph_text
+from ..ops.nested import tensors_in
+from ..record import Recording
+from ..source_location import Location, is_users, locate, traceback_at
+from .engine import Run
+from .modules import ModuleIndex
+
+
+def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameType | None) -> BaseException:
+    """The error of a failed run, as the user should see it: raise it, and drop the run."""
+    original = run.error
+    assert original is not None
+    failed, run.error = run.failed, None
+    if type(failed) is tuple and failed and failed[0] == "late":
+        error, node = _late(run, recording, failed[1], failed[2]), failed[1]
+    elif type(failed) is tuple and failed and failed[0] == "overwritten":
+        error, node = _overwritten(run, recording, modules, failed[1])
+    else:
+        error, node = _raised(original, failed), failed[6] if failed else 0
+        if failed and CONFIG.APP.DEBUG:
+            add_note(error, _operands(run, failed))
+    error.__traceback__ = traceback_at(recording.places[node], frame)
+    if CONFIG.APP.DEBUG:
+        add_note(error, "in the recorded graph:\n" + graph_text(recording.graph(), around=node))
+    _let_go(original)
+    run.slots.clear()
+    return error
+
+
+def _raised(original: BaseException, failed: Any) -> BaseException:
+    """An error of torch, or of the user's function, in the class that is also an :class:`NNsightError`."""
+    if isinstance(original, NNsightError):
+        return type(original)(*original.args)
+    kind = derived_class(type(original))
+    error: BaseException = kind(*original.args) if kind is not NNsightError else NNsightError(str(original))
+    error.__dict__.update(getattr(original, "__dict__", {}))
+    error.__cause__ = original
+    return error
+
+
+def _operands(run: Run, failed: Any) -> str:
+    kind, _, _, a, b, rest, _ = failed
+    slots = [a, b, rest][:kind] if 1 <= kind <= 3 else ([*rest[0], *(slot for _, slot in rest[1])] if kind == 0 else [])
+    shown = [description(run.slots[slot]) for slot in slots if type(slot) is int and slot < len(run.slots)]
+    return "operands: " + ", ".join(shown) if shown else "operands: none"
+
+
+def description(value: Any) -> str:
+    """A value in a few words: dtype, shape and device of a tensor, the type of a container.
+
+    >>> description(torch.zeros(2, 3))
+    'float32[2, 3] on cpu'
+    """
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device}"
+    if isinstance(value, (tuple, list)) and len(value) <= 4:
+        inner = ", ".join(map(description, value))
+        return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+    text = repr(value) if not any(tensors_in(value) if isinstance(value, (dict, tuple, list)) else ()) else type(value).__name__
+    return text if len(text) <= 60 else type(value).__name__
+
+
+def _at(recording: Recording, node: int) -> Location:
+    return locate(recording.places[node])
+
+
+def _site_name(run: Run, index: int) -> str:
+    visit = run.plan.visits[index]
+    point = {"in": "input", "out": "output", "result": "result"}[visit.direction]
+    return f"{visit.path}.{point}" if visit.path else point
+
+
+def _late(run: Run, recording: Recording, node: int, index: int) -> OutOfOrderError:
+    needs = run.plan.needs.get(node, 0)
+    missing = [i for i, seen in enumerate(run.seen) if not seen and needs >> i & 1]
+    at = _at(recording, node)
+    sources = [f"{_site_name(run, i)} ({_at(recording, run.plan.visits[i].nodes[0])})" for i in missing]
+    return OutOfOrderError(
+        f"line {at.line} of {at.file}, `{at.text}`, changes {_site_name(run, index)}, but needs {', '.join(sources)}, which the model "
+        f"reaches only after it. Take that value from an earlier trace; or, if the edit is not meant for the model, edit a .clone()."
+    )
+
+
+def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int) -> tuple[NNsightError, int]:
+    cells = next(owners for group in _held(run) for held, owners in group if held == slot)
+    site = _site_name(run, cells[0])
+    node = run.plan.visits[cells[0]].nodes[0]
+    suspects = [path for path, module in modules.modules.items() if getattr(module, "inplace", False) is True]
+    who = f"by {' or '.join(suspects[:4])} (inplace=True)" if suspects else "by a later module"
+    at = _at(recording, node)
+    text = f"{site}, read at {at.file}:{at.line}, was overwritten in place by the model after it was read, {who}. Read a copy: {site.split('.')[-1]}.clone()."
+    return NNsightError(text), node
+
+
+def _held(run: Run) -> Any:
+    yield from (visit.held for visit in run.plan.visits)
+    yield from (segment.held for segment in run.plan.segments)
+
+
+def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSiteError | None:
+    """The error of a run whose model never reached a site of the trace; ``None`` if it reached them all."""
+    if all(run.seen):
+        return None
+    index = run.seen.index(False)
+    node = run.plan.visits[index].nodes[0]
+    at = _at(recording, node)
+    name = _site_name(run, index)
+    error = MissedSiteError(
+        f"{name} (line {at.line} of {at.file}) was never reached: the module did not run in this forward, "
+        "or was called past its hooks (by module.forward(...), or from compiled code)."
+    )
+    error.__traceback__ = traceback_at(recording.places[node], frame)
+    return error
+
+
+def _let_go(error: BaseException) -> None:
+    """Keep of a traceback only the user's own function, and empty the frames left out: they hold activations."""
+    entries: list[TracebackType] = []
+    entry = error.__traceback__
+    while entry is not None:
+        entries.append(entry)
+        entry = entry.tb_next
+    keep = next((place for place, e in enumerate(entries) if place and is_users(e.tb_frame.f_code) and "/nnsight_graph/" not in e.tb_frame.f_code.co_filename), None)
+    error.__traceback__ = entries[keep] if keep is not None else None
+    for dropped in entries[: keep if keep is not None else len(entries)]:
+        try:
+            dropped.tb_frame.clear()
+        except RuntimeError:
+            continue

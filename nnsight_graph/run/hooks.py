@@ -1,0 +1,86 @@
+"""Hooks on the modules of a plan, for one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+from .engine import Run
+from .modules import ModuleIndex
+
+current: ContextVar[Run | None] = ContextVar("nnsight_graph_run", default=None)
+"""The run whose forward this is; a hook of another run does nothing."""
+
+_asking = current.get
+Hook = Callable[..., Any]
+
+
+def output_hook(run: Run, index: int) -> Hook:
+    """A forward hook that brings a module's output to visit ``index`` of ``run``."""
+    seen, arrive = run.seen, run.arrive
+
+    def hook(_module: torch.nn.Module, _args: Any, output: Any, *_late: Any) -> Any:
+        if _asking() is not run or run.busy or seen[index]:
+            return None
+        return arrive(index, output)
+
+    return hook
+
+
+def input_hook(run: Run, index: int) -> Hook:
+    """A forward pre-hook that brings a module's arguments to visit ``index`` of ``run``."""
+    seen, arrive = run.seen, run.arrive
+
+    def hook(_module: torch.nn.Module, args: Any, kwargs: Any = None) -> Any:
+        if kwargs is None or _asking() is not run or run.busy or seen[index]:
+            return None
+        return arrive(index, (args, kwargs))
+
+    return hook
+
+
+def install(run: Run, modules: ModuleIndex) -> list[Callable[[], None]]:
+    """Put the hooks of a run on their modules, after the user's own; what is returned takes them away again."""
+    undo: list[Callable[[], None]] = []
+    for path, (before, after) in run.plan.hooks.items():
+        module = modules.modules[path]
+        if before >= 0:
+            undo.append(_add(module, "_forward_pre_hooks", input_hook(run, before), True))
+        if after >= 0:
+            undo.append(_add(module, "_forward_hooks", output_hook(run, after), False))
+    return undo
+
+
+def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool) -> Callable[[], None]:
+    hooks: dict[Any, Hook] = module.__dict__[table]
+    if not with_kwargs:
+        hooks[hook] = hook
+        return lambda: hooks.pop(hook, None) and None
+    flags: dict[Any, bool] = module.__dict__[table + "_with_kwargs"]
+    flags[hook] = True
+    hooks[hook] = hook
+
+    def remove() -> None:
+        hooks.pop(hook, None)
+        flags.pop(hook, None)
+
+    return remove
+
+
+def _add_publicly(module: torch.nn.Module, table: str, hook: Hook, _with_kwargs: bool) -> Callable[[], None]:
+    if table == "_forward_hooks":
+        return module.register_forward_hook(hook).remove
+    return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+
+def _tables_are_as_expected() -> bool:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    fresh = torch.nn.Module().__dict__
+    return all(isinstance(fresh.get(name), dict) for name in names)
+
+
+_add = _add_directly if _tables_are_as_expected() else _add_publicly
+"""A dictionary entry costs a twentieth of a registration; the public way stays for a torch that keeps hooks elsewhere."""

@@ -1,0 +1,59 @@
+"""A run in this process, on the caller's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..compile import Plan
+from ..ops.nested import map_tensors
+from .engine import Leave, Run
+from .hooks import current, install
+from .modules import ModuleIndex
+
+
+def run_plan(
+    plan: Plan, constants: Sequence[Any], modules: ModuleIndex, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Run:
+    """Run ``function(*args, **kwargs)`` with the interventions of ``plan``.
+
+    Returns:
+        The finished run: its error if a line of the trace failed, its slots with what was saved.
+
+    Raises:
+        Exception: what the model itself raised.
+    """
+    for path in plan.hooks:
+        modules.refuse_compiled(path)
+    slots = [*plan.fixed, *constants, *(modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules)]
+    slots += [None] * plan.blanks
+    run = Run(plan, slots)
+    if plan.edits:  # an edit may reach the caller's own tensors
+        args, kwargs = map_tensors(args, torch.Tensor.clone), map_tensors(kwargs, torch.Tensor.clone)
+    undo: list[Callable[[], None]] = []
+    token = current.set(run)
+    try:
+        _start(run)
+        undo = install(run, modules)
+        result = function(*args, **kwargs)
+        if plan.result >= 0 and run.error is None:
+            run.arrive(plan.result, result)
+    except Leave:
+        pass
+    finally:
+        for remove in undo:
+            remove()
+        current.reset(token)
+    return run
+
+
+def _start(run: Run) -> None:
+    """Run what waits for no visit."""
+    if run.plan.prologue:
+        try:
+            run.fire(list(run.plan.prologue), [])
+        except Exception as error:
+            run.error = error
+            raise Leave from None

@@ -1,0 +1,90 @@
+"""Where a node was written: kept as (code, instruction) while recording, turned into file and line when asked for."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import sysconfig
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+from typing import NamedTuple
+
+Place = tuple[CodeType, int]
+"""A code object and the offset of an instruction in it: cheap to take, decoded only when somebody reads it."""
+
+_PACKAGE = str(Path(__file__).resolve().parent) + "/"
+_PATHS = sysconfig.get_paths()
+_FOREIGN = (_PACKAGE, *(str(Path(_PATHS[key]).resolve()) + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")))
+_own: dict[CodeType, bool] = {}
+
+
+class Location(NamedTuple):
+    """A line of source: ``file``, ``line`` (from 1), the ``function`` it stands in."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
+
+    @property
+    def text(self) -> str:
+        """The line itself, stripped; empty where there is no source."""
+        return linecache.getline(self.file, self.line).strip()
+
+
+def is_users(code: CodeType) -> bool:
+    """Whether ``code`` is the user's own: outside the standard library, site-packages and this package."""
+    known = _own.get(code)
+    if known is None:
+        name = code.co_filename
+        foreign = name.startswith("<frozen") or (name[:1] not in "<" and str(Path(name).resolve()).startswith(_FOREIGN))
+        known = _own[code] = not foreign and "site-packages" not in name
+    return known
+
+
+def user_place(frame: FrameType | None) -> Place:
+    """The nearest place at or above ``frame`` that is the user's own; ``frame``'s own place if there is none."""
+    first = frame
+    while frame is not None and not is_users(frame.f_code):
+        frame = frame.f_back
+    found = frame or first
+    assert found is not None
+    return found.f_code, found.f_lasti
+
+
+def locate(place: Place) -> Location:
+    """File and line of a place."""
+    code, offset = place
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= offset < end and number is not None:
+            line = number
+            break
+    return Location(code.co_filename, line, code.co_name)
+
+
+def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:
+    """A traceback of one entry that stands on ``place``.
+
+    The entry holds the user's own frame where that is still there (so a debugger shows its variables), else a
+    stand-in with the same file, line and function name.
+    """
+    code, offset = place
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    location = locate(place)
+    if frame is not None:
+        return TracebackType(None, frame, offset, location.line)
+    return _stand_in(location)
+
+
+def _stand_in(location: Location) -> TracebackType | None:
+    code = compile("\n" * (location.line - 1) + "raise ValueError", location.file, "exec")
+    try:
+        exec(code.replace(co_name=location.function), {})
+    except ValueError:
+        traceback = sys.exc_info()[2]
+        return traceback.tb_next if traceback else None
+    return None

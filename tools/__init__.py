@@ -1,0 +1,1 @@
+"""Programs for the work on the project; not part of the package."""

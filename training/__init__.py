@@ -1,0 +1,1 @@
+"""Scripts that make the small models shipped in the package."""
