@@ -8,9 +8,9 @@ Three sources, the later ones winning:
    version counters and the random state are compared;
 3. OVERRIDES: what neither can tell, by hand.
 
-Usage: op_table.py            rewrite the table
-       op_table.py --check    print differences; exit status 1 where a row promises more than a run has shown
-       op_table.py --why NAME what each source says about some names
+Usage: op_table.py             rewrite the table
+       op_table.py --check     print differences; exit status 1 where a run contradicts a row
+       op_table.py --why NAME  what each source says about some names
 """
 import argparse
 import inspect
@@ -262,17 +262,8 @@ def run_samples(seen: dict[str, Seen], names: dict[Any, list[str]], limit: int) 
             except Exception:  # samples that need a package or a device
                 continue
             for sample, function in itertools.product(samples, functions):
-                entry = Seen()
-                observe(entry, function, [sample.input, *sample.args], dict(sample.kwargs))
                 for name in names[function]:
-                    merge(seen[name], entry)
-
-
-def merge(into: Seen, entry: Seen) -> None:
-    into.calls += entry.calls
-    into.shares.update(entry.shares)
-    into.writes |= entry.writes
-    into.random |= entry.random
+                    observe(seen[name], function, [sample.input, *sample.args], dict(sample.kwargs))
 
 
 # Not called on probes: they wait, reach outside the process, or take a probe for a pointer or a size.
@@ -296,22 +287,24 @@ def run_probes(seen: dict[str, Seen], table: dict[str, Any]) -> None:
             observe(seen[name], function, [[tensor, tensor.clone()]], {})
 
 
-def observations(limit: int = 20) -> dict[str, Seen]:
-    """What runs show of every operation."""
-    table, seen, names = objects(), defaultdict(Seen), defaultdict(list)
+def observations(quick: bool) -> dict[str, Seen]:
+    """What runs show of every operation; ``quick`` takes few samples, and probes only where there were none."""
+    table = objects()
+    seen: dict[str, Seen] = defaultdict(Seen)
+    names: dict[Any, list[str]] = defaultdict(list)
     for name, function in table.items():
         if callable(function):
             names[function].append(name)
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
-        run_samples(seen, names, limit)
-        run_probes(seen, table)
+        run_samples(seen, names, 4 if quick else 20)
+        run_probes(seen, {name: function for name, function in table.items() if not (quick and name in seen)})
     return seen
 
 
 def overrides(known: dict[str, Any]) -> dict[str, str]:
     """OVERRIDES by name."""
-    found = {}
+    found: dict[str, str] = {}
     for effect, words in OVERRIDES.items():
         for word in words.split():
             names = [prefix + word[1:] for prefix in (".", "torch.", "torch.nn.functional.")] if word[0] == "~" else [word]
@@ -386,10 +379,11 @@ def main() -> int:
     """Runs the command line."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--check", action="store_true", help="compare, write nothing")
+    arguments.add_argument("--quick", action="store_true", help="fewer runs: seconds instead of half a minute")
     arguments.add_argument("--why", nargs="+", metavar="NAME", default=[], help="what schemas and runs say about these names")
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    seen = observations()
+    seen = observations(options.quick)
     suggested = rows(seen)
     for name in options.why:
         print(name, suggested.get(name), schema_effect(name), seen[name], sep="\n  ")

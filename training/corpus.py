@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import dataclass
 
@@ -153,11 +152,6 @@ def tokenizer_text() -> list[str]:
     common += _NAME_WORDS
     names = [f" {place.name}" for place in PLACES]
     return names * 25 + (common + [f" {text}" for text in common]) * 60
-
-
-def shuffled(items: list[str], seed: int) -> list[str]:
-    """Return the items in an order that depends on the seed alone."""
-    return random.Random(seed).sample(items, len(items))
 
 
 def _fill(template: str, city: City) -> str:

@@ -16,6 +16,9 @@ from training.corpus import PHRASINGS, Prompt, make_prompt
 from training.places import PLACES
 
 
+SHOWCASE = ("the Eiffel Tower", "the Leaning Tower")
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two prompts of one phrasing and one length that name different cities."""
@@ -47,6 +50,31 @@ class Patching:
         return self.restored.flatten().quantile(0.5).item()
 
 
+@dataclass(frozen=True)
+class Figures:
+    """Everything that is measured after training."""
+
+    training_loss: float
+    held_out_loss: float
+    seen_accuracy: float
+    held_out_accuracy: float
+    showcase: Patching
+    tested: list[Patching]
+
+    def summary(self) -> str:
+        """Return the figures as a Markdown table."""
+        rows = [
+            ("Training loss per token, mean of the last 100 steps", f"{self.training_loss:.3f}"),
+            ("Loss per token on the held-out sentences", f"{self.held_out_loss:.3f}"),
+            ("Accuracy on the training pairs", f"{self.seen_accuracy:.1%}"),
+            ("Accuracy on the held-out pairs", f"{self.held_out_accuracy:.1%}"),
+            *_patching_rows("Patching of the pair below", [self.showcase]),
+            *_patching_rows(f"Patching, worst of {len(self.tested)} pairs", self.tested),
+        ]
+        lines = [f"| {name} | {value} |" for name, value in rows]
+        return "\n".join(["| Figure | Value |", "|---|---|", *lines])
+
+
 @torch.no_grad()
 def accuracy(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
@@ -72,6 +100,13 @@ def city_token(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> int:
     """Return the id of the one token that names the city of the prompt."""
     (token,) = tokenizer(prompt.answer).input_ids
     return int(token)
+
+
+def showcase_pair() -> Pair:
+    """Return the pair of prompts that the model card shows."""
+    places = {place.name: place for place in PLACES}
+    clean, corrupted = SHOWCASE
+    return Pair(make_prompt(places[clean], 0), make_prompt(places[corrupted], 0))
 
 
 def choose_pairs(tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> list[Pair]:
@@ -124,6 +159,17 @@ def patch(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pair: Pair
         with _patched(block, values[0]):
             rows.append(_logit_difference(model, every_position, cities))
     return Patching(pair, (torch.stack(rows) - low) / (high - low))
+
+
+def _patching_rows(label: str, patchings: list[Patching]) -> list[tuple[str, str]]:
+    best = min(patching.best for patching in patchings)
+    before_end = min(patching.best_before_end for patching in patchings)
+    median = max(patching.median for patching in patchings)
+    return [
+        (f"{label}: best", f"{best:.2f}"),
+        (f"{label}: best before the end", f"{before_end:.2f}"),
+        (f"{label}: median", f"{median:.4f}"),
+    ]
 
 
 def _logit_difference(model: GPT2LMHeadModel, ids: Tensor, cities: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ import msgspec
 
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, unused_methods
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
-from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, set_item, unpack
+from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
 from ..ops.table import effect_of, function_of
 from .edits import prepare_edit
 from .plan import Slot, Step
@@ -239,8 +239,12 @@ class Analysis(SiteWriter):
         elif node.target not in ("setitem", "setattr", "delitem"):
             step.output = Slot(step)
             step.output.cells = target.slot.cells
-        result = Value(node.number, step.output or target.slot, step.needs, target.roots, step)
-        result.maybe, result.read = target.maybe, target.read
+        name = Step(node.number, same, [target.slot], step.needs)  # a tensor's edit returns the tensor itself
+        result = Value(node.number, step.output or target.slot, step.needs, target.roots, name)
+        result.maybe, result.read, result.base = target.maybe, target.read, target
+        if result.slot is not target.slot:
+            for root in target.roots:
+                root.aliases.append(result)
         self.values[node.number] = result
 
     def _read_of(self, value: Value) -> Value | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..graph import Graph, Node
-from ..ops.evaluate import first_argument, put, put_first, put_fresh, put_inputs, same, with_first
+from ..ops.evaluate import first_argument, put, put_first, put_inputs, same, with_first
 from .plan import Slot, Step
 from .storage import Cell, Root, Value
 
@@ -98,6 +98,3 @@ class SiteWriter:
 
 def _second(_passing: Any, value: Any) -> Any:
     return value
-
-
-__all__ = ["SiteWriter", "cell_key", "put_fresh", "read_function", "written_cells"]

@@ -97,7 +97,7 @@ class Envoy:
         trace = recording_here()
         if trace is None:
             raise RecordError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
-        trace.write(self._sites[point], self._tree, value, 4)
+        trace.write(self._sites[point], self._tree, value, 5)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module: on traced values as part of the trace (its own sites are not visited), else directly."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch.overrides import _pop_mode, _push_mode
 
-from ..compile import Plan, cached_plan
+from ..compile import cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.torch_calls import RecordingMode
-from ..run import run_plan
+from ..run import Run, run_plan
 from ..run.failures import explain, missed
 from ..source_location import traceback_at
 from .handle import GraphHandle
@@ -111,14 +111,14 @@ class Tracer:
             return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
         modules = self._envoy._tree.index
         run = run_plan(plan, recording.constants, modules, function, args, kwargs)
-        _settle(plan, run.slots, run.waits, run.seen, saved)
+        _settle(run, saved)
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
         run.slots.clear()
         return problem
 
 
-def _settle(plan: Plan, slots: list[Any], waits: list[int], seen: list[bool], saved: dict[int, Proxy]) -> None:
+def _settle(run: Run, saved: dict[int, Proxy]) -> None:
     """Give saved proxies their values, those that were reached."""
-    for node, slot, segment, visit in plan.saved:
-        if (segment < 0 or waits[segment] == -1) and (visit < 0 or seen[visit]):
-            object.__setattr__(saved[node], "_value", slots[slot])
+    for node, slot, segment, visit in run.plan.saved:
+        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost:
+            object.__setattr__(saved[node], "_value", run.slots[slot])

@@ -122,26 +122,21 @@ def with_first(call: tuple[tuple[Any, ...], dict[str, Any]], value: Any) -> tupl
     return args, {**kwargs, next(iter(kwargs)): value}
 
 
-def put(passing: Any, value: Any) -> Any:
+def put(_passing: Any, value: Any) -> Any:
     """What passes on after a write: a copy, so that later edits of ``value`` and of the site do not meet."""
-    return passing if value is passing else clone(value)
-
-
-def put_fresh(_passing: Any, value: Any) -> Any:
-    """What passes on after a write of a value that nothing else names."""
-    return value
+    return clone(value)
 
 
 def put_first(call: tuple[tuple[Any, ...], dict[str, Any]], value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The call after a write of its first argument."""
-    return call if value is first_argument(call) else with_first(call, clone(value))
+    return with_first(call, clone(value))
 
 
-def put_inputs(call: Any, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def put_inputs(_call: Any, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The call after a write of all its arguments: ``(args, kwargs)``."""
     if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], (tuple, list)) and isinstance(value[1], dict)):
         raise TypeError(f".inputs takes ((positional, ...), {{name: value}}), not {type(value).__name__}")
-    fresh = value if value is call else clone(value)
+    fresh = clone(value)
     return tuple(fresh[0]), dict(fresh[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 import types
 from contextvars import ContextVar
@@ -211,7 +212,7 @@ class Recorder:
         present = self.reads.get(site)
         if present is not None and isinstance(value, self.make) and value._trace is self:
             entry = self.entries[value._index]
-            if entry[0] in _IN_PLACE and entry[1] == present._index:
+            if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
                 return
         self.add("write", (value,), None, site, depth)
         for point in ("input", "inputs") if site.point != "output" else ("output",):
@@ -277,6 +278,11 @@ class Recorder:
             if isinstance(constant, torch.Tensor):
                 groups.setdefault(storage_of(constant), []).append(index)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _is_augmented(frame: types.FrameType) -> bool:
+    """Whether ``frame`` is at the assignment half of ``x.output += ...``: the value was swapped into place, not loaded."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti - 2]] in ("SWAP", "ROT_TWO")
 
 
 def caller_is_users(depth: int) -> bool:

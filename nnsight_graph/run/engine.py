@@ -10,7 +10,7 @@ import torch
 from ..compile import Plan
 from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import run_code
-from ..ops.nested import clone, shares, storages_of, tensors_in, versions_of
+from ..ops.nested import clone, map_tensors, shares, storages_of, tensors_in, versions_of
 
 
 class Leave(BaseException):
@@ -26,10 +26,11 @@ class Run:
         seen: For each visit, whether it was.
         busy: Whether a segment runs that may call modules: hooks are deaf meanwhile.
         error: What went wrong inside a segment.
-        failed: The instruction at fault, or the number of the node.
+        failed: The instruction at fault, or ``("late", node, visit)``, or ``("overwritten", slot)``.
+        lost: The slot of a saved value that the model has overwritten.
     """
 
-    __slots__ = ("busy", "error", "failed", "held", "noted", "plan", "seen", "slots", "uses", "waits")
+    __slots__ = ("busy", "error", "failed", "held", "lost", "noted", "plan", "seen", "slots", "uses", "waits")
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
         self.plan = plan
@@ -39,6 +40,7 @@ class Run:
         self.busy = False
         self.error: BaseException | None = None
         self.failed: Any = None
+        self.lost = -1
         self.uses: dict[int, int] = dict(plan.uses)
         self.held: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
         self.noted: dict[int, tuple[int, ...] | None] = {}
@@ -134,6 +136,16 @@ class Run:
                 self.failed = ("overwritten", slot)
                 raise NNsightError("overwritten")
 
+    def check_saved(self) -> None:
+        """After the forward: nothing that is saved may have been overwritten by the model; what was is not handed out."""
+        for _, slot, _, _ in self.plan.saved:
+            if slot in self.noted and self.error is None:
+                try:
+                    self.check((slot,))
+                except NNsightError as error:
+                    self.error = error
+                    self.lost = slot
+
     def protect(self, target: int, cells: tuple[int, ...]) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
         value = self.slots[target]
@@ -144,8 +156,9 @@ class Run:
             for slot, owners in self.held.get(address, ()):
                 other = self.slots[slot]
                 if other is not None and set(cells).isdisjoint(owners) and address in storages_of(other):
+                    intact = not self.noted.get(slot) or versions_of(other) == self.noted[slot]
                     self.slots[slot] = clone(other)
-                    self.noted[slot] = versions_of(self.slots[slot])
+                    self.noted[slot] = versions_of(self.slots[slot]) if intact else (-1,)
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
@@ -155,11 +168,9 @@ class Run:
     def detach(self, reads: tuple[int, ...], views: tuple[tuple[int, int, Any], ...]) -> None:
         """At a write: the old value's names, and the views among them, leave the model's storage."""
         before = {slot: self.slots[slot] for slot in (*reads, *(s for slot, base, _ in views for s in (slot, base)))}
-        copies: dict[int, Any] = {}
+        copies: dict[int, torch.Tensor] = {}
         for slot in reads:
-            value = before[slot]
-            if value is not None:
-                self.slots[slot] = copies.setdefault(id(value), clone(value))
+            self.slots[slot] = map_tensors(before[slot], lambda tensor: copies[id(tensor)] if id(tensor) in copies else copies.setdefault(id(tensor), tensor.clone()))
         for slot, base, made in views:
             if before[slot] is not None and shares(before[slot], before[base]):
                 run_code((made,), self.slots, self)

@@ -40,6 +40,7 @@ def run_plan(
         result = function(*args, **kwargs)
         if plan.result >= 0 and run.error is None:
             run.arrive(plan.result, result)
+        run.check_saved()
     except Leave:
         pass
     finally:

@@ -90,7 +90,7 @@ class Native:
         self.site_edits: list[tuple[int, int | None]] = []
         self.last = -1
         self.saved: dict[str, str] = {}
-        self.writes = Counter(self.key(statement.site) for statement in program.statements if isinstance(statement, (Write, Augment)))
+        self.writes = Counter(self.key(statement.site) for statement in program.statements if isinstance(statement, Write))
         for name, constant in program.constants.items():
             self.bind(name, constant, -1)
             self.storages[pointer(constant)] = Storage(-1, constant=True)

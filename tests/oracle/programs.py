@@ -104,7 +104,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Augment:
-    """`site += operand`, which Python reads as three lines: a read, an edit of what was read, a write of the same."""
+    """`site += operand`: an edit in place of what passes; that Python then assigns the same tensor again writes nothing."""
 
     site: Site
     template: str
@@ -115,9 +115,9 @@ class Augment:
     def lines(self) -> list[str]:
         return [self.template.format(self.site, *self.operands)]
 
-    def parts(self, name: str) -> tuple[Read, Edit, Write]:
-        """The three lines, with a name for what was read."""
-        return Read(name, self.site), Edit(self.template, (name, *self.operands)), Write(self.site, "{0}", (name,))
+    def parts(self, name: str) -> tuple[Read, Edit]:
+        """The two lines, with a name for what was read."""
+        return Read(name, self.site), Edit(self.template, (name, *self.operands))
 
 
 @dataclass(frozen=True)

@@ -70,15 +70,17 @@ def shrink(case: Case, fails: Callable[[Case], bool]) -> Case:
     return case
 
 
-def is_wrong(case: Case) -> bool:
-    """Whether outcome and answer differ; a program without an answer proves nothing."""
+def is_wrong(case: Case, kind: str) -> bool:
+    """Whether outcome and answer differ where the answer is of this kind; a program without an answer proves nothing."""
     try:
-        return judge(case).fault is not None
+        verdict = judge(case)
     except (UnfitError, ArithmeticError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError):
         return False
+    return verdict.fault is not None and verdict.kind == kind
 
 
 def report(case: Case) -> str:
     """A failing case in words: the smallest program, its fault, and its whole source."""
-    small = shrink(case, is_wrong)
-    return f"seed {case.seed}: {judge(small).fault}\n\n{source(small)}"
+    kind = judge(case).kind
+    small = shrink(case, lambda smaller: is_wrong(smaller, kind))
+    return f"seed {case.seed}, {kind}: {judge(small).fault}\n\n{source(small)}"
