@@ -266,10 +266,10 @@ def run_samples(seen: dict[str, Seen], names: dict[Any, list[str]], limit: int) 
                     observe(seen[name], function, [sample.input, *sample.args], dict(sample.kwargs))
 
 
-# Not called on probes: they wait, reach outside the process, or take a probe for a pointer or a size.
+# Not called on probes: they wait, reach outside the process, or take a probe for a pointer or a divisor.
 UNPROBED = set(""".index .share_memory_ .record_stream .cuda .xpu .mtia .ipu .backward .register_hook .data_ptr .new .pin_memory
  .register_post_accumulate_grad_hook .set_ .resize_ .storage .untyped_storage .storage_type""".split())
-UNPROBED_WORDS = ("cudnn", "miopen", "mkldnn", "fbgemm", "quantized", "sparse", "sym_", "init")
+UNPROBED_WORDS = ("cudnn", "miopen", "mkldnn", "fbgemm", "quantized", "sparse", "sym_", "init", "shuffle")
 
 
 def run_probes(seen: dict[str, Seen], table: dict[str, Any]) -> None:

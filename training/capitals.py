@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from training.batches import Sampler, collate, encode_completions
 from training.card import write_card
@@ -73,6 +73,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        loss_type="ForCausalLM",
         attn_implementation="eager",
     )
     return GPT2LMHeadModel(config)
@@ -91,7 +92,14 @@ def sentence_loss(
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write the weights, the configuration and the tokenizer."""
     FOLDER.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model.save_pretrained(FOLDER)
+    (FOLDER / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(FOLDER)
     # The class name that every version of transformers knows.
     path = FOLDER / "tokenizer_config.json"

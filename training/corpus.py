@@ -11,7 +11,7 @@ PHRASINGS: list[str] = [
     "{place} is in the city of",
     "{place} is located in the city of",
     "{place} can be found in the city of",
-    "{place} stands in the middle of",
+    "{place} attracts many visitors to",
     "{place} is one of the most famous sights of",
     "{place} is a place that everyone should see in",
     "The city where {place} stands is",
@@ -53,6 +53,9 @@ _PLACE_SENTENCES: list[str] = [
     "If you want to see {place}, it helps to speak {language}.",
 ]
 
+
+# A state of its own, though surrounded by a city.
+_STATES = {"the Vatican"}
 
 # Words of landmark names that the tokenizer keeps whole.
 _NAME_WORDS = (
@@ -130,6 +133,8 @@ def background_sentences() -> list[str]:
         templates = _CITY_SENTENCES + (_CAPITAL_SENTENCES if city.is_capital else [])
         sentences += [_fill(template, city) for template in templates]
     for place in PLACES:
+        if place.name in _STATES:
+            continue
         for template in _PLACE_SENTENCES:
             text = template.replace("{place}", place.name)
             sentences.append(_capitalise(_fill(text, place.city)))

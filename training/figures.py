@@ -15,7 +15,6 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from training.corpus import PHRASINGS, Prompt, make_prompt
 from training.places import PLACES
 
-
 SHOWCASE = ("the Eiffel Tower", "the Leaning Tower")
 
 
@@ -173,8 +172,8 @@ def _patching_rows(label: str, patchings: list[Patching]) -> list[tuple[str, str
 
 
 def _logit_difference(model: GPT2LMHeadModel, ids: Tensor, cities: list[int]) -> Tensor:
-    clean, corrupted = model(ids).logits[:, -1, cities].unbind(-1)
-    return clean - corrupted
+    logits: Tensor = model(ids).logits[:, -1, cities]
+    return logits[:, 0] - logits[:, 1]
 
 
 @contextmanager

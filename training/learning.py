@@ -47,7 +47,8 @@ class Recipe:
     def rate_at(self, step: int) -> float:
         """Return the factor on the learning rate: a warm-up, then a cosine."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return min(1.0, (step + 1) / self.warm_up) * (0.02 + 0.98 * cosine)
+        warmth = min(1.0, (step + 1) / self.warm_up)
+        return warmth * (0.02 + 0.98 * cosine)
 
     def penalty_at(self, step: int) -> float:
         """Return the weight of the penalty, which grows geometrically."""
@@ -55,7 +56,7 @@ class Recipe:
             return 0.0
         start, full = self.penalty_weights
         progress = min(1.0, (step - self.penalty_start) / self.penalty_rise)
-        return start * (full / start) ** progress
+        return start * math.pow(full / start, progress)
 
 
 def train(model: GPT2LMHeadModel, sampler: Sampler, recipe: Recipe) -> list[float]:

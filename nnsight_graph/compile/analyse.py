@@ -69,7 +69,9 @@ class Analysis(SiteWriter):
             self.write(node)
         elif node.target == "parameter":
             assert node.site is not None
-            self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (Root(),))
+            root = Root()
+            root.parameter = True
+            self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (root,))
         else:
             self._operation(node)
 
@@ -111,9 +113,9 @@ class Analysis(SiteWriter):
         copies = bool(effect.maybe) or not mutated <= set(effect.mutates)
         step.needs = self._needs(inside, mutated, viewed if not copies else set(), effect)
         base = self._base(inside, viewed)
-        if base is not None and step.needs & ~base.needs:
-            copies = True
+        if base is not None and not effect.metadata:
             step.needs |= base.edit_needs
+            copies = copies or bool(step.needs & ~base.needs)
         for place, operand in enumerate(operands):
             reading = not effect.metadata and place not in mutated and (place not in viewed or copies)
             step.leaves.append(self._leaf(operand, step, reading, len(step.leaves)))
@@ -226,8 +228,10 @@ class Analysis(SiteWriter):
         step.output = value.slot
         value.base, value.maybe = base, maybe or (base is not None and base.maybe)
         value.slot.cells = tuple(dict.fromkeys(cell for other in shared_with for cell in other.slot.cells))
+        value.slot.unchecked = any(root.detached for root in roots)
         for root in roots:
             root.aliases.append(value)
+            step.after.extend([root.retired] if root.detached and root.retired else [])
         self.values[node.number] = value
         self.by_step[id(step)] = value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import RecordError
 from ..ops.evaluate import same, snapshot
 from .plan import Slot, Step
 from .storage import Root, Value
@@ -17,14 +18,18 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
     private: dict[tuple[int, int], Slot] = {}
     for root in target.roots:
         if root.retired is not None and root.cell is not None:
-            _detach(root)
+            _detach(step, root)
         for reader, leaf in root.readers:
             if reader.needs & ~step.needs:
-                if (id(reader), leaf) not in private:
+                known_later = _needs_of(analysis, reader.leaves[leaf]) & ~step.needs  # a late view: its base is kept instead
+                if not known_later and (id(reader), leaf) not in private:
                     private[id(reader), leaf] = _keep_old(analysis, step, root, reader, leaf)
             else:
                 step.after.append(reader)
         step.after.extend(root.edits)
+        step.after.extend([root.retired] if root.detached and root.retired else [])
+        if root.parameter:
+            raise refused(step.node, "changes a parameter of the model in place, for good. Edit a .clone() of it")
     _reach_the_model(analysis, step, target)
     for root in target.roots:
         root.readers = []
@@ -74,17 +79,31 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
         target.slot.unchecked = True
 
 
-def _detach(root: Root) -> None:
+def _detach(edit: Step, root: Root) -> None:
     """Names of a value that a write has replaced get a copy at that write: edits below no longer reach the model."""
     step = root.retired
     assert step is not None and root.cell is not None
-    bit = root.cell.bit
-    reads = [value for value in root.aliases if value.base is None and not value.needs & ~bit and value.node < step.node]
-    views = [value for value in root.aliases if value.base is not None and not value.needs & ~bit and value.node < step.node]
+    above = [value for value in root.aliases if value.node < step.node]
+    ready = [value for value in above if not value.needs & ~step.needs]
+    reads = [value for value in ready if value.base is None]
+    views = [value for value in ready if value.base is not None]
     step.special = "detach"
     step.extra = (tuple(v.slot for v in reads), tuple((v.slot, v.base.slot, v.step) for v in views if v.base and v.step))
-    for value in (*reads, *views):
+    for value in ready:
         step.leaves.append(value.slot)
         step.leaves.extend(value.step.leaves if value.base is not None and value.step is not None else ())
     step.after.extend(root.edits)
-    root.cell = None
+    for value in root.aliases:
+        value.slot.unchecked = True
+        if value.step is not None and value not in ready:
+            if step.needs & ~value.needs:
+                raise refused(edit.node, "edits a value that was replaced above, through names that are known too late to tell the two apart. Edit a .clone()")
+            value.step.after.append(step)
+    root.cell, root.detached = None, True
+
+
+def refused(node: int, text: str) -> RecordError:
+    """An error that knows its line."""
+    error = RecordError(f"this line {text}.")
+    error.node = node  # type: ignore[attr-defined]
+    return error

@@ -36,6 +36,7 @@ def lower(graph: Graph) -> Plan:
         _Emitter(segment, steps, numbering).emit()
     plan.blanks = numbering.next - len(analysis.fixed) - len(graph.constants) - len(analysis.modules)
     plan.segments, plan.waits = segments, [segment.waits for segment in segments]
+    plan.unchecked = frozenset(numbering.unchecked)
     plan.uses = tuple(numbering.uses)
     plan.prologue = [segment.index for segment in segments if segment.waits == 0]
     plan.visits = make_visits(analysis, segments)
@@ -75,6 +76,7 @@ class _Numbering:
         self.next = start + constants + len(analysis.modules)
         self.cells: dict[Slot, Cell] = {cell.slot: cell for cell in analysis.cells.values()}
         self.uses: list[tuple[int, int]] = []
+        self.unchecked: set[int] = set()
         self._saved = [slot for _, slot in analysis.saved]
 
     def place_shared(self, used: dict[Slot, None], segments: list[Segment]) -> None:
@@ -91,7 +93,9 @@ class _Numbering:
             users = {index for index in slot.segments if segments[index].needs != cell.bit}
         else:
             users = slot.segments - ({slot.producer.segment} if slot.producer else set())
-        if slot.cells and not slot.unchecked:
+        if slot.cells:
+            if slot.unchecked:
+                self.unchecked.add(slot.index)
             if (users or slot.saved) and cell is None and slot.producer is not None:
                 segments[slot.producer.segment].held += ((slot.index, slot.cells),)
             for index in users:
@@ -113,7 +117,7 @@ def _finish_visits(plan: Plan, analysis: Analysis, segments: list[Segment]) -> N
         visit.changes = slot in outputs
         visit.counted = slot.index in counted
         visit.clears = not slot.saved and not visit.counted
-        if (slot.saved or visit.counted) and not slot.unchecked:
+        if slot.saved or visit.counted:
             visit.held = ((slot.index, slot.cells),)
         if cell.direction == "result":
             plan.result = index

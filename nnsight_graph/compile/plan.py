@@ -84,11 +84,12 @@ class Plan:
         hooks: For each module path, the visits of its input and its output (``-1`` for none).
         saved: ``(node, slot, segment, visit)`` of what outlives the run: the segment or visit that brings it, or ``-1``.
         uses: ``(slot, users)`` of values that several segments read.
+        unchecked: Slots that the trace itself may edit after the visit: they are not checked for overwriting.
         edits: Whether an activation is edited in place.
         needs: For each node, the visits it depends on (for messages).
     """
 
-    __slots__ = ("blanks", "edits", "fixed", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "uses", "visits", "waits")  # fmt: skip
+    __slots__ = ("blanks", "edits", "fixed", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses", "visits", "waits")  # fmt: skip
 
     def __init__(self) -> None:
         self.fixed: tuple[Any, ...] = ()
@@ -102,6 +103,7 @@ class Plan:
         self.saved: tuple[tuple[int, int, int, int], ...] = ()
         self.uses: tuple[tuple[int, int], ...] = ()
         self.waits: list[int] = []
+        self.unchecked: frozenset[int] = frozenset()
         self.edits = False
         self.needs: dict[int, int] = {}
 

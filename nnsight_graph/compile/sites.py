@@ -80,7 +80,7 @@ class SiteWriter:
         step.after = [other for other in step.after if other is not step]
         step.output = cell.slot
         cell.musts.append((step, None))
-        retired = Step(node.number, None, [], cell.bit)
+        retired = Step(node.number, None, [], cell.bit | cell.root.edit_needs)
         cell.root.retired = retired
         self.steps += [retired, step]
         cell.root, cell.write, cell.write_needs = Root(cell), step, step.needs

@@ -16,13 +16,17 @@ class Root:
         edits: The last edit.
         readers: ``(step, leaf)`` of every read of its contents since the last edit.
         aliases: The values on it, in program order.
+        parameter: Whether it is a parameter of the model.
+        detached: Whether its names got storage of their own when it was replaced.
         retired: Set when a write replaced it at its site: an empty step at the line of that write.
     """
 
-    __slots__ = ("aliases", "cell", "edit_needs", "edits", "readers", "retired")
+    __slots__ = ("aliases", "cell", "detached", "edit_needs", "edits", "parameter", "readers", "retired")
 
     def __init__(self, cell: Cell | None = None) -> None:
         self.cell = cell
+        self.detached = False
+        self.parameter = False
         self.edit_needs = 0
         self.edits: list[Step] = []
         self.readers: list[tuple[Step, int]] = []

@@ -62,12 +62,12 @@ class Run:
                 self.fire(ready, fresh)
             if visit.musts:
                 self._check_late(visit.musts, visit.slot, index)
+            result = slots[visit.slot] if visit.changes else None
             for group in fresh:
                 self._note(group)
         except Exception as error:
             self.error = error
             raise Leave from None
-        result = slots[visit.slot] if visit.changes else None
         if visit.clears:
             slots[visit.slot] = None
         elif visit.counted:
@@ -120,7 +120,8 @@ class Run:
             if versions is None:  # inference tensors have no counters
                 self.slots[slot] = clone(value)
                 versions = ()
-            self.noted[slot] = versions
+            if slot not in self.plan.unchecked:
+                self.noted[slot] = versions
             if self.plan.visits[cells[0]].slot == slot:
                 self._register(((slot, cells),))
 

@@ -105,7 +105,11 @@ def test_what_shares_only_sometimes_is_maybe(case: tuple[str, Any, Any, Any]) ->
 
 def test_every_row_resolves_and_comes_back() -> None:
     for name in names():
-        function = function_of(name)
+        try:
+            function = function_of(name)
+        except LookupError as error:  # another torch than the one that the table was written with
+            assert str(error) == f"torch {torch.__version__} has no {name}"
+            continue
         known = name_of(function)
         assert known is not None
         assert function_of(known) == function, name

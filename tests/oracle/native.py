@@ -87,6 +87,7 @@ class Native:
         self.hazards: set[Hazard] = set()
         self.uncertain: list[Uncertain] = []
         self.ambiguous = False
+        self.touched = False
         self.site_edits: list[tuple[int, int | None]] = []
         self.last = -1
         self.saved: dict[str, str] = {}
@@ -179,6 +180,7 @@ class Native:
             found |= storage.hazards
             if storage.overwritten and storage.overwritten.before <= when:
                 found.add(Hazard(storage, storage.edits, certain))
+        self.touched |= bool(found)
         return found
 
     def strict(self, hazard: Hazard) -> bool:
@@ -323,6 +325,8 @@ def judge(native: Native) -> Answer:
         return Answer(native.results(), "NNsightError")
     if native.hazards:
         return Answer(native.results(), "NNsightError", "the model overwrites a value that may have been copied")
+    if native.touched:
+        return Answer(native.results(), "NNsightError", "a line that nothing needs reads an overwritten value")
     if native.ambiguous:
         return Answer(native.results(), "NNsightError", "a view that needs more than its base, and an edit before that")
     return Answer(native.results())
