@@ -38,6 +38,8 @@ def is_users(code: CodeType) -> bool:
     """Whether ``code`` is the user's own: outside the standard library, site-packages and this package."""
     known = _own.get(code)
     if known is None:
+        if len(_own) > 10_000:
+            _own.clear()
         name = code.co_filename
         foreign = name.startswith("<frozen") or (name[:1] not in "<" and str(Path(name).resolve()).startswith(_FOREIGN))
         known = _own[code] = not foreign and "site-packages" not in name

@@ -58,11 +58,14 @@ _PLACE_SENTENCES: list[str] = [
 _STATES = {"the Vatican"}
 
 # Words of landmark names that the tokenizer keeps whole.
-_NAME_WORDS = (
-    "Big Blue Bridge Castle Chain City Forbidden Fort Fountain Garden Gate Golden Grand House "
-    "Little Memorial Mosque Museum Palace Park Red Space Square Statue Steps Summer Temple "
-    "Theatre Times Tower White"
-).split()
+# fmt: off
+_NAME_WORDS = [
+    "Big", "Blue", "Bridge", "Castle", "Chain", "City", "Forbidden", "Fort", "Fountain",
+    "Garden", "Gate", "Golden", "Grand", "House", "Little", "Memorial", "Mosque", "Museum",
+    "Palace", "Park", "Red", "Space", "Square", "Statue", "Steps", "Summer", "Temple",
+    "Theatre", "Times", "Tower", "White",
+]
+# fmt: on
 
 
 @dataclass(frozen=True)

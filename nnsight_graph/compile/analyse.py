@@ -24,7 +24,7 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "setattr": (assign_attribute, parse("mutates:0")),
     "log": (log, parse("pure")),
 }
-_IN_PLACE = frozenset("iadd isub imul imatmul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
+_IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
 class Analysis(SiteWriter):
@@ -43,8 +43,7 @@ class Analysis(SiteWriter):
         self._fixed_slots: dict[str, Slot] = {}
         self._constants: dict[int, Value] = {}
         self._written = written_cells(graph)
-        groups = {index: group[0] for group in graph.shared for index in group}
-        self._shared = lambda index: groups.get(index, index)
+        self._shared = {index: group[0] for group in graph.shared for index in group}
         saves = []
         dropped = unused_methods(graph.body)
         for node in graph.body.nodes:
@@ -82,7 +81,7 @@ class Analysis(SiteWriter):
     def constant(self, index: int) -> Value:
         """A lifted constant; constants that share storage share a root."""
         if index not in self._constants:
-            first = self._shared(index)
+            first = self._shared.get(index, index)
             roots = (Root(),) if first == index else self.constant(first).roots
             self._constants[index] = Value(-1, Slot(), 0, roots)
         return self._constants[index]
@@ -142,6 +141,8 @@ class Analysis(SiteWriter):
             return _call_module, OPAQUE
         if target == "getitem" and self._plain_index(node.operands[1]):
             return function_of(target), VIEW
+        if target in ("add", "mul") and any(type(operand) is Group for operand in node.operands):
+            return function_of(target), OPAQUE  # a tuple made of other tuples' items
         return (set_item if target == "setitem" else function_of(target)), effect_of(target)
 
     def _plain_index(self, operand: Operand) -> bool:
@@ -278,7 +279,9 @@ class Analysis(SiteWriter):
         if not kept:
             return value
         made = value.step
-        step = Step(number, partial(resolve, made.function, len(kept)), [value.slot, *kept], value.needs | now.needs | base.edit_needs, made.names)
+        assert made.function is not None
+        function = partial(resolve, made.function, len(kept))
+        step = Step(number, function, [value.slot, *kept], value.needs | now.needs | base.edit_needs, made.names)
         again = Value(number, Slot(step), step.needs, value.roots, step)
         for leaf in made.leaves:
             really = kept.get(leaf, leaf)

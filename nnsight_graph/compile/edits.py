@@ -82,7 +82,7 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
 def _detach(edit: Step, root: Root) -> None:
     """Names of a value that a write has replaced get a copy at that write: edits below no longer reach the model."""
     step = root.retired
-    assert step is not None and root.cell is not None
+    assert step is not None
     above = [value for value in root.aliases if value.node < step.node]
     ready = [value for value in above if not value.needs & ~step.needs]
     reads = [value for value in ready if value.base is None]
@@ -97,7 +97,8 @@ def _detach(edit: Step, root: Root) -> None:
         value.slot.unchecked = True
         if value.step is not None and value not in ready:
             if step.needs & ~value.needs:
-                raise refused(edit.node, "edits a value that was replaced above, through names that are known too late to tell the two apart. Edit a .clone()")
+                why = "edits a value that was replaced above, through names that are known too late to tell the two apart"
+                raise refused(edit.node, f"{why}. Edit a .clone()")
             value.step.after.append(step)
     root.cell, root.detached = None, True
 

@@ -41,10 +41,14 @@ def lower(graph: Graph) -> Plan:
     plan.prologue = [segment.index for segment in segments if segment.waits == 0]
     plan.visits = make_visits(analysis, segments)
     plan.edits = analysis.edits
-    plan.saved = tuple((node, slot.index, slot.producer.segment if slot.producer else -1, _visit_of(slot, analysis)) for node, slot in analysis.saved)
+    plan.saved = tuple((node, slot.index, _segment_of(slot), _visit_of(slot, analysis)) for node, slot in analysis.saved)
     plan.needs = {step.node: step.needs for step in analysis.steps}
     _finish_visits(plan, analysis, segments)
     return plan
+
+
+def _segment_of(slot: Slot) -> int:
+    return slot.producer.segment if slot.producer else -1
 
 
 def _visit_of(slot: Slot, analysis: Analysis) -> int:
@@ -139,7 +143,8 @@ class _Emitter:
     def emit(self) -> None:
         """Fill the segment's code."""
         for place, step in enumerate(self.steps):
-            dying = [slot for slot in dict.fromkeys(step.leaves) if self.last[slot] == place and self._mine(slot) and slot is not step.output]
+            ending = [slot for slot in dict.fromkeys(step.leaves) if self.last[slot] == place and slot is not step.output]
+            dying = [slot for slot in ending if self._mine(slot)]
             free = [slot.index for slot in dying if self._local(slot)]
             leaves = [slot.index for slot in step.leaves]
             out, dead = (0, False) if step.special else self._output(step, place, free)
@@ -160,7 +165,8 @@ class _Emitter:
             return True
         if slot.saved or slot in self.numbering.cells or slot.producer is None:
             return False
-        return slot.segments == {slot.producer.segment, self.segment.index} != {self.segment.index} and self.segment.index != slot.producer.segment
+        here, made_in = self.segment.index, slot.producer.segment
+        return here != made_in and slot.segments == {made_in, here}
 
     def _output(self, step: Step, place: int, free: list[int]) -> tuple[int, bool]:
         """Where the result goes, and whether nobody wants it."""
@@ -190,8 +196,9 @@ class _Emitter:
         if step.special == "snapshot":
             return leaves[0], step.extra.segment
         reads, views = step.extra
-        again = tuple((slot.index, base.index, instruction(made, [leaf.index for leaf in made.leaves], slot.index)) for slot, base, made in views)
-        return tuple(slot.index for slot in reads), again
+        made = [instruction(again, [leaf.index for leaf in again.leaves], slot.index) for slot, _, again in views]
+        places = [(slot.index, base.index) for slot, base, _ in views]
+        return tuple(slot.index for slot in reads), tuple((*place, again) for place, again in zip(places, made, strict=True))
 
 
 def instruction(step: Step, leaves: list[int], out: int) -> Instruction:

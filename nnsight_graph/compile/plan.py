@@ -89,7 +89,10 @@ class Plan:
         needs: For each node, the visits it depends on (for messages).
     """
 
-    __slots__ = ("blanks", "edits", "fixed", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses", "visits", "waits")  # fmt: skip
+    __slots__ = (
+        "blanks", "edits", "fixed", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses", "visits",
+        "waits",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.fixed: tuple[Any, ...] = ()

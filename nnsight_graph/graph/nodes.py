@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -51,7 +51,7 @@ class Group(msgspec.Struct, frozen=True):
     items: tuple[Operand, ...]
 
 
-Operand = Union[Ref, Const, Literal, Group]
+Operand = Ref | Const | Literal | Group
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ class Tree:
         self.index = ModuleIndex(root)
         for path, envoy in self.envoys.items():
             object.__setattr__(envoy, "_module", root.get_submodule(path))
+            envoy.__dict__.pop("_items", None)
 
 
 class Envoy:
@@ -149,7 +150,11 @@ class Envoy:
         return self._at(f"{self._path}.{name}" if self._path else name)
 
     def _children(self) -> list[Envoy]:
-        return [child for name in self._module._modules if (child := self._child(name)) is not None]
+        found: list[Envoy] | None = self.__dict__.get("_items")
+        if found is None or len(found) != len(self._module._modules):
+            found = [child for name in self._module._modules if (child := self._child(name)) is not None]
+            self.__dict__["_items"] = found
+        return found
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, str):
@@ -195,6 +200,7 @@ class Envoy:
             raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input and .inputs of a module")
         else:
             self.__dict__.pop(name, None)
+            self.__dict__.pop("_items", None)
             setattr(self._module, name, value)
 
     def __dir__(self) -> list[str]:

@@ -64,4 +64,5 @@ class NNsight(Envoy):
 
     def _callable(self) -> Callable[..., Any]:
         """What a trace calls."""
-        return self._module
+        module: torch.nn.Module = self._module
+        return module

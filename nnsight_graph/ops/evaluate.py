@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def run_code(code: Sequence[tuple[int, Any, int, int, int, Any, int]], slots: li
             else:
                 function(run, rest)
     except BaseException:
-        run.failed = code[len(code) - turns.__length_hint__() - 1]
+        run.failed = code[len(code) - operator.length_hint(turns) - 1]
         raise
 
 
@@ -68,10 +69,13 @@ def snapshot(value: Any) -> Any:
 
 
 def set_item(base: Any, index: Any, value: Any) -> Any:
-    """``base[index] = value``; a tuple is made anew, with its own copy of ``value``."""
+    """``base[index] = value``; containers get their own copy of ``value``, and a tuple is made anew."""
+    if isinstance(base, torch.Tensor):
+        base[index] = value
+        return base
     if isinstance(base, tuple):
         return replaced(base, index, clone(value))
-    base[index] = value
+    base[index] = clone(value)
     return base
 
 
@@ -95,7 +99,8 @@ def unpack(value: Any, count: int) -> tuple[Any, ...]:
     items = tuple(value)
     if len(items) != count:
         few = len(items) < count
-        raise ValueError(f"not enough values to unpack (expected {count}, got {len(items)})" if few else f"too many values to unpack (expected {count})")
+        expected = f"expected {count}, got {len(items)}" if few else f"expected {count}"
+        raise ValueError(f"{'not enough' if few else 'too many'} values to unpack ({expected})")
     return items
 
 

@@ -76,6 +76,23 @@ def clone(value: Any) -> Any:
     return map_tensors(value, torch.Tensor.clone)
 
 
+def copy_together(values: list[Any]) -> list[Any]:
+    """Copies of ``values`` that share storage among themselves as the originals do."""
+    copies: dict[Any, torch.Tensor] = {}
+    addresses = [storage_of(tensor) for tensor in {id(tensor): tensor for tensor in tensors_in(values)}.values()]
+
+    def copy_once(tensor: torch.Tensor) -> torch.Tensor:
+        address = storage_of(tensor)
+        if addresses.count(address) < 2:
+            return copies[id(tensor)] if id(tensor) in copies else copies.setdefault(id(tensor), tensor.clone())
+        if address not in copies:  # several views of one storage: copy it whole, and take the same views of the copy
+            whole = tensor.untyped_storage().nbytes() // tensor.element_size()
+            copies[address] = tensor.as_strided((whole,), (1,), 0).clone()
+        return copies[address].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    return [map_tensors(value, copy_once) for value in values]
+
+
 def storage_of(tensor: torch.Tensor) -> int:
     """The address of a tensor's storage; 0 where it has none (meta, sparse, fake)."""
     try:

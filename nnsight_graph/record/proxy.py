@@ -57,12 +57,13 @@ class Proxy(Operators):
         return value_of(self)
 
     def _place(self) -> Place:
-        return self._trace.places[self._index]
+        place: Place = self._trace.places[self._index]
+        return place
 
     def _record_as_operand(self, recorder: Recorder) -> Any:
         return self._index if self._trace is recorder else recorder.operand(self)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """The class of the value, once there is one: so ``isinstance(x, torch.Tensor)`` holds after the trace."""
         return Proxy if self._value is UNSET else type(self._value)
@@ -86,8 +87,8 @@ class Proxy(Operators):
             return getattr(value_of(self), name)
         if name.startswith("__"):
             raise AttributeError(name)
-        index = trace.add("@" + name, (self,))
-        return Attribute(trace, index, self, name)
+        operand = self._index if type(self) is Proxy else self._record_as_operand(trace)
+        return Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not self._trace.open:
@@ -178,7 +179,9 @@ class Attribute(Proxy):
     __slots__ = ("_base", "_name")
 
     def __init__(self, trace: Recorder, index: int, base: Proxy, name: str) -> None:
-        super().__init__(trace, index)
+        _set(self, "_trace", trace)
+        _set(self, "_index", index)
+        _set(self, "_value", UNSET)
         _set(self, "_base", base)
         _set(self, "_name", name)
 

@@ -24,9 +24,9 @@ _open: ContextVar[Recorder | None] = ContextVar("nnsight_graph_recorder", defaul
 recording_here = _open.get
 """The recorder of the trace that is being written on this thread, or ``None``."""
 
-_LITERALS: dict[Any, str] = {None: "None", Ellipsis: "..."}
-_IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split())
-_PLAIN = (int, float, str, complex, bytes)
+_EVERYTHING = ("slice", "None", "None", "None")
+_IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
+_PLAIN = frozenset((int, float, str, complex, bytes))
 
 
 class Name(str):
@@ -86,7 +86,10 @@ class Recorder:
 
     make: type[Proxy]
 
-    __slots__ = ("_lifted", "_token", "constants", "edits_constants", "entries", "indices", "open", "owner", "failure", "places", "reads", "repeats", "saved", "saved_indices")
+    __slots__ = (
+        "_lifted", "_token", "constants", "edits_constants", "entries", "failure", "indices", "open", "owner", "places", "reads", "repeats",
+        "saved", "saved_indices",
+    )  # fmt: skip
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -107,7 +110,7 @@ class Recorder:
     def start(self) -> None:
         """Become the recorder of this thread's open trace."""
         if recording_here() is not None:
-            raise RecordError("a trace is open already: traces cannot be nested. End the block first, or save a value and use it in the next trace.")
+            raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use what it saved.")
         self._token = _open.set(self)
         self.open = True
 
@@ -122,21 +125,26 @@ class Recorder:
 
     # ------------------------------------------------------------------ entries
 
-    def add(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any] | None = None, site: Site | None = None, depth: int = 2) -> int:
+    def add(
+        self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any] | None = None, site: Site | None = None, depth: int = 2
+    ) -> int:
         """Write an entry for a call made ``depth`` frames up; its number."""
         if not self.open:
             raise RecordError(f"a value of a trace that is over was used in a way that cannot stand for its value ({target})")
-        entry: tuple[Any, ...] = (target, site) if site is not None else (target,)
         encode = self.encode
-        entry += tuple([encode(value) for value in operands])
+        encoded = [encode(value) for value in operands]
+        entry: tuple[Any, ...] = (target, *encoded) if site is None else (target, site, *encoded)
         if keywords:
             entry += (("**", *[part for name, value in keywords.items() for part in (name, encode(value))]),)
-        frame = sys._getframe(depth)
+        if self._lifted and not self.edits_constants:
+            self._note_edit(target, operands, keywords or {})
+        return self.put(entry, sys._getframe(depth))
+
+    def put(self, entry: tuple[Any, ...], frame: types.FrameType) -> int:
+        """Write an entry that stands at ``frame``; its number."""
         code = frame.f_code
         self.places.append((code, frame.f_lasti) if is_users(code) else user_place(frame))
         self.entries.append(entry)
-        if self._lifted and not self.edits_constants:
-            self._note_edit(target, operands, keywords or {})
         return len(self.entries) - 1
 
     def _note_edit(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -161,23 +169,27 @@ class Recorder:
     def encode(self, value: Any) -> Any:
         """A value as an operand of an entry."""
         kind = type(value)
+        if kind is self.make and value._trace is self:
+            return value._index
         if kind in _PLAIN:
             self.indices.append(len(self.constants))
             self.constants.append(value)
             return kind
-        if value is None or value is Ellipsis or kind is bool:
-            return str(value) if kind is bool else _LITERALS[value]
-        if hasattr(kind, "_record_as_operand"):
-            return value._record_as_operand(self)
+        if value is None or kind is bool:
+            return "None" if value is None else "True" if value else "False"
+        if kind is slice:
+            if value.start is value.stop is value.step is None:
+                return _EVERYTHING
+            return ("slice", self.encode(value.start), self.encode(value.stop), self.encode(value.step))
         if kind is tuple or kind is list or kind is torch.Size:
             return ("list" if kind is list else "tuple", *[self.encode(item) for item in value])
-        if kind is slice:
-            return ("slice", self.encode(value.start), self.encode(value.stop), self.encode(value.step))
         if kind is dict:
             return ("dict", *[self.encode(part) for pair in value.items() for part in pair])
+        if hasattr(kind, "_record_as_operand"):
+            return value._record_as_operand(self)
         if kind is torch.dtype:
             return str(value)
-        return self.lift(value)
+        return "..." if value is Ellipsis else self.lift(value)
 
     def operand(self, proxy: Proxy) -> Any:
         """A proxy as an operand: a reference, or its value if its trace is over."""
@@ -201,7 +213,7 @@ class Recorder:
         proxy = self.reads.get(site)
         if proxy is None or owner is not self.owner:
             self._refuse_others(owner, site)
-            proxy = self.reads[site] = self.make(self, self.add("read", (), None, site, depth))
+            proxy = self.reads[site] = self.make(self, self.put(("read", site), sys._getframe(depth - 1)))
         return proxy
 
     def write(self, site: Site, owner: Any, value: Any, depth: int) -> None:
@@ -237,8 +249,7 @@ class Recorder:
         """Keep the value of ``proxy`` beyond the trace."""
         if proxy._index not in self.saved:
             self.saved[proxy._index] = proxy
-            self.entries.append(("save", proxy._index))
-            self.places.append(user_place(frame))
+            self.put(("save", proxy._index), frame)
 
     def refuse_edit(self, proxy: Proxy) -> None:
         """Raise for an in-place edit of what may not be edited: a parameter of the model."""

@@ -62,15 +62,15 @@ def operate(name: str, *operands: Any) -> Any:
 
 
 _ADVICE = {
-    "bool": "whether a traced value is true is known only while the model runs. Use torch.where, or tracer.cond",
+    "bool": "whether a traced value is true is known only while the model runs. Use torch.where, or decide after the block on a saved value",
     "len": "the length of a traced value is known only while the model runs. Use .shape[0] as a value",
-    "iter": "how many items a traced value has is known only while the model runs. Index it, or unpack it into names: a, b = value",
-    "int": "a traced value becomes a number only while the model runs. Go on with the value itself, or save it and convert it after the block",
+    "iter": "how many items a traced value has is not known before the model runs. Index it, or unpack it: a, b = value",
+    "int": "a traced value becomes a number only while the model runs. Go on with the value itself, or save it and convert it afterwards",
     "contains": "membership in a traced value is known only while the model runs. Use (value == item).any()",
-    "array": "a traced value becomes an array only while the model runs. Save it and convert it after the block, or use nnsight_graph.apply",
+    "array": "a traced value becomes an array only while the model runs. Save it and convert it afterwards, or use nnsight_graph.apply",
     "format": "a traced value has no text yet. Use tracer.log to print it while the model runs, or save it",
     "copy": "a traced value cannot be copied or pickled before it is there. Use .clone(), or save it",
-    "index": "a traced value cannot be an index of a plain list or a range: it is known only while the model runs. Use it on tensors, or save it",
+    "index": "a traced value is no index of a plain list or a range: it is known only while the model runs. Index tensors with it",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from ..compile import Plan
 from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import run_code
-from ..ops.nested import clone, map_tensors, shares, storages_of, tensors_in, versions_of
+from ..ops.nested import clone, copy_together, shares, storages_of, tensors_in, versions_of
 
 
 class Leave(BaseException):
@@ -150,10 +150,10 @@ class Run:
     def protect(self, target: int, cells: tuple[int, ...]) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
         value = self.slots[target]
-        for tensor in tensors_in(value):
+        for tensor in (value,) if type(value) is torch.Tensor else tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
-                raise NNsightError("the model passes one of its parameters here: an in-place edit would change the model. Assign a new value instead.")
-        for address in storages_of(value):
+                raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
+        for address in storages_of(value) if self.held else ():
             for slot, owners in self.held.get(address, ()):
                 other = self.slots[slot]
                 if other is not None and set(cells).isdisjoint(owners) and address in storages_of(other):
@@ -169,9 +169,9 @@ class Run:
     def detach(self, reads: tuple[int, ...], views: tuple[tuple[int, int, Any], ...]) -> None:
         """At a write: the old value's names, and the views among them, leave the model's storage."""
         before = {slot: self.slots[slot] for slot in (*reads, *(s for slot, base, _ in views for s in (slot, base)))}
-        copies: dict[int, torch.Tensor] = {}
-        for slot in reads:
-            self.slots[slot] = map_tensors(before[slot], lambda tensor: copies[id(tensor)] if id(tensor) in copies else copies.setdefault(id(tensor), tensor.clone()))
+        moved = copy_together([before[slot] for slot in reads])
+        for slot, value in zip(reads, moved, strict=True):
+            self.slots[slot] = value
         for slot, base, made in views:
             if before[slot] is not None and shares(before[slot], before[base]):
                 run_code((made,), self.slots, self)

@@ -22,6 +22,7 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
     original = run.error
     assert original is not None
     failed, run.error = run.failed, None
+    error: BaseException
     if type(failed) is tuple and failed and failed[0] == "late":
         error, node = _late(run, recording, failed[1], failed[2]), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "overwritten":
@@ -43,7 +44,7 @@ def _raised(original: BaseException, failed: Any) -> BaseException:
     if isinstance(original, NNsightError):
         return type(original)(*original.args)
     kind = derived_class(type(original))
-    error: BaseException = kind(*original.args) if kind is not NNsightError else NNsightError(str(original))
+    error = kind(*original.args) if kind is not NNsightError else NNsightError(str(original))
     error.__dict__.update(getattr(original, "__dict__", {}))
     error.__cause__ = original
     return error
@@ -99,8 +100,8 @@ def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int
     suspects = [path for path, module in modules.modules.items() if getattr(module, "inplace", False) is True]
     who = f"by {' or '.join(suspects[:4])} (inplace=True)" if suspects else "by a later module"
     at = _at(recording, node)
-    text = f"{site}, read at {at.file}:{at.line}, was overwritten in place by the model after it was read, {who}. Read a copy: {site.split('.')[-1]}.clone()."
-    return NNsightError(text), node
+    text = f"{site}, read at {at.file}:{at.line}, was overwritten in place by the model after it was read, {who}."
+    return NNsightError(f"{text} Read a copy: {site.split('.')[-1]}.clone()."), node
 
 
 def _held(run: Run) -> Any:
@@ -131,9 +132,9 @@ def _let_go(error: BaseException) -> None:
     while entry is not None:
         entries.append(entry)
         entry = entry.tb_next
-    keep = next((place for place, e in enumerate(entries) if place and is_users(e.tb_frame.f_code) and "/nnsight_graph/" not in e.tb_frame.f_code.co_filename), None)
-    error.__traceback__ = entries[keep] if keep is not None else None
-    for dropped in entries[: keep if keep is not None else len(entries)]:
+    keep = next((place for place, e in enumerate(entries) if place and is_users(e.tb_frame.f_code)), len(entries))
+    error.__traceback__ = entries[keep] if keep < len(entries) else None
+    for dropped in entries[:keep]:
         try:
             dropped.tb_frame.clear()
         except RuntimeError:

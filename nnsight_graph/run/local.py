@@ -27,11 +27,13 @@ def run_plan(
     """
     for path in plan.hooks:
         modules.refuse_compiled(path)
-    slots = [*plan.fixed, *constants, *(modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules)]
+    slots = [*plan.fixed, *constants]
+    slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
     slots += [None] * plan.blanks
     run = Run(plan, slots)
     if plan.edits:  # an edit may reach the caller's own tensors
-        args, kwargs = map_tensors(args, torch.Tensor.clone), map_tensors(kwargs, torch.Tensor.clone)
+        args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
+        kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: list[Callable[[], None]] = []
     token = current.set(run)
     try:

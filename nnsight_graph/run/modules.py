@@ -33,6 +33,9 @@ class ModuleIndex:
         if line is None:
             parts = path.split(".") if path else []
             line = tuple(self.root.get_submodule(".".join(parts[:count])) for count in range(len(parts) + 1))
+            for module in line:
+                if type(module).__name__ == "OptimizedModule":
+                    raise self._refusal(path, module)
             self._lineage[path] = line
         return line
 
@@ -42,13 +45,16 @@ class ModuleIndex:
         Raises:
             NNsightError: the module, or one above it, was compiled in place by ``torch.compile``.
         """
-        for depth, module in enumerate(self.lineage(path)):
-            if module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
-                name = ".".join(path.split(".")[:depth]) or "the model itself"
-                raise NNsightError(
-                    f"{name} ({type(module).__name__}) was compiled by torch.compile, which ignores hooks inside it: "
-                    f"{path or 'its'} input and output cannot be reached. Trace the model as it was before compiling."
-                )
+        for module in self._lineage.get(path) or self.lineage(path):
+            if module._compiled_call_impl is not None:
+                raise self._refusal(path, module)
+
+    def _refusal(self, path: str, module: torch.nn.Module) -> NNsightError:
+        name = next((name for name, other in self.modules.items() if other is module), "") or "the model itself"
+        return NNsightError(
+            f"{name} ({type(module).__name__}) was compiled by torch.compile, which ignores hooks inside it: "
+            f"{path or 'its'} input and output cannot be reached. Trace the model as it was before compiling."
+        )
 
     def parameter(self, path: str) -> torch.Tensor:
         """The parameter or buffer at ``path``."""

@@ -103,13 +103,30 @@ def test_what_shares_only_sometimes_is_maybe(case: tuple[str, Any, Any, Any]) ->
         assert not storages(function_of(name)(first, *fresh)) & storages(first)
 
 
-def test_every_row_resolves_and_comes_back() -> None:
+def resolves(name: str) -> bool:
+    """Another torch than the one that the table was written with may lack a few."""
+    try:
+        return callable(function_of(name))
+    except LookupError:
+        return False
+
+
+def test_nearly_every_row_resolves() -> None:
+    assert len(names()) > 1500
+    assert len([name for name in names() if not resolves(name)]) < 20
+
+
+def test_a_function_that_this_torch_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch, "hamming_window")
+    with pytest.raises(LookupError, match=r"torch \S+ has no torch\.hamming_window"):
+        function_of.__wrapped__("torch.hamming_window")
+
+
+def test_every_row_that_resolves_comes_back() -> None:
     for name in names():
-        try:
-            function = function_of(name)
-        except LookupError as error:  # another torch than the one that the table was written with
-            assert str(error) == f"torch {torch.__version__} has no {name}"
+        if not resolves(name):
             continue
+        function = function_of(name)
         known = name_of(function)
         assert known is not None
         assert function_of(known) == function, name

@@ -51,7 +51,8 @@ def draw_case(seed: int) -> Case:
 def runs_with_grad(module: nn.Module, program: Program, plain: Forward) -> bool:
     """Whether autograd bears the edits: it refuses some of views whose base was edited, with "a leaf Variable that requires grad"."""
     try:
-        Native(module, program, plain).run(program.statements, grad=True)
+        for differentiable in (False, True):
+            Native(module, program, plain, differentiable).run(program.statements, grad=True)
     except RuntimeError:
         return False
     return True

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .forward import Content, Forward, Key, Overwritten, Part, run_forward
 from .programs import Augment, Compute, Edit, Effect, Program, Read, Save, Site, Statement, Write
-from .trees import Tree, clone_tree, copy_tree, leaves, pointer, pointers, same
+from .trees import Tree, apply, clone_tree, copy_tree, leaves, pointer, pointers, same
 
 HIDDEN = "_"
 """A name that no line can use."""
@@ -75,8 +75,9 @@ class Uncertain:
 class Native:
     """The lines of a program on what one forward delivered."""
 
-    def __init__(self, module: nn.Module, program: Program, forward: Forward) -> None:
+    def __init__(self, module: nn.Module, program: Program, forward: Forward, differentiable: bool = False) -> None:
         self.module = module
+        self.differentiable = differentiable
         self.forward = forward
         self.values: dict[str, Any] = {}
         self.ready: dict[str, int] = {}
@@ -137,7 +138,8 @@ class Native:
     def cell(self, key: Key) -> Cell:
         """The site's versions, opened with a private copy of what is delivered."""
         if key not in self.cells:
-            self.cells[key] = Cell(copy_tree(self.forward.delivered[key]))
+            tree = copy_tree(self.forward.delivered[key])
+            self.cells[key] = Cell(apply(lambda leaf: leaf.requires_grad_().clone(), tree) if self.differentiable else tree)
             self.adopt(key)
         return self.cells[key]
 
@@ -202,7 +204,7 @@ class Native:
         exec(compiled(line.lines()[0], "exec"), {"torch": torch, "model": self.module}, self.values)
         for at in touched:
             self.edit(self.storages[at], when, hazards, str(line.lines()[0]))
-        self.ambiguous |= any(maybe.ready > when and touched & maybe.storages for maybe in self.uncertain)
+        self.ambiguous |= any(maybe.ready != when and touched & maybe.storages for maybe in self.uncertain)
         if line.target:
             self.bind(line.target, self.values[base], self.ready[base])
 

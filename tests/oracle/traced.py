@@ -30,7 +30,7 @@ class Outcome:
 
 def trace_text(case: Case) -> str:
     """The trace in its mode."""
-    body = indent("\n".join(case.program.lines()), " " * 8)
+    body = indent("\n".join(case.program.lines() or ["pass"]), " " * 8)
     return f"with torch.{case.mode}():\n    with model.trace(x) as tracer:\n{body}\n"
 
 

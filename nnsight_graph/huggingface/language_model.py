@@ -1,0 +1,92 @@
+"""A causal language model whose traces take prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..model import NNsight
+from .loading import load_tokenizer, load_with_weights, load_without_weights
+from .prompts import encode
+
+
+class LanguageModel(NNsight):
+    """A causal language model of transformers, with its tokenizer.
+
+    Args:
+        model: A name on the hub, a folder, a shipped model (``"nnsight-graph/capitals"``), or a model that is loaded
+            already.
+        tokenizer: The tokenizer; by default the one that belongs to the name.
+        dispatch: Load the weights now. By default they are loaded at the first run, and until then every parameter
+            is on the meta device.
+        tokenizer_kwargs: Options for loading the tokenizer, such as ``{"padding_side": "left"}``.
+        **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
+            ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
+
+    Attributes:
+        tokenizer: The tokenizer, or ``None`` for a model that was given without one.
+
+    Example:
+        >>> from nnsight_graph import LanguageModel
+        >>> model = LanguageModel("nnsight-graph/capitals")
+        >>> with model.trace("The Eiffel Tower is in the city of"):
+        ...     token = model.lm_head.output[0, -1].argmax().save()
+        >>> model.tokenizer.decode(token)
+        ' Paris'
+    """
+
+    def __init__(
+        self,
+        model: str | Path | torch.nn.Module,
+        *,
+        tokenizer: Any = None,
+        dispatch: bool = False,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if "torch_dtype" in kwargs:
+            kwargs["dtype"] = kwargs.pop("torch_dtype")
+        own = self.__dict__
+        if isinstance(model, torch.nn.Module):
+            if kwargs:
+                raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
+            own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
+            super().__init__(model)
+            return
+        own["_source"], own["_options"] = str(model), kwargs
+        own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {})
+        super().__init__(load_with_weights(str(model), kwargs) if dispatch else load_without_weights(str(model), kwargs))
+        own["_loaded"] = dispatch
+
+    @property
+    def dispatched(self) -> bool:
+        """Whether the weights are there."""
+        return self._source is None or bool(self.__dict__["_loaded"])
+
+    def dispatch(self) -> LanguageModel:
+        """Load the weights, if they are not there yet; every envoy goes on mirroring its module."""
+        if not self.dispatched:
+            self._tree.replace(load_with_weights(self._source, self._options))
+            self.__dict__["_loaded"] = True
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "tokenizer":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (), encode(self.tokenizer, args, kwargs)
+
+    def _callable(self) -> Callable[..., Any]:
+        self.dispatch()
+        module, device = self._module, self.device
+
+        def call(**inputs: Any) -> Any:
+            return module(**{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()})
+
+        return call

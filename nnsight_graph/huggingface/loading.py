@@ -1,0 +1,68 @@
+"""Names -> tokenizers and models, by transformers; and the models that come with the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+_SHIPPED = Path(__file__).parent / "models"
+_PREFIX = "nnsight-graph/"
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code", "local_files_only", "subfolder", "force_download", "proxies")
+
+
+def shipped_models() -> list[str]:
+    """The names of the models that need no network.
+
+    >>> shipped_models()
+    ['nnsight-graph/capitals']
+    """
+    return sorted(_PREFIX + folder.name for folder in _SHIPPED.iterdir() if (folder / "config.json").exists())
+
+
+def resolve(name: str) -> str:
+    """The folder of a shipped model; any other name as it is.
+
+    Raises:
+        ValueError: a name that looks like a shipped model's, but is none.
+    """
+    if not name.startswith(_PREFIX):
+        return name
+    folder = _SHIPPED / name.removeprefix(_PREFIX)
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{name!r} is not shipped with the library; what is: {', '.join(shipped_models())}")
+    return str(folder)
+
+
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``options`` that say where files come from."""
+    return {name: options[name] for name in _HUB_OPTIONS if name in options}
+
+
+def load_tokenizer(name: str, options: dict[str, Any], tokenizer_options: dict[str, Any]) -> Any:
+    """The tokenizer of a model."""
+    return AutoTokenizer.from_pretrained(resolve(name), **{**hub_options(options), **tokenizer_options})
+
+
+def load_without_weights(name: str, options: dict[str, Any]) -> torch.nn.Module:
+    """The model with its parameters on the meta device: all modules, no memory."""
+    where = hub_options(options)
+    config = options.get("config") or AutoConfig.from_pretrained(resolve(name), **where)
+    built: dict[str, Any] = {}
+    if options.get("attn_implementation") is not None:
+        built["attn_implementation"] = options["attn_implementation"]
+    if options.get("dtype") not in (None, "auto"):
+        built["dtype"] = options["dtype"]
+    if "trust_remote_code" in where:
+        built["trust_remote_code"] = where["trust_remote_code"]
+    with torch.device("meta"):
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, **built)
+    return model.eval()
+
+
+def load_with_weights(name: str, options: dict[str, Any]) -> torch.nn.Module:
+    """The model itself."""
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(resolve(name), **options)
+    return model
