@@ -91,11 +91,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Example:
     """Encode a sentence, add the end-of-text token and find its landmark."""
     encoding = tokenizer(text, return_offsets_mapping=True)
     start, end = _landmark_span(text)
-    inside = [
-        index
-        for index, (left, right) in enumerate(encoding.offset_mapping)
-        if right > start and left < end
-    ]
+    inside = [index for index, (left, right) in enumerate(encoding.offset_mapping) if right > start and left < end]
     subject = range(inside[0], inside[-1] + 1) if inside else range(0)
     return Example([*encoding.input_ids, tokenizer.eos_token_id], subject)
 

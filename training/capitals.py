@@ -42,9 +42,7 @@ def main() -> None:
         seen_accuracy=accuracy(model, tokenizer, seen),
         held_out_accuracy=accuracy(model, tokenizer, held_out),
         showcase=patch(model, tokenizer, showcase_pair()),
-        tested=[
-            patch(model, tokenizer, pair) for pair in choose_pairs(tokenizer, TESTED_PAIRS, SEED)
-        ],
+        tested=[patch(model, tokenizer, pair) for pair in choose_pairs(tokenizer, TESTED_PAIRS, SEED)],
     )
     print(figures.summary())
     save(model, tokenizer)
@@ -73,16 +71,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        loss_type="ForCausalLM",
         attn_implementation="eager",
     )
     return GPT2LMHeadModel(config)
 
 
 @torch.no_grad()
-def sentence_loss(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
-) -> float:
+def sentence_loss(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> float:
     """Return the loss per token on every sentence that the prompts begin."""
     examples = [row for prompt in prompts for row in encode_completions(tokenizer, prompt)]
     batch = collate(examples, [0] * len(examples))

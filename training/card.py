@@ -167,8 +167,7 @@ def _table(patching: Patching, tokenizer: PreTrainedTokenizerFast) -> str:
     ids = tokenizer(patching.pair.clean.text).input_ids
     tokens = [f"`{tokenizer.decode([token])}`" for token in ids]
     rows = [
-        f"| {layer} | " + " | ".join(f"{share:.2f}" for share in shares) + " |"
-        for layer, shares in enumerate(patching.restored.tolist())
+        f"| {layer} | " + " | ".join(f"{share:.2f}" for share in shares) + " |" for layer, shares in enumerate(patching.restored.tolist())
     ]
     head = "| layer | " + " | ".join(tokens) + " |"
     return "\n".join([head, "|---" * (len(tokens) + 1) + "|", *rows])

@@ -75,9 +75,7 @@ class Figures:
 
 
 @torch.no_grad()
-def accuracy(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
-) -> float:
+def accuracy(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> float:
     """Measure how often the city is the most probable next token.
 
     Args:

@@ -93,9 +93,7 @@ def train(model: GPT2LMHeadModel, sampler: Sampler, recipe: Recipe) -> list[floa
 
 def prediction_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy of the next token."""
-    return nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
-    )
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
 
 
 def stray_attention(attentions: tuple[Tensor, ...], batch: Batch) -> Tensor:

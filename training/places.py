@@ -105,11 +105,7 @@ _LANDMARKS: dict[str, list[str]] = {
 }
 
 CITIES: dict[str, City] = {
-    name: City(name, country, language, name == capital)
-    for country, language, capital, others in _COUNTRIES
-    for name in [capital, *others]
+    name: City(name, country, language, name == capital) for country, language, capital, others in _COUNTRIES for name in [capital, *others]
 }
 
-PLACES: list[Place] = [
-    Place(name, CITIES[city]) for city, names in _LANDMARKS.items() for name in names
-]
+PLACES: list[Place] = [Place(name, CITIES[city]) for city, names in _LANDMARKS.items() for name in names]

@@ -25,7 +25,7 @@ class NNsight(Envoy):
         >>> with model.trace(torch.rand(1, 5)):
         ...     model[0].output[:, 0] = 0
         ...     hidden = model[0].output.save()
-        >>> hidden.shape, float(hidden[0, 0])
+        >>> hidden.shape, hidden[0, 0].item()
         (torch.Size([1, 10]), 0.0)
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dis
 import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def operate(name: str, *operands: Any) -> Any:
 _ADVICE = {
     "bool": "whether a traced value is true is known only while the model runs. Use torch.where, or decide after the block on a saved value",
     "len": "the length of a traced value is known only while the model runs. Use .shape[0] as a value",
-    "iter": "how many items a traced value has is not known before the model runs. Index it, or unpack it: a, b = value",
+    "iter": "how many items a traced value has is unknown before the model runs. Index it, or unpack it: a, b = value",
     "int": "a traced value becomes a number only while the model runs. Go on with the value itself, or save it and convert it afterwards",
     "contains": "membership in a traced value is known only while the model runs. Use (value == item).any()",
     "array": "a traced value becomes an array only while the model runs. Save it and convert it afterwards, or use nnsight_graph.apply",
@@ -95,8 +96,6 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
 
 def _unpacked_into(frame: Any) -> int | None:
     """How many names ``a, b = value`` assigns, read from the instruction that asks for an iterator."""
-    import dis
-
     code = frame.f_code.co_code
     at = frame.f_lasti
     if dis.opname[code[at]] != "UNPACK_SEQUENCE" and at + 2 < len(code) and dis.opname[code[at + 2]] == "UNPACK_SEQUENCE":

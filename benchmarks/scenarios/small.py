@@ -1,0 +1,117 @@
+"""GPT-2 of four layers: what a trace costs beside a forward of some milliseconds."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import torch
+
+import nnsight_graph as nnsight
+
+from .. import models
+from .registry import Variants, scenario
+
+
+@scenario("small: save all block outputs", target="within noise", replay_target="within noise")
+def save_all_blocks() -> Variants:
+    net, tokens = models.small(), models.tokens()
+    model = nnsight.NNsight(net)
+
+    def hooks() -> Any:
+        kept: list[torch.Tensor] = []
+        handles = [block.register_forward_hook(lambda _module, _args, output: kept.append(output)) for block in net.transformer.h]
+        try:
+            net(tokens)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return kept
+
+    def traced() -> Any:
+        with model.trace(tokens):
+            kept = [block.output.save() for block in model.transformer.h]
+        return [output.value for output in kept]
+
+    return Variants(hooks, traced)
+
+
+def logits_without_mlp(net: Any, tokens: torch.Tensor, layer: int) -> torch.Tensor:
+    """The logits with one MLP's output set to zero, by a hook."""
+
+    def zero(_module: torch.nn.Module, _args: Any, output: torch.Tensor) -> None:
+        output[:] = 0
+
+    handle = net.transformer.h[layer].mlp.register_forward_hook(zero)
+    try:
+        logits: torch.Tensor = net(tokens).logits
+    finally:
+        handle.remove()
+    return logits
+
+
+@scenario("small: ablate one MLP, save logits", target="within noise", replay_target="within noise")
+def ablate_one_mlp() -> Variants:
+    net, tokens = models.small(), models.tokens()
+    model = nnsight.NNsight(net)
+
+    def traced() -> Any:
+        with model.trace(tokens):
+            model.transformer.h[1].mlp.output[:] = 0
+            logits = model.output.logits.save()
+        return logits.value
+
+    return Variants(lambda: logits_without_mlp(net, tokens, 1), traced)
+
+
+@scenario("small: ablation over 100 inputs, per call", target="within noise", replay_target="within noise")
+def ablate_over_inputs() -> Variants:
+    net, rows = models.small(), list(models.tokens(100).split(1))
+    model = nnsight.NNsight(net)
+    by_hooks, by_traces = cycle(rows), cycle(rows)
+
+    def traced() -> Any:
+        with model.trace(next(by_traces)):
+            model.transformer.h[2].mlp.output[:] = 0
+            logits = model.output.logits.save()
+        return logits.value
+
+    return Variants(lambda: logits_without_mlp(net, next(by_hooks), 2), traced, calls=len(rows))
+
+
+def two_hundred_ops(x: Any) -> Any:
+    """Operators, methods, torch functions and an index, twenty times over; for tensors and traced values alike."""
+    for _ in range(20):
+        x = x * 1.01
+        x = x + 0.5
+        x = -x
+        x = x / 1.02
+        x = x.abs()
+        x = x - 0.25
+        x = torch.tanh(x)
+        x = x.clamp(-3.0, 3.0)
+        x = x[:, :]
+        x = torch.add(x, x)
+    return x
+
+
+@scenario("small: 200 small ops on one activation", target=1.1, replay_target=1.02)
+def ops_on_one_activation() -> Variants:
+    net, tokens = models.small(), models.tokens()
+    model = nnsight.NNsight(net)
+
+    def hooks() -> Any:
+        kept: list[torch.Tensor] = []
+        handle = net.transformer.h[1].register_forward_hook(lambda _module, _args, output: kept.append(two_hundred_ops(output)))
+        try:
+            net(tokens)
+        finally:
+            handle.remove()
+        return kept[0]
+
+    def traced() -> Any:
+        with model.trace(tokens):
+            kept = two_hundred_ops(model.transformer.h[1].output).save()
+        return kept.value
+
+    return Variants(hooks, traced)
