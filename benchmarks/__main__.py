@@ -76,14 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [one for one in SCENARIOS.values() if _picked(one.name, texts) and (args.large or not one.large)]
     figures = [one for one in FIGURES.values() if _picked(one.name, texts)]
     if args.list or not (chosen or figures):
-        print("\n".join(one.name for one in (*chosen, *figures)) or "no scenario has such a name")
+        names = [one.name for one in chosen] + [one.name for one in figures]
+        print("\n".join(names) or "no scenario has such a name")
         return 0 if args.list else 2
     torch.set_num_threads(1)
-    torch.set_grad_enabled(not args.no_grad)
     budget = Budget(rounds=args.rounds, seconds=args.seconds, clock=CLOCKS[args.clock])
     peers = installed_peers() if args.peers else []
-    rows = [measure_scenario(_announced(one), budget, peers) for one in chosen]
-    readings = [reading for one in figures for reading in _announced(one).measure(budget)]
+    with torch.set_grad_enabled(not args.no_grad):
+        rows = [measure_scenario(_announced(one), budget, peers) for one in chosen]
+        readings = [reading for one in figures for reading in _announced(one).measure(budget)]
     show(rows, readings, [peer.title for peer in peers], args)
     if args.json is not None:
         args.json.write_text(json.dumps(as_data(rows, readings), indent=1) + "\n", encoding="utf-8")

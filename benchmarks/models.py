@@ -23,7 +23,7 @@ def tiny() -> torch.nn.Sequential:
 
 def small() -> Any:
     """GPT-2 of four layers, 256 wide, four heads."""
-    return gpt2(n_layer=4, n_embd=256, n_head=4, vocab_size=1000, n_positions=64)
+    return gpt2(n_layer=4, n_embd=256, n_head=4, vocab_size=1000, n_positions=64, bos_token_id=0, eos_token_id=0)
 
 
 def large() -> Any:

@@ -62,7 +62,8 @@ def _cells(row: Row, with_targets: bool) -> Iterable[str]:
 
 def figure_table(readings: Sequence[Reading], with_targets: bool) -> str:
     """The numbers that are no ratios over hooks."""
-    return markdown(["figure", "measured", *(["target", "met"] if with_targets else [])], (_figure_cells(one, with_targets) for one in readings))
+    head = ["figure", "measured", *(["target", "met"] if with_targets else [])]
+    return markdown(head, (_figure_cells(one, with_targets) for one in readings))
 
 
 def _figure_cells(reading: Reading, with_targets: bool) -> list[str]:
@@ -99,7 +100,8 @@ def duration_text(seconds: float) -> str:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured with."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {**versions, "threads": torch.get_num_threads(), "machine": platform.machine()}
 
 
 def as_data(rows: Sequence[Row], readings: Sequence[Reading]) -> dict[str, Any]:

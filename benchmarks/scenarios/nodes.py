@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -114,16 +115,16 @@ def cost_per_node(budget: Budget) -> list[Reading]:
 
 @figure("per recorded node, from 1 to 10,000 nodes")
 def cost_by_length(budget: Budget) -> list[Reading]:
-    """The same at several lengths, without what a trace of no node costs; it should not depend on the length."""
+    """The whole of a trace of one node, then each further node at several lengths: that should not depend on the length."""
     lengths = (1, 10, 100, 1000, 10_000)
-    ways: dict[str, Call] = {"add": add_many, "hooks 0": by_hook(0), "traced 0": by_trace(0)}
+    ways: dict[str, Call] = {"add": add_many}
     ways |= {f"hooks {nodes}": by_hook(nodes) for nodes in lengths} | {f"traced {nodes}": by_trace(nodes) for nodes in lengths}
     taken = interleave(ways, budget)
-    empty = minus(taken["traced 0"], taken["hooks 0"])
-    readings = [Reading("a trace of no node, beyond hooks", in_adds(empty, taken["add"]), ADDS)]
-    for nodes in lengths:
-        beyond = minus(minus(taken[f"traced {nodes}"], taken[f"hooks {nodes}"]), empty)
-        readings.append(Reading(f"per recorded node, {nodes:,} nodes", in_adds(beyond, taken["add"]) / nodes, ADDS))
+    beyond = {nodes: minus(taken[f"traced {nodes}"], taken[f"hooks {nodes}"]) for nodes in lengths}
+    readings = [Reading("a trace of 1 node, beyond hooks", in_adds(beyond[1], taken["add"]), ADDS)]
+    for nodes in lengths[1:]:
+        further = in_adds(minus(beyond[nodes], beyond[1]), taken["add"]) / (nodes - 1)
+        readings.append(Reading(f"per further node, in a trace of {nodes:,}", further, ADDS))
     return readings
 
 
@@ -135,8 +136,8 @@ def cost_of_compiling(budget: Budget) -> list[Reading]:
     fresh = count()
     ways: dict[str, Call] = {"add": add_many}
     for nodes in handles:
-        ways[f"lower {nodes}"] = lambda nodes=nodes: lower(graphs[nodes])
-        ways[f"miss {nodes}"] = lambda nodes=nodes: cached_plan(("benchmark", next(fresh)), lambda: handles[nodes].graph)
+        ways[f"lower {nodes}"] = partial(lower, graphs[nodes])
+        ways[f"miss {nodes}"] = partial(_compile_anew, handles[nodes], fresh)
     taken = interleave(ways, budget)
     readings = []
     for nodes in handles:
@@ -145,6 +146,10 @@ def cost_of_compiling(budget: Budget) -> list[Reading]:
             readings.append(Reading(f"{name}, per node of {nodes}", in_adds(seconds, taken["add"]) / nodes, ADDS, target))
             readings.append(Reading(f"{name}, per node of {nodes}", estimate(seconds).median / nodes * 1e6, "µs"))
     return readings
+
+
+def _compile_anew(handle: Any, fresh: Iterator[int]) -> None:
+    cached_plan(("benchmark", next(fresh)), lambda: handle.graph)
 
 
 def _program(nodes: int) -> Any:

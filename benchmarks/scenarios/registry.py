@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import torch
 
 from ..measure import Budget, Call
 
-Target = Union[float, Literal["within noise"], None]
+Target = float | Literal["within noise"] | None
 """The largest ratio that is good enough; ``"within noise"`` is 1 plus 1 % plus the spread of hooks against themselves."""
 
 

@@ -37,7 +37,7 @@ class Analysis(SiteWriter):
         self.by_step: dict[int, Value] = {}
         self.cells: dict[tuple[str, str], Cell] = {}
         self.saved: list[tuple[int, Slot]] = []
-        self.edits = False
+        self.edited: dict[int, None] = {}
         self.fixed: list[Any] = []
         self.modules: dict[tuple[str, bool], Slot] = {}
         self._fixed_slots: dict[str, Slot] = {}

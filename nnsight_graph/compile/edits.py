@@ -67,7 +67,7 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
     cells = [root.cell for root in target.roots if root.cell is not None and root.retired is None]
     if not cells:
         return
-    analysis.edits = True
+    analysis.edited.update(dict.fromkeys(cell.index for cell in cells))
     guard = Step(step.node, None, [target.slot], step.needs)
     guard.special, guard.extra = "protect", tuple(cell.index for cell in cells)
     guard.after = list(step.after)

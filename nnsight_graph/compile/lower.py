@@ -40,10 +40,12 @@ def lower(graph: Graph) -> Plan:
     plan.uses = tuple(numbering.uses)
     plan.prologue = [segment.index for segment in segments if segment.waits == 0]
     plan.visits = make_visits(analysis, segments)
-    plan.edits = analysis.edits
+    plan.edited = tuple(analysis.edited)
     plan.saved = tuple((node, slot.index, _segment_of(slot), _visit_of(slot, analysis)) for node, slot in analysis.saved)
     plan.needs = {step.node: step.needs for step in analysis.steps}
     _finish_visits(plan, analysis, segments)
+    held = [cells for owner in (*plan.visits, *segments) for _, cells in owner.held]
+    plan.guards = any(set(cells) != {index} for cells in held for index in plan.edited)
     return plan
 
 

@@ -85,12 +85,13 @@ class Plan:
         saved: ``(node, slot, segment, visit)`` of what outlives the run: the segment or visit that brings it, or ``-1``.
         uses: ``(slot, users)`` of values that several segments read.
         unchecked: Slots that the trace itself may edit after the visit: they are not checked for overwriting.
-        edits: Whether an activation is edited in place.
+        edited: The visits whose value is edited in place.
+        guards: Whether an edit may meet, on the same storage, something that was read at another site and is still held.
         needs: For each node, the visits it depends on (for messages).
     """
 
     __slots__ = (
-        "blanks", "edits", "fixed", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses", "visits",
+        "blanks", "edited", "fixed", "guards", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses", "visits",
         "waits",
     )  # fmt: skip
 
@@ -107,7 +108,8 @@ class Plan:
         self.uses: tuple[tuple[int, int], ...] = ()
         self.waits: list[int] = []
         self.unchecked: frozenset[int] = frozenset()
-        self.edits = False
+        self.edited: tuple[int, ...] = ()
+        self.guards = False
         self.needs: dict[int, int] = {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import msgspec
 import torch
 
 from ..errors import RecordError
@@ -15,7 +16,7 @@ from .settled import UNSET, as_array, call_ufunc, duplicate, iterate, plain, set
 from .torch_calls import record_call
 
 
-class Proxy(Operators):
+class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is made in a fifth of the time of a plain class
     """Stands for a value of a traced run.
 
     While the trace is written, operators, indexing, attributes, methods and torch functions on it are recorded. After
@@ -23,12 +24,9 @@ class Proxy(Operators):
     ``numpy.asarray`` and iteration; :attr:`value` is the value itself.
     """
 
-    __slots__ = ("__weakref__", "_index", "_trace", "_value")
-
-    def __init__(self, trace: Recorder, index: int) -> None:
-        _set(self, "_trace", trace)
-        _set(self, "_index", index)
-        _set(self, "_value", UNSET)
+    _trace: Recorder
+    _index: int
+    _value: Any = UNSET
 
     # ------------------------------------------------------------------ values
 
@@ -88,7 +86,7 @@ class Proxy(Operators):
         if name.startswith("__"):
             raise AttributeError(name)
         operand = self._index if type(self) is Proxy else self._record_as_operand(trace)
-        return Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), self, name)
+        return Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), UNSET, self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not self._trace.open:
@@ -173,17 +171,11 @@ class Proxy(Operators):
         return dir(torch.Tensor) if self._value is UNSET else dir(self._value)
 
 
-class Attribute(Proxy):
+class Attribute(Proxy, eq=False):
     """An attribute of a traced value; calling it records the method's call in its place."""
 
-    __slots__ = ("_base", "_name")
-
-    def __init__(self, trace: Recorder, index: int, base: Proxy, name: str) -> None:
-        _set(self, "_trace", trace)
-        _set(self, "_index", index)
-        _set(self, "_value", UNSET)
-        _set(self, "_base", base)
-        _set(self, "_name", name)
+    _base: Any = None
+    _name: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         trace = self._trace
@@ -192,12 +184,21 @@ class Attribute(Proxy):
         if self._name.endswith("_"):
             trace.refuse_edit(self._base)
         if self._index == len(trace.entries) - 1 and trace.entries[-1][0][0] == "@":
-            trace.entries.pop()
-            trace.places.pop()
-            _set(self, "_index", -1)
+            return self._take_the_place(trace, args, kwargs)
         elif self._index >= 0:
             trace.entries[self._index] = ("bound", self._base._index, self._name)
         return trace.proxy("." + self._name, (self._base, *args), kwargs)
+
+    def _take_the_place(self, trace: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The attribute is the last entry: the call is written over it."""
+        index, target = self._index, "." + self._name
+        _set(self, "_index", -1)
+        if args or kwargs:
+            operand = trace.entries.pop()[1]
+            trace.places.pop()
+            return trace.proxy(target, (Proxy(trace, operand), *args), kwargs, depth=3)
+        trace.entries[-1] = (target, trace.entries[-1][1])
+        return Proxy(trace, index)
 
     def _record_as_operand(self, recorder: Recorder) -> Any:
         if self._index < 0 and recorder is self._trace:

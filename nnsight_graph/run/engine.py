@@ -107,7 +107,7 @@ class Run:
     # ------------------------------------------------------------------ storage
 
     def _register(self, group: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
-        if self.plan.edits:
+        if self.plan.guards:
             for slot, cells in group:
                 for address in storages_of(self.slots[slot]):
                     self.held.setdefault(address, []).append((slot, cells))

@@ -14,6 +14,9 @@ from .hooks import current, install
 from .modules import ModuleIndex
 
 
+_MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Softmax, torch.nn.Tanh, torch.nn.Sigmoid))
+
+
 def run_plan(
     plan: Plan, constants: Sequence[Any], modules: ModuleIndex, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Run:
@@ -31,7 +34,7 @@ def run_plan(
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
     slots += [None] * plan.blanks
     run = Run(plan, slots)
-    if plan.edits:  # an edit may reach the caller's own tensors
+    if not all(_is_fresh(plan.visits[index].path, plan.visits[index].direction, modules) for index in plan.edited):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: list[Callable[[], None]] = []
@@ -50,6 +53,12 @@ def run_plan(
             remove()
         current.reset(token)
     return run
+
+
+def _is_fresh(path: str, direction: str, modules: ModuleIndex) -> bool:
+    """Whether what passes there is surely new, so that an edit of it cannot reach the caller's own tensors."""
+    module = modules.modules[path]
+    return direction == "out" and type(module) in _MAKES_NEW and not module._forward_hooks
 
 
 def _start(run: Run) -> None:
