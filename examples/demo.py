@@ -94,19 +94,17 @@ def show_logit_lens(model: LanguageModel) -> None:
 
 
 def show_patching(model: LanguageModel, output: Path) -> torch.Tensor:
-    section("Activation patching", f"""Where is the landmark kept? In a run on "{PISA}", one position of one layer's output is taken from the
-        run on the prompt above: 0 leaves Pisa, 1 brings Paris back. The landmark sits at its last token, until its city is
-        moved to the end.""")
+    section("Activation patching", f"""Where is the landmark kept? In a run on "{PISA}", one position of one layer's output is
+        taken from the run on the prompt above: 0 leaves Pisa, 1 brings Paris back. The landmark stays at its last token until its city
+        is moved to the end.""")
     start = time.perf_counter()
     restored = patch_everywhere(model)
     seconds = time.perf_counter() - start
     words = [word(model, part) for part in model.tokenizer(PISA).input_ids]
-    layers = [str(layer) for layer in range(len(restored))]
-    print(heatmap_text(restored, rows=layers, columns=words, limits=(0, 1), width=columns(), colour=wants_colour(sys.stdout)))
-    picture = heatmap_svg(
-        restored, rows=layers, columns=words, limits=(0, 1), title="Paris for Pisa: what one patched position restores",
-        row_title="layer", column_title="patched position", value_title="restored logit difference",
-    )  # fmt: skip
+    labels = {"rows": [str(layer) for layer in range(len(restored))], "columns": words, "row_title": "layer", "limits": (0, 1)}
+    print(heatmap_text(restored, **labels, width=columns(), colour=wants_colour(sys.stdout)))
+    titles = {"title": "Paris for Pisa: what one patched position restores", "value_title": "restored logit difference"}
+    picture = heatmap_svg(restored, **labels, **titles, column_title="patched position")
     output.mkdir(parents=True, exist_ok=True)
     (output / "patching.svg").write_text(picture, encoding="utf-8")
     print(f"\n{restored.numel()} patched runs in {seconds:.1f} s; as a picture: {output / 'patching.svg'}")
@@ -124,8 +122,8 @@ def show_steering(model: LanguageModel, vector: torch.Tensor) -> None:
 
 
 def show_graph(model: LanguageModel, vector: torch.Tensor) -> None:
-    section("The recorded graph", """A trace is recorded first and run with the model when its block ends. So the answer can be read above the
-        lines that change it: there is one forward, and every line takes part in it.""")
+    section("The recorded graph", """A trace is recorded first and run with the model when its block ends. So the answer can be read
+        above the lines that change it: there is one forward, and every line takes part in it.""")
     with model.trace(PARIS) as tracer:
         answer = model.lm_head.output[0, -1].argmax().save()
         subject = model.transformer.h[MIDDLE].output[:, SUBJECT]

@@ -15,6 +15,7 @@ from .scale import BLUES, Colour, Scale, Table, is_bright, numbers, scale_of
 FONT = 12  # pixels, as every length below
 HEIGHT, WIDEST, NARROWEST, WIDTH = 28, 52, 16, 1100  # of a cell; of all cells together, roughly
 BAR, GAP, MARGIN = 14, 10, 16
+EDGE = 'stroke="#bbbbbb" stroke-width="0.5"'
 LONGEST = 24  # columns of a label
 TILT = 0.7071  # labels that are wider than their cell lean by 45 degrees
 
@@ -197,7 +198,7 @@ class _Picture:
         yield f'<linearGradient id="{name}" x1="0" y1="1" x2="0" y2="0">'
         yield from (f'<stop offset="{at / (len(BLUES) - 1):g}" stop-color="{_rgb(colour)}"/>' for at, colour in enumerate(BLUES))
         yield "</linearGradient>"
-        yield f'<rect x="{x:g}" y="{self.top:g}" width="{BAR}" height="{height:g}" fill="url(#{name})"/>'
+        yield f'<rect x="{x:g}" y="{self.top:g}" width="{BAR}" height="{height:g}" fill="url(#{name})" {EDGE}/>'
         for value, shown in zip(self._tick_values(), self.ticks, strict=True):
             y = self.bottom - 4 - self.scale.fraction(value) * (height - 8)
             yield _text(x + BAR + 6, y + 4, shown, 'class="tick"')

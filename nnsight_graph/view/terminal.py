@@ -33,6 +33,7 @@ def heatmap_text(
     *,
     rows: Sequence[str],
     columns: Sequence[str],
+    row_title: str = "",
     limits: tuple[float, float] | None = None,
     width: int = 80,
     colour: bool = False,
@@ -42,7 +43,8 @@ def heatmap_text(
     Args:
         values: Rows of numbers, from the top: nested lists, an array or a tensor of two dimensions.
         rows: A label for each row.
-        columns: A label for each column, cut where it is too long.
+        columns: A label for each column, cut where there is no room for it.
+        row_title: Says what the rows are.
         limits: The values of the two ends of the scale; by default the smallest and the largest value.
         width: Columns of the terminal; where the table is wider, it is continued below.
         colour: Use the 256 colours of terminals as backgrounds. Without, a block beside each number says how large it is.
@@ -55,14 +57,14 @@ def heatmap_text(
 
     Example:
         >>> print(heatmap_text([[0.1, 0.9], [0.5, 1.0]], rows=["0", "1"], columns=["The", "Tower"], limits=(0, 1)))
-             The  Tower
-        0   0.10  0.90▓
-        1   0.50▒ 1.00█
+            The Tower
+        0  0.10  0.90█
+        1  0.50▒ 1.00█
         <BLANKLINE>
         shades: 0.00 ░▒▓█ 1.00
     """
     table = numbers(values, rows, columns)
-    chart = _Chart(table, scale_of(table, limits), [visible(r) for r in rows], [visible(c) for c in columns], width, colour)
+    chart = _Chart(table, scale_of(table, limits), [visible(r) for r in rows], [visible(c) for c in columns], visible(row_title), width, colour)
     return "\n".join([*chart.lines(), "", chart.legend()])
 
 
@@ -91,22 +93,28 @@ class _Chart:
     scale: Scale
     rows: list[str]
     columns: list[str]
+    row_title: str
     width: int
     colour: bool
 
     def lines(self) -> Iterator[str]:
         """Bands of as many columns as fit beside each other."""
-        margin = max(map(columns_of, self.rows), default=0) + 1
-        digits = max([columns_of(self.scale.text(value)) for row in self.table for value in row], default=4)
-        cell = digits + 2
+        margin = max(map(columns_of, [self.row_title, *self.rows])) + 1
+        cell = self._cell_width(self.width - margin)
         fits = max(1, (self.width - margin) // cell)
         for start in range(0, len(self.columns), fits):
             yield from [""] if start else []
             band = slice(start, start + fits)
             heads = "".join(_padded(label, cell - 1) + " " for label in self.columns[band])
-            yield (" " * margin + heads).rstrip()
+            yield (_padded(self.row_title, margin - 1) + " " + heads).rstrip()
             for label, values in zip(self.rows, self.table, strict=True):
                 yield (_padded(label, margin - 1) + " " + "".join(self._cell(value, cell) for value in values[band])).rstrip()
+
+    def _cell_width(self, room: int) -> int:
+        """A number and a blank or block; wider where that shows more of the labels and all columns still fit."""
+        digits = max([columns_of(self.scale.text(value)) for row in self.table for value in row], default=4)
+        wished = max(map(columns_of, self.columns), default=0)
+        return 1 + max(digits, min(wished, room // max(1, len(self.columns)) - 1))
 
     def _cell(self, value: float, width: int) -> str:
         text = self.scale.text(value).rjust(width - 1)
