@@ -37,7 +37,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_scenario(scenario: Scenario, budget: Budget, peers: Sequence[Peer]) -> Row:
+def measure_scenario(scenario: Scenario, budget: Budget) -> Row:
     """Check that all variants agree, then time them in turns."""
     variants = scenario.build()
     variants.check()
@@ -46,7 +46,7 @@ def measure_scenario(scenario: Scenario, budget: Budget, peers: Sequence[Peer]) 
         ways["replayed"] = variants.replayed
     taken = interleave(ways, budget)
     hooks = taken["hooks"]
-    row = Row(
+    return Row(
         name=scenario.name,
         hooks=statistics.median(hooks),
         control=paired(taken["hooks again"], hooks),
@@ -56,15 +56,22 @@ def measure_scenario(scenario: Scenario, budget: Budget, peers: Sequence[Peer]) 
         replay_target=scenario.replay_target,
         rounds=len(hooks),
     )
-    return replace(row, peers={peer.title: ratio for peer in peers if (ratio := measure_peer(peer, scenario, variants, budget))})
 
 
-def measure_peer(peer: Peer, scenario: Scenario, plain: Variants, budget: Budget) -> Estimate | None:
-    """A peer over hooks; ``None`` for a scenario that it has no adapter for."""
-    build = peer.scenarios.get(scenario.name)
-    if build is None:
-        return None
-    variants = build(plain)
+def with_peers(row: Row, peers: Sequence[Peer], budget: Budget) -> Row:
+    """The row with the peers that have an adapter for its scenario; one that fails costs a line."""
+    ratios = {}
+    for peer in peers:
+        if row.name in peer.scenarios:
+            try:
+                ratios[peer.title] = measure_peer(peer.scenarios[row.name](SCENARIOS[row.name].build()), budget)
+            except Exception as error:
+                print(f"{peer.title} is left out of {row.name!r}: {type(error).__name__}: {error}", file=sys.stderr)
+    return replace(row, peers=ratios)
+
+
+def measure_peer(variants: Variants, budget: Budget) -> Estimate:
+    """A peer over hooks, once both agree."""
     variants.check()
     taken = interleave({"hooks": variants.hooks, "peer": variants.traced}, budget)
     return paired(taken["peer"], taken["hooks"])
@@ -83,8 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     budget = Budget(rounds=args.rounds, seconds=args.seconds, clock=CLOCKS[args.clock])
     peers = installed_peers() if args.peers else []
     with torch.set_grad_enabled(not args.no_grad):
-        rows = [measure_scenario(_announced(one), budget, peers) for one in chosen]
+        rows = [measure_scenario(_announced(one), budget) for one in chosen]
         readings = [reading for one in figures for reading in _announced(one).measure(budget)]
+        rows = [with_peers(row, peers, budget) for row in rows]  # last: importing some of them changes torch
     show(rows, readings, [peer.title for peer in peers], args)
     if args.json is not None:
         args.json.write_text(json.dumps(as_data(rows, readings), indent=1) + "\n", encoding="utf-8")

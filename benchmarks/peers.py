@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from . import models
+from .measure import Call
 from .scenarios import Variants
 from .scenarios.small import two_hundred_ops
 
@@ -48,15 +48,14 @@ PYVENE = Peer("pyvene", "pyvene")
 
 
 def installed_peers() -> list[Peer]:
-    """The peers that can be imported; a line on stderr for each that cannot."""
+    """The peers that are installed, none of them imported yet; a line on stderr for each that is not."""
     found = []
     for peer in (NNSIGHT, TRANSFORMER_LENS, PYVENE):
         try:
-            importlib.import_module(peer.module)
             version(peer.package)
             found.append(peer)
-        except (ImportError, PackageNotFoundError) as error:
-            print(f"{peer.package} is left out: {error}", file=sys.stderr)
+        except PackageNotFoundError:
+            print(f"{peer.package} is not installed: left out", file=sys.stderr)
     return found
 
 
@@ -148,13 +147,13 @@ def _(given: Variants) -> Variants:
 
 
 def _hooked_tiny() -> Any:
-    from transformer_lens.hook_points import HookedRootModule, HookPoint
+    import transformer_lens as lens
 
-    class Hooked(HookedRootModule):  # type: ignore[misc]
+    class Hooked(lens.HookedRootModule):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.first, self.last = models.tiny()
-            self.between = HookPoint()
+            self.between = lens.hook_points.HookPoint()
             self.setup()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -197,18 +196,41 @@ def _(given: Variants) -> Variants:
 # ---------------------------------------------------------------------- pyvene
 
 
+def _frozen(given: Variants, traced: Call) -> Variants:
+    """Both without autograd: the library makes the model's parameters ask for no gradients, so it would win by that alone."""
+    return Variants(torch.no_grad()(given.hooks), torch.no_grad()(traced))
+
+
 @PYVENE.adapter("small: ablate one MLP, save logits")
 def _(given: Variants) -> Variants:
     import pyvene
 
-    tokens = models.tokens()
-    zero = pyvene.ZeroIntervention if hasattr(pyvene, "ZeroIntervention") else None
-    how = zero() if zero else (lambda base, _source: torch.zeros_like(base))
-    model = pyvene.IntervenableModel([{"component": "transformer.h[1].mlp.output", "intervention": how}], model=models.small())
-    inputs = {"input_ids": tokens}
+    component = {"component": "transformer.h[1].mlp.output", "intervention": lambda base, _source: torch.zeros_like(base)}
+    model, inputs = pyvene.IntervenableModel([component], model=models.small()), {"input_ids": models.tokens()}
 
     def traced() -> Any:
         _, changed = model(inputs)
         return changed.logits
 
-    return replace(given, traced=traced, replayed=None)
+    return _frozen(given, traced)
+
+
+@PYVENE.adapter("small: save all block outputs")
+def _(given: Variants) -> Variants:
+    import pyvene
+
+    kept: list[torch.Tensor] = []
+
+    def keep(base: torch.Tensor, _source: Any) -> torch.Tensor:
+        kept.append(base)
+        return base
+
+    components = [{"component": f"transformer.h[{layer}].output", "intervention": keep} for layer in range(4)]
+    model, inputs = pyvene.IntervenableModel(components, model=models.small()), {"input_ids": models.tokens()}
+
+    def traced() -> Any:
+        kept.clear()
+        model(inputs)
+        return list(kept)
+
+    return _frozen(given, traced)

@@ -15,7 +15,9 @@ Place = tuple[CodeType, int]
 _PACKAGE = str(Path(__file__).resolve().parent) + "/"
 _PATHS = sysconfig.get_paths()
 _FOREIGN = (_PACKAGE, *(str(Path(_PATHS[key]).resolve()) + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")))
-_own: dict[CodeType, bool] = {}
+known_users: dict[CodeType, bool] = {}
+"""What :func:`is_users` has found out; hot paths look here first."""
+
 
 
 class Location(NamedTuple):
@@ -36,13 +38,13 @@ class Location(NamedTuple):
 
 def is_users(code: CodeType) -> bool:
     """Whether ``code`` is the user's own: outside the standard library, site-packages and this package."""
-    known = _own.get(code)
+    known = known_users.get(code)
     if known is None:
-        if len(_own) > 10_000:
-            _own.clear()
+        if len(known_users) > 10_000:
+            known_users.clear()
         name = code.co_filename
         foreign = name.startswith("<frozen") or (name[:1] not in "<" and str(Path(name).resolve()).startswith(_FOREIGN))
-        known = _own[code] = not foreign and "site-packages" not in name
+        known = known_users[code] = not foreign and "site-packages" not in name
     return known
 
 

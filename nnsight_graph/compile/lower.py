@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ..graph import Graph
 from ..ops.evaluate import CLEAR, MANY, ONE, SPECIAL, THREE, TWO
 from .analyse import Analysis
@@ -13,7 +15,7 @@ from .schedule import make_segments, make_visits
 from .storage import Cell
 
 _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
-    "protect": lambda run, rest: run.protect(*rest),
+    "protect": lambda run, rest: run.protect(*rest) if rest[1] or type(run.slots[rest[0]]) is not torch.Tensor else None,
     "snapshot": lambda run, rest: run.snapshot(*rest),
     "detach": lambda run, rest: run.detach(*rest),
 }
@@ -32,6 +34,8 @@ def lower(graph: Graph) -> Plan:
     used = _note_users(members)
     numbering = _Numbering(plan, analysis, len(graph.constants))
     numbering.place_shared(used, segments)
+    plan.edited = tuple(analysis.edited)
+    plan.guards = _meets_others(plan, analysis, segments)
     for segment, steps in zip(segments, members, strict=True):
         _Emitter(segment, steps, numbering).emit()
     plan.blanks = numbering.next - len(analysis.fixed) - len(graph.constants) - len(analysis.modules)
@@ -40,13 +44,17 @@ def lower(graph: Graph) -> Plan:
     plan.uses = tuple(numbering.uses)
     plan.prologue = [segment.index for segment in segments if segment.waits == 0]
     plan.visits = make_visits(analysis, segments)
-    plan.edited = tuple(analysis.edited)
     plan.saved = tuple((node, slot.index, _segment_of(slot), _visit_of(slot, analysis)) for node, slot in analysis.saved)
     plan.needs = {step.node: step.needs for step in analysis.steps}
     _finish_visits(plan, analysis, segments)
-    held = [cells for owner in (*plan.visits, *segments) for _, cells in owner.held]
-    plan.guards = any(set(cells) != {index} for cells in held for index in plan.edited)
     return plan
+
+
+def _meets_others(plan: Plan, analysis: Analysis, segments: list[Segment]) -> bool:
+    """Whether an edited value may share storage with something that was read at another site and is still held."""
+    held = {cells for segment in segments for _, cells in segment.held}
+    held |= {cell.slot.cells for cell in analysis.cells.values() if cell.slot.saved or len(cell.slot.segments) > 1}
+    return any(set(cells) != {index} for cells in held for index in plan.edited)
 
 
 def _segment_of(slot: Slot) -> int:
@@ -194,7 +202,7 @@ class _Emitter:
 
     def _special(self, step: Step, leaves: list[int]) -> tuple[Any, ...]:
         if step.special == "protect":
-            return leaves[0], step.extra
+            return leaves[0], step.extra if self.numbering.plan.guards else ()
         if step.special == "snapshot":
             return leaves[0], step.extra.segment
         reads, views = step.extra

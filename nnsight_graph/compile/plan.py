@@ -86,7 +86,7 @@ class Plan:
         uses: ``(slot, users)`` of values that several segments read.
         unchecked: Slots that the trace itself may edit after the visit: they are not checked for overwriting.
         edited: The visits whose value is edited in place.
-        guards: Whether an edit may meet, on the same storage, something that was read at another site and is still held.
+        guards: Whether an edit may meet, on the same storage, something read at another site that is still held.
         needs: For each node, the visits it depends on (for messages).
     """
 

@@ -52,6 +52,7 @@ class Envoy:
         self._tree.envoys[path] = self
         canonical = self._tree.index.canonical(module, path)
         set_(self, "_sites", {point: Site(canonical, point) for point in ("input", "inputs", "output", "call")})
+        set_(self, "_output", self._sites["output"])
 
     # ------------------------------------------------------------------ what passes
 
@@ -62,6 +63,11 @@ class Envoy:
         Raises:
             RecordError: outside a trace, or in a trace of another model.
         """
+        trace = recording_here()
+        if trace is not None and trace.owner is self._tree:
+            known = trace.reads.get(self._output)
+            if known is not None:
+                return known
         return self._read("output")
 
     @output.setter

@@ -13,7 +13,7 @@ from ..compile import cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording, apply, log
-from ..record.torch_calls import RecordingMode
+from ..record.torch_calls import RECORDING
 from ..run import Run, run_plan
 from ..run.failures import explain, missed
 from ..source_location import traceback_at
@@ -82,7 +82,7 @@ class Tracer:
         if self._recording is not None:
             raise RecordError("this trace has run already; open a new one with model.trace(...)")
         self._recorder.start()
-        _push_mode(RecordingMode(self._recorder))
+        _push_mode(RECORDING)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -99,7 +99,7 @@ class Tracer:
             try:
                 raise problem
             finally:
-                del problem, saved, error, traceback
+                del problem  # else the error and this frame hold each other
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         function = self._function()  # loads weights that are not there yet

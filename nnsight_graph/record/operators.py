@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..source_location import is_users, user_place
+from ..source_location import is_users, known_users, user_place
 from .recorder import Recorder
 from .settled import operate
 
@@ -49,7 +49,7 @@ def in_place(target: str, left: Any, right: Any) -> Any:
 def _written(trace: Recorder, entry: tuple[Any, ...]) -> Any:
     frame = sys._getframe(3)
     code = frame.f_code
-    trace.places.append((code, frame.f_lasti) if is_users(code) else user_place(frame))
+    trace.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
     entries = trace.entries
     made = trace.make(trace, len(entries))
     entries.append(entry)

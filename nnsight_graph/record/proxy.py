@@ -42,7 +42,9 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         trace = self._trace
         if not trace.open:
             raise RecordError("this trace is over: .save() belongs inside its block")
-        trace.save(self, sys._getframe(1))
+        if self._index not in trace.saved:
+            trace.saved[self._index] = self
+            trace.put(("save", self._index), sys._getframe(1))
         return self
 
     @property

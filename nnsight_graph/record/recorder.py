@@ -15,7 +15,7 @@ from ..graph import Graph, Site, build_graph
 from ..ops.effect import written
 from ..ops.nested import storage_of
 from ..ops.table import effect_of
-from ..source_location import Place, is_users, locate, user_place
+from ..source_location import Place, is_users, known_users, locate, user_place
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -143,9 +143,10 @@ class Recorder:
     def put(self, entry: tuple[Any, ...], frame: types.FrameType) -> int:
         """Write an entry that stands at ``frame``; its number."""
         code = frame.f_code
-        self.places.append((code, frame.f_lasti) if is_users(code) else user_place(frame))
-        self.entries.append(entry)
-        return len(self.entries) - 1
+        self.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
+        entries = self.entries
+        entries.append(entry)
+        return len(entries) - 1
 
     def _note_edit(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if any(type(value) is torch.Tensor for value in written(effect_of(target), operands, keywords)):
@@ -244,12 +245,6 @@ class Recorder:
     def _refuse_others(self, owner: Any, site: Site) -> None:
         if owner is not self.owner:
             raise RecordError(f"{site} belongs to another model than the one that is traced; trace the two one after the other")
-
-    def save(self, proxy: Proxy, frame: types.FrameType) -> None:
-        """Keep the value of ``proxy`` beyond the trace."""
-        if proxy._index not in self.saved:
-            self.saved[proxy._index] = proxy
-            self.put(("save", proxy._index), frame)
 
     def refuse_edit(self, proxy: Proxy) -> None:
         """Raise for an in-place edit of what may not be edited: a parameter of the model."""

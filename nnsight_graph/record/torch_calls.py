@@ -7,7 +7,7 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 from ..ops.table import is_random, name_of
-from .recorder import Name, Recorder, caller_is_users, recording_here
+from .recorder import Name, caller_is_users, recording_here
 from .settled import plain
 
 _REFLECTED = {f".__r{name}__": name for name in ("sub", "truediv", "floordiv", "pow", "mod", "matmul", "add", "mul")}
@@ -42,20 +42,22 @@ def _has_proxy(values: Any, make: type) -> bool:
 
 
 class RecordingMode(TorchFunctionMode):
-    """Active while a trace is written; torch hands it every call of its functions."""
-
-    def __init__(self, trace: Recorder) -> None:
-        self.trace = trace
+    """Active while a trace is written; torch hands it every call of its functions. It holds nothing of the trace."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        make = self.trace.make
+        trace = recording_here()
+        if trace is None:
+            return function(*args, **kwargs)
+        make = trace.make
         if make in types or _has_proxy(args, make) or (kwargs and _has_proxy(kwargs.values(), make)):
             return record_call(function, args, kwargs)
         if is_random(function) and caller_is_users(1):
             return record_call(function, args, kwargs)
         name = name_of(function)
         if name is not None:
-            self.trace.protect_constants(name, args, kwargs)
+            trace.protect_constants(name, args, kwargs)
         return function(*args, **kwargs)
 
+
+RECORDING = RecordingMode()

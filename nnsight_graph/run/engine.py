@@ -139,18 +139,15 @@ class Run:
 
     def check_saved(self) -> None:
         """After the forward: nothing that is saved may have been overwritten by the model; what was is not handed out."""
+        slots, noted = self.slots, self.noted
         for _, slot, _, _ in self.plan.saved:
-            if slot in self.noted and self.error is None:
-                try:
-                    self.check((slot,))
-                except NNsightError as error:
-                    self.error = error
-                    self.lost = slot
+            if noted.get(slot) and versions_of(slots[slot]) != noted[slot] and self.error is None:
+                self.failed, self.error, self.lost = ("overwritten", slot), NNsightError("overwritten"), slot
 
     def protect(self, target: int, cells: tuple[int, ...]) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
         value = self.slots[target]
-        for tensor in (value,) if type(value) is torch.Tensor else tensors_in(value):
+        for tensor in tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
                 raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
         for address in storages_of(value) if self.held else ():

@@ -13,8 +13,7 @@ from .engine import Leave, Run
 from .hooks import current, install
 from .modules import ModuleIndex
 
-
-_MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Softmax, torch.nn.Tanh, torch.nn.Sigmoid))
+_MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
 
 
 def run_plan(

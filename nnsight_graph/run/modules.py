@@ -52,8 +52,8 @@ class ModuleIndex:
     def _refusal(self, path: str, module: torch.nn.Module) -> NNsightError:
         name = next((name for name, other in self.modules.items() if other is module), "") or "the model itself"
         return NNsightError(
-            f"{name} ({type(module).__name__}) was compiled by torch.compile, which ignores hooks inside it: "
-            f"{path or 'its'} input and output cannot be reached. Trace the model as it was before compiling."
+            f"{name} ({type(module).__name__}) was compiled by torch.compile, which ignores hooks, "
+            f"so {path or 'what it takes and returns'} cannot be reached. Trace the model as it was before compiling."
         )
 
     def parameter(self, path: str) -> torch.Tensor:

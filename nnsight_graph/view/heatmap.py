@@ -15,6 +15,7 @@ from .scale import BLUES, Colour, Scale, Table, is_bright, numbers, scale_of
 FONT = 12  # pixels, as every length below
 HEIGHT, WIDEST, NARROWEST, WIDTH = 28, 52, 16, 1100  # of a cell; of all cells together, roughly
 BAR, GAP, MARGIN = 14, 10, 16
+SHORTEST = 64  # colour bar
 EDGE = 'stroke="#bbbbbb" stroke-width="0.5"'
 LONGEST = 24  # columns of a label
 TILT = 0.7071  # labels that are wider than their cell lean by 45 degrees
@@ -136,7 +137,12 @@ class _Picture:
 
     @cached_property
     def height(self) -> float:
-        return self.below + (FONT + GAP if self.column_title else 0) + MARGIN
+        return max(self.below + (FONT + GAP if self.column_title else 0), self.top + self.tall) + MARGIN
+
+    @cached_property
+    def tall(self) -> float:
+        """The height of the colour bar: that of the rows, or more where three ticks or an upright title need it."""
+        return round(max(self.bottom - self.top, SHORTEST, _pixels(self.row_title), _pixels(self.value_title)))
 
     def document(self) -> str:
         head = (
@@ -148,15 +154,14 @@ class _Picture:
         return "\n".join([head, paper, *self._titles(), *self._labels(), *self._cells(), *self._bar(), "</svg>"]) + "\n"
 
     def _titles(self) -> Iterator[str]:
-        middle = (self.top + self.bottom) / 2
         if self.title:
             yield _text(MARGIN, MARGIN + FONT, self.title, f'font-size="{FONT + 3}" font-weight="600"')
         if self.row_title:
-            yield self._upright(MARGIN + FONT - 2, middle, self.row_title)
+            yield self._upright(MARGIN + FONT - 2, max((self.top + self.bottom) / 2, self.top + _pixels(self.row_title) / 2), self.row_title)
         if self.column_title:
             yield _text((self.left + self.right) / 2, self.below + GAP + FONT, self.column_title, 'text-anchor="middle" font-weight="600"')
         if self.value_title:
-            yield self._upright(self.right + GAP * 2 + BAR + 6 + _widest(self.ticks) + GAP + FONT, middle, self.value_title)
+            yield self._upright(self.right + GAP * 2 + BAR + 6 + _widest(self.ticks) + GAP + FONT, self.top + self.tall / 2, self.value_title)
 
     def _upright(self, x: float, y: float, text: str) -> str:
         return _text(x, y, text, f'text-anchor="middle" font-weight="600" transform="rotate(-90 {x:g} {y:g})"')
@@ -194,11 +199,11 @@ class _Picture:
     def _bar(self) -> Iterator[str]:
         """The colour bar: lightest below, darkest above. Its gradient is named after what it shows, as pages may hold several."""
         name = f"scale-{zlib.crc32(repr((BLUES, self.scale)).encode()):08x}"
-        x, height = self.right + GAP * 2, self.bottom - self.top
+        x, bottom = self.right + GAP * 2, self.top + self.tall
         yield f'<linearGradient id="{name}" x1="0" y1="1" x2="0" y2="0">'
         yield from (f'<stop offset="{at / (len(BLUES) - 1):g}" stop-color="{_rgb(colour)}"/>' for at, colour in enumerate(BLUES))
         yield "</linearGradient>"
-        yield f'<rect x="{x:g}" y="{self.top:g}" width="{BAR}" height="{height:g}" fill="url(#{name})" {EDGE}/>'
+        yield f'<rect x="{x:g}" y="{self.top:g}" width="{BAR}" height="{self.tall:g}" fill="url(#{name})" {EDGE}/>'
         for value, shown in zip(self._tick_values(), self.ticks, strict=True):
-            y = self.bottom - 4 - self.scale.fraction(value) * (height - 8)
+            y = bottom - 4 - self.scale.fraction(value) * (self.tall - 8)
             yield _text(x + BAR + 6, y + 4, shown, 'class="tick"')

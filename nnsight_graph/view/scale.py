@@ -48,7 +48,7 @@ class Scale:
             return "–"
         if largest and not 1e-4 <= largest < 1e6:
             return f"{value:.1e}"
-        shown = f"{value:.{max(0, 2 - math.floor(math.log10(largest or 1)))}f}"
+        shown = f"{value:.{max(0, 2 - math.floor(math.log10(largest * 1.005 or 1)))}f}"
         return shown if shown.strip("-0.") else shown.lstrip("-")
 
 

@@ -13,7 +13,7 @@ from .labels import shortened, visible
 from .scale import Colour, Scale, Table, is_bright, numbers, scale_of
 
 SHADES = " ░▒▓█"
-NIGHT = (235, 17, 18, 19, 25, 32, 39, 45, 87, 123, 195)  # of the 256 colours, from dark grey over blue to white: brighter at every step
+NIGHT = (233, 17, 18, 19, 25, 32, 39, 45, 87, 123, 195)  # of the 256 colours, from nearly black over blue to white: brighter at every step
 GREY = 245
 BLACK, WHITE = 16, 231
 
@@ -64,7 +64,8 @@ def heatmap_text(
         shades: 0.00 ░▒▓█ 1.00
     """
     table = numbers(values, rows, columns)
-    chart = _Chart(table, scale_of(table, limits), [visible(r) for r in rows], [visible(c) for c in columns], visible(row_title), width, colour)
+    left, above = ([visible(label) for label in labels] for labels in (rows, columns))
+    chart = _Chart(table, scale_of(table, limits), left, above, visible(row_title), width, colour)
     return "\n".join([*chart.lines(), "", chart.legend()])
 
 
