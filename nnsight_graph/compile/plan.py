@@ -91,8 +91,8 @@ class Plan:
     """
 
     __slots__ = (
-        "blanks", "edited", "fixed", "guards", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses", "visits",
-        "waits",
+        "blanks", "edited", "fixed", "guards", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses",
+        "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from ..errors import RecordError
 from ..graph import Site
 from ..record import Proxy, recording_here
+from ..record.settled import plain
 from ..run import ModuleIndex
 
 
@@ -110,7 +111,7 @@ class Envoy:
         """Call the module: on traced values as part of the trace (its own sites are not visited), else directly."""
         trace = recording_here()
         if trace is None or not any(isinstance(value, Proxy) for value in (*args, *kwargs.values())):
-            return self._module(*args, **kwargs)
+            return self._module(*plain(args), **plain(kwargs))
         return trace.call_module(self._sites["call"], self._tree, args, kwargs)
 
     # ------------------------------------------------------------------ the tree

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import RecordError, RemoteError
+from ..record.settled import plain
 from .envoy import Envoy
 from .tracer import Tracer
 
@@ -51,7 +52,7 @@ class NNsight(Envoy):
         """
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
-        args, kwargs = self._prepared(args, kwargs)
+        args, kwargs = self._prepared(plain(args), plain(kwargs))
         if not trace:
             return self._callable()(*args, **kwargs)
         return Tracer(self, self._callable, args, kwargs)

@@ -14,7 +14,7 @@ from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.torch_calls import RECORDING
-from ..run import Run, run_plan
+from ..run import Run, execute, prepare
 from ..run.failures import explain, missed
 from ..source_location import traceback_at
 from .handle import GraphHandle
@@ -110,8 +110,14 @@ class Tracer:
             node = getattr(refused, "node", None)
             return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
         modules = self._envoy._tree.index
-        run = run_plan(plan, recording.constants, modules, function, args, kwargs)
-        _settle(run, saved)
+        run = prepare(plan, recording.constants, modules)
+        try:
+            execute(run, modules, function, args, kwargs)
+        except BaseException as raised:
+            self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
+            raise
+        finally:
+            _settle(run, saved)
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
         run.slots.clear()
         return problem

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ..source_location import is_users, known_users, user_place
-from .recorder import Recorder
+from .recorder import Recorder, _autocast, autocast_refused
 from .settled import operate
 
 
@@ -50,6 +50,8 @@ def _written(trace: Recorder, entry: tuple[Any, ...]) -> Any:
     frame = sys._getframe(3)
     code = frame.f_code
     trace.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
+    if _autocast() is not trace.autocast:
+        raise autocast_refused()
     entries = trace.entries
     made = trace.make(trace, len(entries))
     entries.append(entry)

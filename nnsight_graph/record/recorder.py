@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 import types
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,14 @@ recording_here = _open.get
 _EVERYTHING = ("slice", "None", "None", "None")
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
 _PLAIN = frozenset((int, float, str, complex, bytes))
+
+
+_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
+
+
+def autocast_refused() -> RecordError:
+    """The error of a line that stands in an autocast block of its own."""
+    return RecordError("autocast inside a trace is not recorded: put it around the whole trace, or convert values with .to(dtype)")
 
 
 class Name(str):
@@ -75,6 +84,7 @@ class Recorder:
 
     Attributes:
         open: Whether the block is still being written.
+        autocast: Whether autocast was on when the trace was opened.
         owner: What may be read in it: the model.
         repeats: Whether a constant is used more than once.
         saved: Proxies to be given their value, by node.
@@ -87,7 +97,7 @@ class Recorder:
     make: type[Proxy]
 
     __slots__ = (
-        "_lifted", "_token", "constants", "edits_constants", "entries", "failure", "indices", "open", "owner", "places", "reads", "repeats",
+        "_lifted", "_token", "autocast", "constants", "edits_constants", "entries", "failure", "indices", "open", "owner", "places", "reads", "repeats",
         "saved", "saved_indices",
     )  # fmt: skip
 
@@ -102,6 +112,7 @@ class Recorder:
         self.saved_indices: frozenset[int] = frozenset()
         self.failure = ""
         self.open = False
+        self.autocast = _autocast()
         self.repeats = False
         self.edits_constants = False
         self._lifted: dict[int, int] = {}
@@ -120,7 +131,7 @@ class Recorder:
         _open.reset(self._token)
         recording = Recording(self)
         self.saved_indices = frozenset(self.saved)
-        self.entries, self.constants, self.indices, self.reads, self._lifted = [], [], [], {}, {}
+        self.entries, self.constants, self.indices, self.reads, self.saved, self._lifted, self.owner = [], [], [], {}, {}, {}, None
         return recording
 
     # ------------------------------------------------------------------ entries
@@ -144,6 +155,8 @@ class Recorder:
         """Write an entry that stands at ``frame``; its number."""
         code = frame.f_code
         self.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
+        if _autocast() is not self.autocast:
+            raise autocast_refused()
         entries = self.entries
         entries.append(entry)
         return len(entries) - 1

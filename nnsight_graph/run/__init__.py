@@ -8,7 +8,7 @@ called it is its own, by a context variable - so two threads may run one model a
 """
 
 from .engine import Leave, Run
-from .local import run_plan
+from .local import execute, prepare
 from .modules import ModuleIndex
 
-__all__ = ["Leave", "ModuleIndex", "Run", "run_plan"]
+__all__ = ["Leave", "ModuleIndex", "Run", "execute", "prepare"]

@@ -67,6 +67,7 @@ class Run:
                 self._note(group)
         except Exception as error:
             self.error = error
+            self.busy = True  # a model that goes on all the same is no longer listened to
             raise Leave from None
         if visit.clears:
             slots[visit.slot] = None

@@ -16,23 +16,27 @@ from .modules import ModuleIndex
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
 
 
-def run_plan(
-    plan: Plan, constants: Sequence[Any], modules: ModuleIndex, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Run:
-    """Run ``function(*args, **kwargs)`` with the interventions of ``plan``.
-
-    Returns:
-        The finished run: its error if a line of the trace failed, its slots with what was saved.
+def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex) -> Run:
+    """A run of ``plan`` that has not begun.
 
     Raises:
-        Exception: what the model itself raised.
+        NNsightError: a module of the plan was compiled.
     """
     for path in plan.hooks:
         modules.refuse_compiled(path)
     slots = [*plan.fixed, *constants]
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
     slots += [None] * plan.blanks
-    run = Run(plan, slots)
+    return Run(plan, slots)
+
+
+def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run ``function(*args, **kwargs)`` with the interventions of a plan; afterwards the run has values, or an error.
+
+    Raises:
+        Exception: what the model itself raised.
+    """
+    plan = run.plan
     if not all(_is_fresh(plan.visits[index].path, plan.visits[index].direction, modules) for index in plan.edited):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
@@ -51,7 +55,6 @@ def run_plan(
         for remove in undo:
             remove()
         current.reset(token)
-    return run
 
 
 def _is_fresh(path: str, direction: str, modules: ModuleIndex) -> bool:

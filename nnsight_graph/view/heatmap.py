@@ -157,11 +157,13 @@ class _Picture:
         if self.title:
             yield _text(MARGIN, MARGIN + FONT, self.title, f'font-size="{FONT + 3}" font-weight="600"')
         if self.row_title:
-            yield self._upright(MARGIN + FONT - 2, max((self.top + self.bottom) / 2, self.top + _pixels(self.row_title) / 2), self.row_title)
+            middle = self.top + max(self.bottom - self.top, _pixels(self.row_title)) / 2
+            yield self._upright(MARGIN + FONT - 2, middle, self.row_title)
         if self.column_title:
             yield _text((self.left + self.right) / 2, self.below + GAP + FONT, self.column_title, 'text-anchor="middle" font-weight="600"')
         if self.value_title:
-            yield self._upright(self.right + GAP * 2 + BAR + 6 + _widest(self.ticks) + GAP + FONT, self.top + self.tall / 2, self.value_title)
+            x = self.right + GAP * 2 + BAR + 6 + _widest(self.ticks) + GAP + FONT
+            yield self._upright(x, self.top + self.tall / 2, self.value_title)
 
     def _upright(self, x: float, y: float, text: str) -> str:
         return _text(x, y, text, f'text-anchor="middle" font-weight="600" transform="rotate(-90 {x:g} {y:g})"')
