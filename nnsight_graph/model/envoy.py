@@ -166,7 +166,11 @@ class Envoy:
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, str):
             return self.get(index)
-        return self._children()[index]
+        children = self._children()
+        try:
+            return children[index]
+        except IndexError:
+            raise IndexError(f"{self.path} has {len(children)} submodules: there is no {self.path}[{index}]") from None
 
     def __len__(self) -> int:
         return len(self._module._modules)

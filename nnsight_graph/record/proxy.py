@@ -10,6 +10,7 @@ import torch
 
 from ..errors import RecordError
 from ..source_location import Place
+from .class_claim import asks_for_class
 from .operators import Operators
 from .recorder import Name, Recorder, recording_here
 from .settled import UNSET, as_array, call_ufunc, duplicate, iterate, plain, settled, value_of
@@ -65,8 +66,8 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """The class of the value, once there is one: so ``isinstance(x, torch.Tensor)`` holds after the trace."""
-        return Proxy if self._value is UNSET else type(self._value)
+        """The class of the value, once there is one, for Python code that asks: ``isinstance(x, torch.Tensor)`` holds after the trace."""
+        return type(self._value) if self._value is not UNSET and asks_for_class(sys._getframe(1)) else Proxy
 
     def __repr__(self) -> str:
         if self._trace.open:

@@ -97,8 +97,8 @@ class Recorder:
     make: type[Proxy]
 
     __slots__ = (
-        "_lifted", "_token", "autocast", "constants", "edits_constants", "entries", "failure", "indices", "open", "owner", "places", "reads",
-        "repeats", "saved", "saved_indices",
+        "_lifted", "_token", "autocast", "constants", "edits_constants", "entries", "failure", "indices", "open", "owner", "places",
+        "reads", "repeats", "saved", "saved_indices",
     )  # fmt: skip
 
     def __init__(self, owner: Any) -> None:

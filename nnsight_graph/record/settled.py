@@ -65,7 +65,7 @@ def operate(name: str, *operands: Any) -> Any:
 _ADVICE = {
     "bool": "whether a traced value is true is known only while the model runs. Use torch.where, or decide on a saved value after it",
     "len": "the length of a traced value is known only while the model runs. Use .shape[0] as a value",
-    "iter": "how many items a traced value has is unknown before the model runs. Index it, or write a, b = value",
+    "iter": "how many items a traced value has is unknown before the model runs. Index it, write a, b = value, or use apply",
     "int": "a traced value becomes a number only while the model runs. Go on with the value itself, or save it and convert it afterwards",
     "contains": "membership in a traced value is known only while the model runs. Use (value == item).any()",
     "array": "a traced value becomes an array only while the model runs. Save it and convert it afterwards, or use nnsight_graph.apply",
