@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, unused_methods
+from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
 from ..ops.table import effect_of, function_of
 from .edits import prepare_edit
 from .plan import Slot, Step
-from .sites import SiteWriter, written_cells
-from .storage import Cell, Root, Value
+from .sites import SiteWriter, rows_key, rows_touched, written_cells
+from .storage import Cell, Root, RowsKey, Value
 
 VIEW = parse("view:0")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
@@ -37,22 +37,34 @@ class Analysis(SiteWriter):
         self.by_step: dict[int, Value] = {}
         self.cells: dict[tuple[str, str], Cell] = {}
         self.saved: list[tuple[int, Slot]] = []
+        self.any_kept = False
         self.edited: dict[int, None] = {}
         self.fixed: list[Any] = []
         self.modules: dict[tuple[str, bool], Slot] = {}
         self._fixed_slots: dict[str, Slot] = {}
         self._constants: dict[int, Value] = {}
         self._written = written_cells(graph)
+        self._whose = rows_touched(graph)
+        self.rows: RowsKey = None
+        self.layouts: dict[tuple[str, int], Slot] = {}
         self._shared = {index: group[0] for group in graph.shared for index in group}
-        saves = []
-        dropped = unused_methods(graph.body)
-        for node in graph.body.nodes:
-            if node.target == "save":
-                saves.append(node)
-            elif node.number not in dropped:
-                self._node(node)
-        for node in saves:
+        self._dropped = unused_methods(graph.body)
+        self._saves: list[Node] = []
+        self._region(graph.body)
+        self.join_all()
+        for node in self._saves:
             self._save(node)
+
+    def _region(self, region: Region) -> None:
+        for node in region.nodes:
+            if node.target == "invoke":
+                self.rows = rows_key(node)
+                self._region(node.regions[0])
+                self.rows = None
+            elif node.target == "save":
+                self._saves.append(node)
+            elif node.number not in self._dropped:
+                self._node(node)
 
     def _save(self, node: Node) -> None:
         operand = node.operands[0]
@@ -272,7 +284,7 @@ class Analysis(SiteWriter):
     def current(self, value: Value, number: int) -> Value:
         """``value`` as a line at ``number`` sees it: a view that is known later than an edit above is applied again."""
         base = value.base
-        if base is None or value.step is None:
+        if not self.any_kept or base is None or value.step is None:
             return value
         now = self.current(base, number)
         kept = value.kept if now is base else {**now.kept, **value.kept}

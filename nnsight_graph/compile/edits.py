@@ -55,6 +55,7 @@ def _keep_old(analysis: Analysis, edit: Step, root: Root, reader: Step, leaf: in
     late = analysis.by_step.get(id(reader))
     if late is not None and late.base is not None:
         late.kept[kept] = old
+        analysis.any_kept = True
     return kept
 
 

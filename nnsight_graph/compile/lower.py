@@ -38,7 +38,7 @@ def lower(graph: Graph) -> Plan:
     plan.guards = _meets_others(plan, analysis, segments)
     for segment, steps in zip(segments, members, strict=True):
         _Emitter(segment, steps, numbering).emit()
-    plan.blanks = numbering.next - len(analysis.fixed) - len(graph.constants) - len(analysis.modules)
+    plan.blanks = numbering.next - len(analysis.fixed) - len(graph.constants) - len(analysis.modules) - len(analysis.layouts)
     plan.segments, plan.waits = segments, [segment.waits for segment in segments]
     plan.unchecked = frozenset(numbering.unchecked)
     plan.uses = tuple(numbering.uses)
@@ -82,12 +82,16 @@ class _Numbering:
         self.plan = plan
         self.plan.fixed = tuple(analysis.fixed)
         self.plan.modules = tuple(analysis.modules)
+        self.plan.layouts = tuple(analysis.layouts)
         start = len(analysis.fixed)
         for index, slot in analysis.constants():
             slot.index = start + index
         for offset, slot in enumerate(analysis.modules.values()):
             slot.index = start + constants + offset
         self.next = start + constants + len(analysis.modules)
+        for slot in analysis.layouts.values():
+            slot.index = self.next
+            self.next += 1
         self.cells: dict[Slot, Cell] = {cell.slot: cell for cell in analysis.cells.values()}
         self.uses: list[tuple[int, int]] = []
         self.unchecked: set[int] = set()

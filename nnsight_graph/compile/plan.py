@@ -78,6 +78,7 @@ class Plan:
     Attributes:
         fixed: Values of the first slots, the same in every run; the run's constants follow them.
         modules: ``(path, is parameter)`` for the slots after the constants.
+        layouts: Whose rows, for the slots after those: of one invoke, or of all before one.
         blanks: How many empty slots follow.
         segments: In the order of their first line; the ones that wait for nothing are :attr:`prologue`.
         visits: By number of their bit.
@@ -91,13 +92,14 @@ class Plan:
     """
 
     __slots__ = (
-        "blanks", "edited", "fixed", "guards", "hooks", "modules", "needs", "prologue", "result", "saved", "segments", "unchecked", "uses",
-        "visits", "waits",
+        "blanks", "edited", "fixed", "guards", "hooks", "layouts", "modules", "needs", "prologue", "result", "saved", "segments",
+        "unchecked", "uses", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.fixed: tuple[Any, ...] = ()
         self.modules: tuple[tuple[str, bool], ...] = ()
+        self.layouts: tuple[tuple[str, int], ...] = ()
         self.blanks = 0
         self.segments: list[Segment] = []
         self.prologue: list[int] = []

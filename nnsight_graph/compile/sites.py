@@ -1,17 +1,22 @@
-"""Reads and writes of sites: versions of what passes, by value."""
+"""Reads and writes of sites: versions of what passes, by value, whole or an invoke's rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ..graph import Graph, Node
+from ..graph import Graph, Node, walk
 from ..ops.evaluate import first_argument, put, put_first, put_inputs, same, with_first
+from ..ops.rows import join_rows, rows_of, rows_of_first
 from .plan import Slot, Step
-from .storage import Cell, Root, Value
+from .storage import Cell, Part, Root, RowsKey, Value
 
 _DIRECTIONS = {"input": "in", "inputs": "in", "output": "out", "result": "result"}
 _WRITERS = {"input": put_first, "inputs": put_inputs, "output": put}
+_READERS: dict[tuple[str, bool], Callable[..., Any]] = {
+    ("input", False): first_argument, ("inputs", False): same, ("output", False): same, ("result", False): same,
+    ("input", True): rows_of_first, ("inputs", True): rows_of, ("output", True): rows_of, ("result", True): rows_of,
+}  # fmt: skip
 
 
 def cell_key(node: Node) -> tuple[str, str]:
@@ -22,12 +27,33 @@ def cell_key(node: Node) -> tuple[str, str]:
 
 def written_cells(graph: Graph) -> set[tuple[str, str]]:
     """The visits at which something is written."""
-    return {cell_key(node) for node in graph.body.nodes if node.target == "write"}
+    return {cell_key(node) for node in walk(graph.body) if node.target == "write"}
 
 
-def read_function(point: str) -> Callable[[Any], Any]:
-    """How a read takes its value from what passes."""
-    return first_argument if point == "input" else same
+def rows_touched(graph: Graph) -> dict[tuple[str, str], set[RowsKey]]:
+    """For each visit, whose rows are read or written there."""
+    touched: dict[tuple[str, str], set[RowsKey]] = {}
+
+    def visit(nodes: tuple[Node, ...], rows: RowsKey) -> None:
+        for node in nodes:
+            if node.target in ("read", "write"):
+                touched.setdefault(cell_key(node), set()).add(rows)
+            for region in node.regions:
+                visit(region.nodes, rows_key(node) if node.target == "invoke" else rows)
+
+    visit(graph.body.nodes, None)
+    return touched
+
+
+def rows_key(node: Node) -> RowsKey:
+    """Whose rows an invoke sees: its own, or all those before it."""
+    kind, _, number = node.operands[0].name.partition(":")  # type: ignore[union-attr]
+    return kind, int(number)
+
+
+def overlap(one: RowsKey, other: RowsKey) -> bool:
+    """Whether two invokes may see the same rows."""
+    return one is None or other is None or one == other or "before" in (one[0], other[0])
 
 
 class SiteWriter:
@@ -36,64 +62,157 @@ class SiteWriter:
     steps: list[Step]
     cells: dict[tuple[str, str], Cell]
     values: dict[int, Value]
+    rows: RowsKey
+    layouts: dict[tuple[str, int], Slot]
     _written: set[tuple[str, str]]
+    _whose: dict[tuple[str, str], set[RowsKey]]
 
     def cell(self, node: Node) -> Cell:
         """The cell of a read or a write."""
         key = cell_key(node)
         cell = self.cells.get(key)
         if cell is None:
-            cell = self.cells[key] = Cell(*key, len(self.cells), key in self._written)
+            cell = self.cells[key] = Cell(*key, len(self.cells), key in self._written, tuple(self._whose[key]))
         cell.nodes.append(node.number)
         return cell
+
+    def layout(self, rows: tuple[str, int]) -> Slot:
+        """The slot in which a run puts which rows an invoke sees."""
+        return self.layouts.setdefault(rows, Slot())
 
     def read(self, node: Node) -> Value:
         """A value as it passes: the version that stands at this line."""
         assert node.site is not None
-        cell = self.cell(node)
-        point = node.site.point
-        if point != "input" and not cell.written:
-            value = Value(node.number, cell.slot, cell.bit, (cell.root,))
+        cell, point = self.cell(node), node.site.point
+        part = self._part(cell, node.number)
+        roots = self._roots(cell, part)
+        if self.rows is None and point != "input" and not cell.written:
+            value = Value(node.number, cell.slot, cell.bit, roots)
         else:
-            step = Step(node.number, read_function(point), [cell.slot], cell.bit | cell.write_needs)
-            if cell.write is not None:
-                step.after.append(cell.write)
-            step.output = Slot(step)
-            step.output.cells = (cell.index,)
-            self.steps.append(step)
-            value = Value(node.number, step.output, step.needs, (cell.root,), step)
-        value.read = (cell, point, cell.root)
-        cell.root.aliases.append(value)
+            step = self._take(node, cell, part, point)
+            value = Value(node.number, step.output or cell.slot, step.needs, roots, step)
+        value.read = (cell, point, part, part.root)
+        for root in roots:
+            root.aliases.append(value)
         return value
+
+    def _part(self, cell: Cell, number: int) -> Part:
+        """What is known of the rows that this line sees; written rows of others are joined first if they overlap."""
+        if any(part.written is not None and key != self.rows and overlap(key, self.rows) for key, part in cell.parts.items()):
+            self._join(cell, number)
+        return cell.part(self.rows)
+
+    def _roots(self, cell: Cell, part: Part) -> tuple[Root, ...]:
+        others = (cell.part(key).root for key in cell.keys if key != self.rows and overlap(key, self.rows))
+        return (part.root, *others)
+
+    def _take(self, node: Node, cell: Cell, part: Part, point: str) -> Step:
+        """The step that takes a read's value from what passes."""
+        fresh = part.written is None
+        leaves = [cell.slot if part.written is None else part.written]
+        sliced = self.rows is not None and fresh
+        if sliced and self.rows is not None:
+            leaves.append(self.layout(self.rows))
+        step = Step(node.number, _READERS[point, sliced], leaves, cell.bit | cell.write_needs | part.write_needs)
+        step.after += [write for write in (cell.write, part.write) if write is not None]
+        step.output = Slot(step)
+        step.output.cells = (cell.index,)
+        self.steps.append(step)
+        return step
 
     def write(self, node: Node) -> None:
         """Put a value where another passed; names read above keep the old one."""
         assert node.site is not None
-        cell = self.cell(node)
-        step = Step(node.number, _WRITERS[node.site.point], [cell.slot], cell.bit | cell.write_needs | cell.root.edit_needs)
-        operand = node.operands[0]
-        values = list(self._inside(operand, node.number))  # type: ignore[attr-defined]
-        for value in values:
+        cell, point = self.cell(node), node.site.point
+        part = self._part(cell, node.number)
+        step = Step(node.number, _WRITERS[point], [self._passing(node, cell, part, point)], cell.bit | cell.write_needs | part.write_needs)
+        roots = self._roots(cell, part)
+        for value in self._inside(node.operands[0], node.number):  # type: ignore[attr-defined]
             step.needs |= value.needs | value.edit_needs
-        step.leaves.append(self._leaf(operand, step, True, 1))  # type: ignore[attr-defined]
-        step.after += [*cell.root.edits, *([cell.write] if cell.write else [])]
+        for root in roots:
+            step.needs |= root.edit_needs
+        step.leaves.append(self._leaf(node.operands[0], step, True, 1))  # type: ignore[attr-defined]
+        step.after += [edit for root in roots for edit in root.edits] + [write for write in (cell.write, part.write) if write is not None]
         step.after = [other for other in step.after if other is not step]
-        step.output = cell.slot
         cell.musts.append((step, None))
-        retired = Step(node.number, None, [], cell.bit | cell.root.edit_needs)
-        cell.root.retired = retired
-        self.steps += [retired, step]
-        cell.root, cell.write, cell.write_needs = Root(cell), step, step.needs
+        self._retire(roots, step)
+        self.steps.append(step)
+        self._put(cell, part, step)
+
+    def _passing(self, node: Node, cell: Cell, part: Part, point: str) -> Slot:
+        """What a write replaces, in whole or in part: the call of a module keeps its other arguments."""
+        if self.rows is None or point == "output":
+            return cell.slot if part.written is None else part.written
+        return self._take(node, cell, part, "inputs").output or cell.slot
+
+    def _put(self, cell: Cell, part: Part, step: Step) -> None:
+        """A written value becomes the version that stands."""
+        if self.rows is None:
+            step.output = cell.slot
+            cell.write, cell.write_needs = step, step.needs
+            cell.renew()
+        else:
+            step.output = part.written = Slot(step)
+            part.write, part.write_needs, part.root = step, step.needs, Root(cell)
+
+    def _retire(self, roots: tuple[Root, ...], step: Step) -> None:
+        """From this line on the names of these versions are no longer the model's."""
+        for root in roots:
+            if root.cell is not None:
+                root.retired = Step(step.node, None, [], root.cell.bit | root.edit_needs)
+                self.steps.append(root.retired)
 
     def pass_on(self, read: Value, last: Step) -> None:
         """What a site delivered was replaced as a whole (a tuple with a new element): pass the new one on."""
-        cell, point, root = read.read
-        if cell.root is not root or read.slot is cell.slot:
+        cell, point, part, root = read.read
+        if cell.parts.get(part.key) is not part or part.root is not root or read.slot is cell.slot:
             return
-        step = Step(last.node, with_first if point == "input" else _second, [cell.slot, read.slot], last.needs)
+        if part.key is None:
+            step = Step(last.node, with_first if point == "input" else _second, [cell.slot, read.slot], last.needs)
+            step.output = cell.slot
+        else:
+            passing = [self._rows_again(last, cell, part)] if point == "input" else []
+            step = Step(last.node, with_first if point == "input" else same, [*passing, read.slot], last.needs)
+            step.output = part.written = Slot(step)
+            part.write, part.write_needs = step, step.needs
+            cell.musts.append((step, None))
         step.after.append(last)
-        step.output = cell.slot
         self.steps.append(step)
+
+    def _rows_again(self, last: Step, cell: Cell, part: Part) -> Slot:
+        if part.written is not None or part.key is None:
+            return part.written or cell.slot
+        step = Step(last.node, rows_of, [cell.slot, self.layout(part.key)], cell.bit | cell.write_needs)
+        step.output = Slot(step)
+        self.steps.append(step)
+        return step.output
+
+    def _join(self, cell: Cell, number: int) -> None:
+        """Put written rows back among the others: a new version of the whole."""
+        written = [part for part in cell.parts.values() if part.written is not None]
+        roots = [part.root for part in cell.parts.values()]
+        step = Step(number, join_rows, [cell.slot], cell.bit | cell.write_needs)
+        for part in written:
+            assert part.key is not None
+            assert part.written is not None
+            step.leaves += [self.layout(part.key), part.written]
+            step.needs |= part.write_needs
+        for root in roots:
+            step.needs |= root.edit_needs
+            step.after.extend(root.edits)
+        step.after += [part.write for part in written if part.write] + ([cell.write] if cell.write else [])
+        step.output = cell.slot
+        cell.musts.append((step, None))
+        self._retire(tuple(roots), step)
+        self.steps.append(step)
+        cell.write, cell.write_needs = step, step.needs
+        cell.renew()
+
+    def join_all(self) -> None:
+        """After the last line: what the model goes on with."""
+        for cell in self.cells.values():
+            if any(part.written is not None for part in cell.parts.values()):
+                self._join(cell, max((part.write.node for part in cell.parts.values() if part.write), default=cell.nodes[-1]))
 
 
 def _second(_passing: Any, value: Any) -> Any:

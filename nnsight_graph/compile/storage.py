@@ -34,23 +34,51 @@ class Root:
         self.retired: Step | None = None
 
 
+RowsKey = tuple[str, int] | None
+"""Whose rows: ``("rows", k)`` of invoke k, ``("before", n)`` of the first n, ``None`` for the whole batch."""
+
+
+class Part:
+    """The rows of an invoke in what passes at a visit: views of the whole until something is written there."""
+
+    __slots__ = ("key", "root", "write", "write_needs", "written")
+
+    def __init__(self, key: RowsKey, root: Root) -> None:
+        self.key = key
+        self.root = root
+        self.written: Slot | None = None
+        self.write: Step | None = None
+        self.write_needs = 0
+
+
 class Cell:
-    """The value that passes at one visit, in versions: each write starts a new one."""
+    """The value that passes at one visit, in versions: each write of the whole starts a new one."""
 
-    __slots__ = ("direction", "index", "musts", "nodes", "path", "root", "slot", "write", "write_needs", "written")
+    __slots__ = ("direction", "index", "keys", "musts", "nodes", "parts", "path", "slot", "write", "write_needs", "written")
 
-    def __init__(self, path: str, direction: str, index: int, written: bool) -> None:
+    def __init__(self, path: str, direction: str, index: int, written: bool, keys: tuple[RowsKey, ...]) -> None:
+        self.keys = keys
+        self.parts: dict[RowsKey, Part] = {}
         self.path = path
         self.direction = direction
         self.index = index
         self.written = written
         self.slot = Slot()
         self.slot.cells = (index,)
-        self.root = Root(self)
         self.write: Step | None = None
         self.write_needs = 0
         self.musts: list[tuple[Step, Slot | None]] = []
         self.nodes: list[int] = []
+
+    def part(self, key: RowsKey) -> Part:
+        """The rows of ``key`` in the present version."""
+        if key not in self.parts:
+            self.parts[key] = Part(key, Root(self))
+        return self.parts[key]
+
+    def renew(self) -> None:
+        """Start a new version of the whole."""
+        self.parts = {}
 
     @property
     def bit(self) -> int:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
+from .laws import law_of
 from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site
 
 
@@ -31,9 +34,25 @@ class _Constants:
 
 
 def build_nodes(entries: Iterable[tuple[Any, ...]], indices: Iterable[int]) -> tuple[Node, ...]:
-    """Frozen nodes of ``entries``; ``indices`` are the constants' positions in order of use."""
+    """Frozen nodes of ``entries``; ``indices`` are the constants' positions in order of use.
+
+    An entry of a kind that holds regions opens one; everything up to the matching ``("end",)`` stands in it.
+    """
     constants = _Constants(indices)
-    return tuple(_node(number, entry, constants) for number, entry in enumerate(entries))
+    open_nodes: list[Node] = []
+    levels: list[list[Node]] = [[]]
+    for number, entry in enumerate(entries):
+        if entry[0] == "end":
+            node, inner = open_nodes.pop(), levels.pop()
+            levels[-1].append(msgspec.structs.replace(node, regions=(Region(tuple(inner)),)))
+            continue
+        node = _node(number, entry, constants)
+        if law_of(node.target).regions:
+            open_nodes.append(node)
+            levels.append([])
+        else:
+            levels[-1].append(node)
+    return tuple(levels[0])
 
 
 def _node(number: int, entry: tuple[Any, ...], constants: _Constants) -> Node:

@@ -34,6 +34,7 @@ LAWS: dict[str, Law] = {
     "setattr": Law(operands=3, value=False),
     "bound": Law(operands=2),
     "unpack": Law(operands=2),
+    "invoke": Law(operands=1, regions=1, value=False),
 }
 """The structural kinds. Every other target is an operation of the op table and follows :data:`OPERATION`."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
-from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref
-from .walk import unused_methods, walk
+from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref, Region
+from .walk import unused_methods
 
 _INFIX = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@", "and_": "&", "or_": "|",
@@ -59,6 +60,8 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return True, str(node.site).removesuffix(".parameter")
     if target == "write":
         return False, f"{node.site} = {args[0]}"
+    if target == "invoke":
+        return False, f"invoke {args[0]}:"
     if target == "save":
         return False, f"save {args[0]}"
     if target == "getitem":
@@ -82,7 +85,8 @@ def _call_text(node: Node, args: list[str], constants: tuple[Any, ...]) -> str:
         return f"{args[0]}.{args[1]}"
     named = [f"{name}={operand_text(operand, constants)}" for name, operand in node.keywords]
     if target == "call":
-        return f"{args[0]}({', '.join(args[1:] + named)})"
+        told = [args[1].replace(":", "=")] if args[1] != "mutates:" else []
+        return f"{args[0]}({', '.join(args[2:] + named + told)})"
     if target == "module":
         return f"{node.site.path if node.site else ''}({', '.join(args + named)})"
     if target[0] == ".":
@@ -105,16 +109,21 @@ def graph_text(graph: Graph, around: int | None = None) -> str:
     %1 = %0 * 2.0
     save %1
     """
-    rows = []
     hidden = unused_methods(graph.body)
-    for node in walk(graph.body):
-        if node.number in hidden:
-            continue
-        if around is not None and abs(node.number - around) > 3:
+    rows = []
+    for node, depth in _nested(graph.body, 0):
+        if node.number in hidden or (around is not None and abs(node.number - around) > 3):
             continue
         mark = "" if around is None else ("--> " if node.number == around else "    ")
-        rows.append(_with_line(mark + node_text(node, graph.constants), graph, node.number))
+        rows.append(_with_line(mark + "    " * depth + node_text(node, graph.constants), graph, node.number))
     return "\n".join(rows)
+
+
+def _nested(region: Region, depth: int) -> Iterator[tuple[Node, int]]:
+    for node in region.nodes:
+        yield node, depth
+        for inner in node.regions:
+            yield from _nested(inner, depth + 1)
 
 
 def _with_line(text: str, graph: Graph, number: int) -> str:

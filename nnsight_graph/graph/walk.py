@@ -36,5 +36,5 @@ def references_of(node: Node) -> Iterator[int]:
 
 def unused_methods(region: Region) -> set[int]:
     """The nodes that took a method to call it: the call names the method itself, so nothing else needs them."""
-    taken = {node.number for node in region.nodes if node.target == "bound"}
+    taken = {node.number for node in walk(region) if node.target == "bound"}
     return taken - {reference for node in walk(region) for reference in references_of(node)} if taken else taken

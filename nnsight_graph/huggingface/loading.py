@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 _SHIPPED = Path(__file__).parent / "models"
 _PREFIX = "nnsight-graph/"
@@ -64,5 +67,17 @@ def load_without_weights(name: str, options: dict[str, Any]) -> torch.nn.Module:
 
 def load_with_weights(name: str, options: dict[str, Any]) -> torch.nn.Module:
     """The model itself."""
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(resolve(name), **options)
+    shown = logging.is_progress_bar_enabled() and not name.startswith(_PREFIX)  # a shipped model is there at once
+    with _progress(shown):
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(resolve(name), **options)
     return model
+
+
+@contextlib.contextmanager
+def _progress(shown: bool) -> Iterator[None]:
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()

@@ -50,6 +50,9 @@ class NNsight(Envoy):
         Raises:
             RemoteError: ``remote=True``.
         """
+        for flag in ("scan", "validate"):
+            if kwargs.pop(flag, False):
+                raise RecordError(f"{flag}=True is not part of this version: leave it out")
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
         args, kwargs = self._prepared(plain(args), plain(kwargs))

@@ -29,7 +29,7 @@ def _stands_on_question(code: CodeType, offset: int) -> bool:
     here = before.pop()
     if here.argval == "__class__":
         return here.opname.startswith("LOAD_ATTR")
-    if here.opname not in ("CALL", "CALL_FUNCTION"):
+    if here.opname not in ("CALL", "CALL_FUNCTION", "PRECALL"):  # 3.11 stays on PRECALL once the call is specialised
         return False
     return _callee(before, here.arg or 0) == "isinstance"
 

@@ -67,7 +67,7 @@ def save(value: Any) -> Any:
     """Keep a value beyond its trace: the same as ``value.save()``, for any value.
 
     Returns:
-        A saved proxy; a plain Python value inside a trace is returned as it is.
+        A saved proxy; tuples, lists and dicts with everything in them saved; a plain value as it is.
 
     Example:
         >>> import torch, nnsight_graph as nnsight
@@ -78,8 +78,10 @@ def save(value: Any) -> Any:
         tensor([0., 0.])
     """
     trace = _recorder("save")
-    if type(value) in (tuple, list) and any(isinstance(item, Proxy) for item in value):
-        return type(value)(save(item) if isinstance(item, Proxy) else item for item in value)
+    if type(value) in (tuple, list):
+        return type(value)(map(save, value))
+    if type(value) is dict:
+        return {key: save(item) for key, item in value.items()}
     if isinstance(value, Proxy) and value._trace is trace:
         return value.save()
     return value

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ..source_location import is_users, known_users, user_place
-from .recorder import Recorder, _autocast, autocast_refused
+from .recorder import Recorder, _autocast
 from .settled import operate
 
 
@@ -43,15 +43,19 @@ def in_place(target: str, left: Any, right: Any) -> Any:
         left._value = operate(target, left, right)
         return left
     trace.refuse_edit(left)
-    return _written(trace, (target, left._index, trace.encode(right)))
+    made = _written(trace, (target, left._index, trace.encode(right)))
+    if left._index in trace.saved:  # the name that was saved now names the result
+        trace.saved[made._index] = made
+        trace.put(("save", made._index), sys._getframe(2))
+    return made
 
 
 def _written(trace: Recorder, entry: tuple[Any, ...]) -> Any:
     frame = sys._getframe(3)
     code = frame.f_code
     trace.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
-    if _autocast() is not trace.autocast:
-        raise autocast_refused()
+    if trace.grad_changed or _autocast() is not trace.autocast:
+        raise trace.mode_refused()
     entries = trace.entries
     made = trace.make(trace, len(entries))
     entries.append(entry)

@@ -88,6 +88,8 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
             return getattr(value_of(self), name)
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "grad":
+            raise RecordError("a traced value's .grad is not part of this version; after x.retain_grad(), a saved x has .grad after the trace")
         operand = self._index if type(self) is Proxy else self._record_as_operand(trace)
         return Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), UNSET, self, name)
 

@@ -33,11 +33,6 @@ _PLAIN = frozenset((int, float, str, complex, bytes))
 _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
 
 
-def autocast_refused() -> RecordError:
-    """The error of a line that stands in an autocast block of its own."""
-    return RecordError("autocast inside a trace is not recorded: put it around the whole trace, or convert values with .to(dtype)")
-
-
 class Name(str):
     """A string that belongs to the structure of a graph: it is recorded as a literal, not lifted."""
 
@@ -85,6 +80,8 @@ class Recorder:
     Attributes:
         open: Whether the block is still being written.
         autocast: Whether autocast was on when the trace was opened.
+        grad: Whether gradients were on when the trace was opened.
+        grad_changed: Whether the block has switched gradients on or off since.
         owner: What may be read in it: the model.
         repeats: Whether a constant is used more than once.
         saved: Proxies to be given their value, by node.
@@ -97,8 +94,8 @@ class Recorder:
     make: type[Proxy]
 
     __slots__ = (
-        "_lifted", "_token", "autocast", "constants", "edits_constants", "entries", "failure", "indices", "open", "owner", "places",
-        "reads", "repeats", "saved", "saved_indices",
+        "_edited", "_lifted", "_token", "autocast", "constants", "edits_constants", "entries", "failure", "grad", "grad_changed", "indices",
+        "open", "owner", "places", "reads", "repeats", "saved", "saved_indices",
     )  # fmt: skip
 
     def __init__(self, owner: Any) -> None:
@@ -113,9 +110,12 @@ class Recorder:
         self.failure = ""
         self.open = False
         self.autocast = _autocast()
+        self.grad = torch.is_grad_enabled()
+        self.grad_changed = False
         self.repeats = False
         self.edits_constants = False
         self._lifted: dict[int, int] = {}
+        self._edited: set[int] = set()
         self._token: Any = None
 
     def start(self) -> None:
@@ -147,7 +147,7 @@ class Recorder:
         entry: tuple[Any, ...] = (target, *encoded) if site is None else (target, site, *encoded)
         if keywords:
             entry += (("**", *[part for name, value in keywords.items() for part in (name, encode(value))]),)
-        if self._lifted and not self.edits_constants:
+        if self._lifted:
             self._note_edit(target, operands, keywords or {})
         return self.put(entry, sys._getframe(depth))
 
@@ -155,15 +155,23 @@ class Recorder:
         """Write an entry that stands at ``frame``; its number."""
         code = frame.f_code
         self.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
-        if _autocast() is not self.autocast:
-            raise autocast_refused()
+        if self.grad_changed or _autocast() is not self.autocast:
+            raise self.mode_refused()
         entries = self.entries
         entries.append(entry)
         return len(entries) - 1
 
+    def mode_refused(self) -> RecordError:
+        """The error of a line in an autocast, no_grad or enable_grad block of its own."""
+        if self.grad_changed:
+            return RecordError("no_grad and enable_grad inside a trace are not recorded: put them around the whole trace, or use .detach()")
+        return RecordError("autocast inside a trace is not recorded: put it around the whole trace, or convert values with .to(dtype)")
+
     def _note_edit(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if any(type(value) is torch.Tensor for value in written(effect_of(target), operands, keywords)):
-            self.edits_constants = True
+        for value in written(effect_of(target), operands, keywords):
+            if isinstance(value, torch.Tensor) and id(value) in self._lifted:
+                self.edits_constants = True
+                self._edited.add(self._lifted[id(value)])
 
     def lift(self, value: Any) -> Any:
         """Put a constant aside; what describes it in an entry."""
@@ -289,6 +297,13 @@ class Recorder:
                     if isinstance(constant, torch.Tensor) and storage_of(constant) == address:
                         self._lifted.pop(id(constant), None)
                         self.constants[index] = constant.detach().clone() if not constant.requires_grad else constant.clone()
+
+    def is_edited(self, values: tuple[Any, ...]) -> bool:
+        """Whether a captured tensor among ``values`` has a traced edit, so that only the run knows what is in it."""
+        if not self.edits_constants:
+            return False
+        edited = {storage_of(self.constants[index]) for index in self._edited}
+        return any(isinstance(value, torch.Tensor) and storage_of(value) in edited for value in values)
 
     def shared_constants(self) -> tuple[tuple[int, ...], ...]:
         """Groups of tensor constants that lie on one storage."""

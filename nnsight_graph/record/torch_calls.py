@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
-from ..ops.table import is_random, name_of
+from ..ops.table import effect_of, is_random, name_of
 from .recorder import Name, caller_is_users, recording_here
 from .settled import plain
 
@@ -24,7 +25,10 @@ def record_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if name in _REFLECTED:
         return trace.proxy(_REFLECTED[name], (args[1], args[0]), depth=3)
     made = trace.proxy(name, args, kwargs, depth=3)
-    return None if name in ("setitem", "delitem") else made
+    if name in ("setitem", "delitem"):
+        return None
+    own = effect_of(name).mutates and args and not isinstance(args[0], trace.make)
+    return made.save() if own else made  # an edit of the user's own tensor returns that tensor, which stays
 
 
 def _has_proxy(values: Any, make: type) -> bool:
@@ -54,7 +58,11 @@ class RecordingMode(TorchFunctionMode):
             return record_call(function, args, kwargs)
         if is_random(function) and caller_is_users(1):
             return record_call(function, args, kwargs)
+        if function is torch._C._set_grad_enabled:
+            trace.grad_changed = args[0] is not trace.grad
         name = name_of(function)
+        if trace.is_edited(args):
+            return record_call(function, args, kwargs)
         if name is not None:
             trace.protect_constants(name, args, kwargs)
         return function(*args, **kwargs)

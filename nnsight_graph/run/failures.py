@@ -53,7 +53,8 @@ def _raised(original: BaseException, failed: Any) -> BaseException:
 def _operands(run: Run, failed: Any) -> str:
     kind, _, _, a, b, rest, _ = failed
     slots = [a, b, rest][:kind] if 1 <= kind <= 3 else ([*rest[0], *(slot for _, slot in rest[1])] if kind == 0 else [])
-    shown = [description(run.slots[slot]) for slot in slots if type(slot) is int and slot < len(run.slots)]
+    values = [run.slots[slot] for slot in slots if type(slot) is int and slot < len(run.slots)]
+    shown = [description(value) for value in values if not (isinstance(value, str) and value.startswith("mutates:"))]
     return "operands: " + ", ".join(shown) if shown else "operands: none"
 
 
@@ -101,7 +102,7 @@ def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int
     who = f"by {' or '.join(suspects[:4])} (inplace=True)" if suspects else "by a later module"
     at = _at(recording, node)
     text = f"{site}, read at {at.file}:{at.line}, was overwritten in place by the model after it was read, {who}."
-    return NNsightError(f"{text} Read a copy: {site.split('.')[-1]}.clone()."), node
+    return NNsightError(f"{text} Read a copy: {site}.clone()."), node
 
 
 def _held(run: Run) -> Any:

@@ -9,6 +9,7 @@ import torch
 
 from ..compile import Plan
 from ..ops.nested import map_tensors
+from ..ops.rows import Rows
 from .engine import Leave, Run
 from .hooks import current, install
 from .modules import ModuleIndex
@@ -16,7 +17,7 @@ from .modules import ModuleIndex
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
 
 
-def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex) -> Run:
+def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Sequence[Rows] = ()) -> Run:
     """A run of ``plan`` that has not begun.
 
     Raises:
@@ -26,6 +27,7 @@ def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex) -> Run:
         modules.refuse_compiled(path)
     slots = [*plan.fixed, *constants]
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
+    slots += [_rows(kind, number, rows) for kind, number in plan.layouts]
     slots += [None] * plan.blanks
     return Run(plan, slots)
 
@@ -55,6 +57,13 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         for remove in undo:
             remove()
         current.reset(token)
+
+
+def _rows(kind: str, number: int, rows: Sequence[Rows]) -> Rows:
+    """The rows of invoke ``number``, or of all invokes before it."""
+    if kind == "rows":
+        return rows[number]
+    return rows[number - 1]._replace(start=0)
 
 
 def _is_fresh(path: str, direction: str, modules: ModuleIndex) -> bool:

@@ -34,7 +34,9 @@ def test_the_tracers_apply_and_a_known_function():
     assert plain.value == 2
 
 
-@pytest.mark.parametrize("call", [lambda f, v: nnsight.apply(f, v, mutates=(0,)), lambda f, v: nnsight.apply(lambda n, a: f(a), 1, v, mutates=(1,))])
+@pytest.mark.parametrize(
+    "call", [lambda f, v: nnsight.apply(f, v, mutates=(0,)), lambda f, v: nnsight.apply(lambda n, a: f(a), 1, v, mutates=(1,))]
+)
 def test_a_function_that_says_what_it_writes(call):
     with model.trace(X):
         call(torch.Tensor.zero_, model[0].output)
@@ -134,7 +136,16 @@ def test_unpacking_the_wrong_number(count, match):
     assert ends_on(caught.value) == ("test_apply.py", "a, b = nnsight.apply(lambda v: (v,) * count, model[0].output)")
 
 
-STARS = ["a, *b = value", "for a in value: pass", "list(value)", "[*value]", "print(*value)", "dict(value)", "[a for a in value]", "sum(value)"]
+STARS = [
+    "a, *b = value",
+    "for a in value: pass",
+    "list(value)",
+    "[*value]",
+    "print(*value)",
+    "dict(value)",
+    "[a for a in value]",
+    "sum(value)",
+]
 
 
 @pytest.mark.parametrize("source", STARS)
@@ -147,8 +158,8 @@ def test_iterating_without_a_known_number_is_refused(source):
 def test_where_a_refusal_stands():
     with pytest.raises(nnsight.RecordError) as caught:
         with model.trace(X):
-            a, *b = model[0].output
-    assert users_line(caught.value) == ("test_apply.py", "a, *b = model[0].output")
+            _, *_ = model[0].output
+    assert users_line(caught.value) == ("test_apply.py", "_, *_ = model[0].output")
 
 
 @pytest.mark.parametrize("name", ["apply", "log", "save"])

@@ -111,7 +111,9 @@ def test_a_captured_tensor_is_used_below_a_traced_write():
     assert torch.equal(got.value[:, 0], X[:, 0] * 2)
 
 
-@pytest.mark.parametrize("write", [lambda new, v: new.__setitem__(..., v), lambda new, v: new.copy_(v), lambda new, v: torch.add(v, 0, out=new)])
+@pytest.mark.parametrize(
+    "write", [lambda new, v: new.__setitem__(..., v), lambda new, v: new.copy_(v), lambda new, v: torch.add(v, 0, out=new)]
+)
 def test_a_tensor_made_in_the_block_is_filled(write):
     with model.trace(X):
         new = torch.zeros_like(model.output)

@@ -152,7 +152,9 @@ def test_numbers_are_drawn_while_the_model_runs():
     assert not torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.xfail(strict=True, reason="draws that need nothing of the model all come before those that do, whatever the order of their lines")
+@pytest.mark.xfail(
+    strict=True, reason="draws that need nothing of the model all come before those that do, whatever the order of their lines"
+)
 def test_draws_come_in_the_order_of_their_lines():
     torch.manual_seed(5)
     expected = torch.randn_like(X), torch.rand(3)

@@ -83,7 +83,17 @@ def test_a_wrong_index_is_the_error_that_torch_raises(index):
 
 def ways(value, n, best, mask):
     """Reads by traced integers, tensors and masks, on a matrix."""
-    return [value[n], value[:n], value[-n:, None, ...], value[torch.arange(n + 1), best], value[mask], value[n, n], value[[n, 0]], value[n - 1 : n], value[best[0] - 1]]
+    return [
+        value[n],
+        value[:n],
+        value[-n:, None, ...],
+        value[torch.arange(n + 1), best],
+        value[mask],
+        value[n, n],
+        value[[n, 0]],
+        value[n - 1 : n],
+        value[best[0] - 1],
+    ]
 
 
 MATRIX = torch.tensor([[0.0, 1, 5, 3], [4, 9, 6, 7], [8, 9, 10, 1]])

@@ -45,7 +45,10 @@ def test_a_saved_tensor(use):
     assert torch.equal(got.value, use(X * 2, X))
 
 
-@pytest.mark.parametrize("function", [operator.add, pytest.param(lambda v, n: n * v, marks=LEFT), lambda v, n: v[:, :n], lambda v, n: torch.zeros((n, 3)) + v[0, 0]])
+@pytest.mark.parametrize(
+    "function",
+    [operator.add, pytest.param(lambda v, n: n * v, marks=LEFT), lambda v, n: v[:, :n], lambda v, n: torch.zeros((n, 3)) + v[0, 0]],
+)
 def test_a_saved_number(function):
     number = earlier(lambda v: v.shape[0])
     with model.trace(X):
@@ -53,7 +56,14 @@ def test_a_saved_number(function):
     assert torch.equal(got.value, function(X, 2))
 
 
-@pytest.mark.parametrize("edit", [pytest.param(lambda old, v: old.__setitem__(0, v[1]), marks=LEFT), lambda old, v: old.copy_(v), pytest.param(lambda old, v: old.__iadd__(v), marks=LEFT)])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(lambda old, v: old.__setitem__(0, v[1]), marks=LEFT),
+        lambda old, v: old.copy_(v),
+        pytest.param(lambda old, v: old.__iadd__(v), marks=LEFT),
+    ],
+)
 def test_a_saved_tensor_is_edited_by_a_later_trace(edit):
     old, plain = earlier(), X * 2
     with model.trace(X):
@@ -80,7 +90,10 @@ def test_the_input_of_a_later_trace():
     assert torch.equal(got.value, X * 2 + 1)
 
 
-@pytest.mark.parametrize("use", [lambda old, v: v + old, lambda old, v: old + v, lambda old, v: old.sum(), lambda old, v: torch.add(v, old), lambda old, v: v[old]])
+@pytest.mark.parametrize(
+    "use",
+    [lambda old, v: v + old, lambda old, v: old + v, lambda old, v: old.sum(), lambda old, v: torch.add(v, old), lambda old, v: v[old]],
+)
 def test_an_unsaved_one_is_refused(use):
     with model.trace(X):
         old = model.output * 2

@@ -17,7 +17,12 @@ ON_INTEGERS = "and_ or_ xor lshift rshift add mod".split()
 IN_PLACE = "iadd isub imul itruediv ifloordiv imod ipow".split()
 IN_PLACE_INTEGERS = "iand ior ixor ilshift irshift".split()
 CASES = [
-    *[(name, FLOATS, other) for name in ON_FLOATS for other in (FLOATS.T.clone(), 2, 0.5, torch.tensor(3.0), np.float32(2)) if name != "matmul"],
+    *[
+        (name, FLOATS, other)
+        for name in ON_FLOATS
+        for other in (FLOATS.T.clone(), 2, 0.5, torch.tensor(3.0), np.float32(2))
+        if name != "matmul"
+    ],
     *[(name, INTEGERS, other) for name in ON_INTEGERS for other in (INTEGERS.T.clone(), 2)],
     ("matmul", FLOATS, FLOATS.T.clone()),
 ]
@@ -38,8 +43,12 @@ def test_operator(name, tensor, other):
     agree(got.value, function(tensor, other))
 
 
-NUMPY = pytest.mark.xfail(strict=True, reason="numpy takes the operator: a comparison comes out as uint8, the rest by torch's deprecated __array_wrap__")
-REFLECTED = [pytest.param(*case, marks=[NUMPY] if isinstance(case[2], np.float32) else [], id=name) for case, name in zip(CASES, IDS, strict=True)]
+NUMPY = pytest.mark.xfail(
+    strict=True, reason="numpy takes the operator: a comparison comes out as uint8, the rest by torch's deprecated __array_wrap__"
+)
+REFLECTED = [
+    pytest.param(*case, marks=[NUMPY] if isinstance(case[2], np.float32) else [], id=name) for case, name in zip(CASES, IDS, strict=True)
+]
 
 
 @pytest.mark.parametrize(("name", "tensor", "other"), REFLECTED)
@@ -89,7 +98,10 @@ def test_operators_of_one_operand(function):
     agree(got.value, function(FLOATS))
 
 
-@pytest.mark.parametrize("function", [lambda n: divmod(n, 2), lambda n: divmod(7, n), round, lambda n: round(n / 7, 2), lambda n: n // 2 << 1 | 1, lambda n: 7 - n])
+@pytest.mark.parametrize(
+    "function",
+    [lambda n: divmod(n, 2), lambda n: divmod(7, n), round, lambda n: round(n / 7, 2), lambda n: n // 2 << 1 | 1, lambda n: 7 - n],
+)
 def test_operators_on_a_traced_number(function):
     with model.trace(torch.zeros(5, 1)):
         got = function(model.output.shape[0]).save()

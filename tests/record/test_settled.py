@@ -110,8 +110,12 @@ NUMBERS = {
     "sum": lambda n: sum([n, n]),
     "sorted": lambda n: sorted([n, 1, 3]) == [1, 2, 3],
     "isinstance": lambda n: isinstance(n, int),
-    "json": pytest.param(lambda n: json.dumps([n]), marks=pytest.mark.xfail(reason="what C asks for the exact type sees a proxy", strict=True)),
-    "sizes": pytest.param(lambda n: torch.zeros(n, 3).shape, marks=pytest.mark.xfail(reason="torch takes it for the whole size", strict=True)),
+    "json": pytest.param(
+        lambda n: json.dumps([n]), marks=pytest.mark.xfail(reason="what C asks for the exact type sees a proxy", strict=True)
+    ),
+    "sizes": pytest.param(
+        lambda n: torch.zeros(n, 3).shape, marks=pytest.mark.xfail(reason="torch takes it for the whole size", strict=True)
+    ),
 }
 
 
@@ -135,7 +139,7 @@ def test_containers():
     items.append(3)
     items[0] = 7
     assert (list(mapping), mapping["a"], "a" in mapping, dict(mapping), {**mapping}) == (["a"], 1, True, {"a": 1}, {"a": 1})
-    assert ([*items], items + [4], items[-1], len(items)) == ([7, 2, 3], [7, 2, 3, 4], 3, 3)
+    assert ([*items], [*items, 4], items[-1], len(items)) == ([7, 2, 3], [7, 2, 3, 4], 3, 3)
     assert (text.upper(), text + "d", "x" + text, "b" in text) == ("ABC", "abcd", "xabc", True)
 
 
@@ -219,7 +223,9 @@ USES = {
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_what_was_not_saved_says_so(use):
     value = unsaved()
-    with pytest.raises(ValueError, match=r"Accessing value before it's been set\..*test_settled.py:\d+ `value = model.output \* 2`: it was not saved") as caught:
+    with pytest.raises(
+        ValueError, match=r"Accessing value before it's been set\..*test_settled.py:\d+ `value = model.output \* 2`: it was not saved"
+    ) as caught:
         use(value)
     assert type(caught.value) is nnsight.UnsetValueError
     assert users_line(caught.value)[0] in ("test_settled.py", "copy.py")
@@ -230,7 +236,9 @@ def test_what_was_not_reached_says_why():
         with model.trace(x()):
             value = model.output.save()
             1 / 0
-    with pytest.raises(nnsight.UnsetValueError, match=r"`value = model.output.save\(\)`: its trace was given up \(ZeroDivisionError in the block\)"):
+    with pytest.raises(
+        nnsight.UnsetValueError, match=r"`value = model.output.save\(\)`: its trace was given up \(ZeroDivisionError in the block\)"
+    ):
         value.value
 
 
@@ -262,7 +270,9 @@ def test_saving_several_at_once():
 
 
 @pytest.mark.parametrize("keep", [lambda v: nnsight.save({"a": v})["a"], lambda v: nnsight.save([[v]])[0][0]])
-@pytest.mark.xfail(strict=True, reason="save looks for proxies in tuples and lists alone, one level deep, and says nothing about the others")
+@pytest.mark.xfail(
+    strict=True, reason="save looks for proxies in tuples and lists alone, one level deep, and says nothing about the others"
+)
 def test_saving_what_holds_values_deeper(keep):
     with model.trace(x()):
         got = keep(model.output)
