@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class NNsightError(Exception):
     """The root of every error that this library raises itself.
@@ -98,6 +100,8 @@ def derived_class(kind: type[BaseException]) -> type[BaseException]:
 
 
 def _keep_message(self: BaseException, *args: object) -> None:
+    native: Any = next(base for base in type(self).__mro__[1:] if base.__module__ == "builtins")
+    native.__init__(self, *args)  # what C keeps beside the arguments, as OSError does
     self.args = args
 
 

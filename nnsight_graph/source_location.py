@@ -15,8 +15,8 @@ Place = tuple[CodeType, int]
 _PACKAGE = str(Path(__file__).resolve().parent) + "/"
 _PATHS = sysconfig.get_paths()
 _FOREIGN = (_PACKAGE, *(str(Path(_PATHS[key]).resolve()) + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")))
-known_users: dict[CodeType, bool] = {}
-"""What :func:`is_users` has found out; hot paths look here first."""
+known_users: dict[str, bool] = {}
+"""What :func:`is_users` has found out, by file; hot paths look here first."""
 
 
 
@@ -38,13 +38,13 @@ class Location(NamedTuple):
 
 def is_users(code: CodeType) -> bool:
     """Whether ``code`` is the user's own: outside the standard library, site-packages and this package."""
-    known = known_users.get(code)
+    name = code.co_filename
+    known = known_users.get(name)
     if known is None:
         if len(known_users) > 10_000:
             known_users.clear()
-        name = code.co_filename
         foreign = name.startswith("<frozen") or (name[:1] not in "<" and str(Path(name).resolve()).startswith(_FOREIGN))
-        known = known_users[code] = not foreign and "site-packages" not in name
+        known = known_users[name] = not foreign and "site-packages" not in name
     return known
 
 

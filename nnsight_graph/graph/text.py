@@ -23,7 +23,8 @@ def constant_text(value: Any) -> str:
         shape = ", ".join(map(str, value.shape))
         return f"{str(value.dtype).removeprefix('torch.')}[{shape}]"
     if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+        module = getattr(value, "__module__", None)
+        return f"{module}.{value.__qualname__}" if module else str(value.__qualname__)
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else f"<{type(value).__name__}>"
 

@@ -15,8 +15,10 @@ def verify(graph: Graph) -> None:
         CheckError: names the node, its line and the rule it breaks.
     """
     defined: set[int] = set()
+    last = -1
     for node in walk(graph.body):
-        problem = _problem(node, defined, len(graph.constants))
+        problem = _problem(node, defined, len(graph.constants)) if node.number > last else f"stands below %{last}"
+        last = node.number
         if problem:
             where = f" ({graph.lines[node.number][0]}:{graph.lines[node.number][1]})" if graph.lines else ""
             raise CheckError(f"node %{node.number} {node.target}{where}: {problem}")
@@ -38,6 +40,6 @@ def _problem(node: Node, defined: set[int], constants: int) -> str | None:
         if reference not in defined:
             return f"uses %{reference}, which is not a value above it"
     for operand in operands_of(node):
-        if type(operand) is Const and operand.index >= constants:
+        if type(operand) is Const and not 0 <= operand.index < constants:
             return f"uses constant {operand.index} of {constants}"
     return None

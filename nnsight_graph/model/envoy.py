@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
 from ..errors import RecordError
 from ..graph import Site
 from ..record import Proxy, recording_here
+from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from ..run import ModuleIndex
 
@@ -22,14 +24,18 @@ class Tree:
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.index = ModuleIndex(root)
-        self.envoys: dict[str, Envoy] = {}
+        self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
 
     def replace(self, root: torch.nn.Module) -> None:
         """Let the envoys mirror another module of the same shape (real weights in place of none)."""
         self.index = ModuleIndex(root)
-        for path, envoy in self.envoys.items():
-            object.__setattr__(envoy, "_module", root.get_submodule(path))
-            envoy.__dict__.pop("_items", None)
+        for path, envoy in list(self.envoys.items()):
+            try:
+                object.__setattr__(envoy, "_module", root.get_submodule(path))
+            except AttributeError:  # the model has no such module any more
+                del self.envoys[path]
+            for name in [name for name, value in envoy.__dict__.items() if isinstance(value, Envoy) or name == "_items"]:
+                del envoy.__dict__[name]
 
 
 class Envoy:
@@ -110,9 +116,18 @@ class Envoy:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module: on traced values as part of the trace (its own sites are not visited), else directly."""
         trace = recording_here()
-        if trace is None or not any(isinstance(value, Proxy) for value in (*args, *kwargs.values())):
+        if trace is None or not holds_proxy((*args, *kwargs.values()), Proxy):
             return self._module(*plain(args), **plain(kwargs))
         return trace.call_module(self._sites["call"], self._tree, args, kwargs)
+
+    def _record_as_operand(self, recorder: Recorder) -> Any:
+        if recorder.target != "call":
+            raise RecordError(f"{self.path} is a module, not a value: use {self.path}.output, or call it")
+        return recorder.lift(self)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, _types: Any, args: Any = (), _kwargs: Any = None) -> Any:
+        raise RecordError(f"a module is no value for {getattr(function, '__name__', 'a function')}: use its .output, or call it")
 
     # ------------------------------------------------------------------ the tree
 
@@ -152,9 +167,13 @@ class Envoy:
         return envoy or Envoy(self._tree.index.root.get_submodule(path), self._tree, path)
 
     def _child(self, name: str) -> Envoy | None:
-        if self._module._modules.get(name) is None:
+        module = self._module._modules.get(name)
+        if module is None:
             return None
-        return self._at(f"{self._path}.{name}" if self._path else name)
+        path = f"{self._path}.{name}" if self._path else name
+        if self._tree.index.modules.get(self._tree.index.canonical(module, path)) is not module:  # put there since
+            self._tree.replace(self._tree.index.root)
+        return self._at(path)
 
     def _children(self) -> list[Envoy]:
         found: list[Envoy] | None = self.__dict__.get("_items")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import RecordError, RemoteError
+from ..errors import NNsightError, RecordError, RemoteError
 from ..record.settled import plain
 from .envoy import Envoy
 from .tracer import Tracer
@@ -33,6 +33,8 @@ class NNsight(Envoy):
     def __init__(self, module: torch.nn.Module) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"NNsight wraps an nn.Module, not {type(module).__name__}")
+        if type(module).__name__ == "OptimizedModule":
+            raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         super().__init__(module)
 
     def trace(self, *args: Any, trace: bool = True, remote: bool = False, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.overrides import _pop_mode, _push_mode
 
-from ..compile import cached_plan
+from ..compile import Plan, cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording, apply, log
@@ -104,23 +104,35 @@ class Tracer:
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         function = self._function()  # loads weights that are not there yet
         args, kwargs, self._args, self._kwargs = self._args, self._kwargs, (), {}
+        tree = self._envoy._tree
+        plan = None
         try:
             plan = cached_plan(recording.key, recording.graph)
+            if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
+                tree.replace(tree.index.root)
         except NNsightError as refused:
-            node = getattr(refused, "node", None)
-            return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
-        modules = self._envoy._tree.index
+            return _on_its_line(refused, plan, recording, frame)
+        modules = tree.index
         run = prepare(plan, recording.constants, modules)
         try:
             execute(run, modules, function, args, kwargs)
         except BaseException as raised:
             self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
-            raise
-        finally:
             _settle(run, saved)
+            run.slots.clear()  # the traceback holds the run
+            raise
+        _settle(run, saved)
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
         run.slots.clear()
         return problem
+
+
+def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording, frame: FrameType) -> NNsightError:
+    """An error that knows the node, or the module, it is about."""
+    node = getattr(refused, "node", None)
+    if plan is not None and hasattr(refused, "path"):
+        node = plan.visits[max(plan.hooks[refused.path])].nodes[0]
+    return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
 
 
 def _settle(run: Run, saved: dict[int, Proxy]) -> None:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ..source_location import is_users, known_users, user_place
-from .recorder import Recorder, _autocast
+from .recorder import Recorder, _autocast, recording_here
 from .settled import operate
 
 
@@ -15,7 +15,7 @@ def binary(target: str, left: Any, right: Any) -> Any:
     """Record a binary operator: the shortest way from a line to an entry."""
     trace = left._trace
     if not trace.open:
-        return operate(target, left, right)
+        return later(target, left, right)
     kind = type(right)
     if kind is trace.make and right._trace is trace:
         operand = right._index
@@ -32,7 +32,7 @@ def reflected(target: str, right: Any, left: Any) -> Any:
     """Record a binary operator whose left operand is no proxy."""
     trace = right._trace
     if not trace.open:
-        return operate(target, left, right)
+        return later(target, left, right)
     return _written(trace, (target, trace.encode(left), right._index))
 
 
@@ -40,7 +40,10 @@ def in_place(target: str, left: Any, right: Any) -> Any:
     """Record an augmented assignment."""
     trace = left._trace
     if not trace.open:
-        left._value = operate(target, left, right)
+        result = later(target, left, right)
+        if isinstance(result, type(left)):
+            return result
+        object.__setattr__(left, "_value", result)
         return left
     trace.refuse_edit(left)
     made = _written(trace, (target, left._index, trace.encode(right)))
@@ -50,10 +53,18 @@ def in_place(target: str, left: Any, right: Any) -> Any:
     return made
 
 
+def later(target: str, *operands: Any) -> Any:
+    """An operator on values of a trace that is over: done at once, or part of the trace that is open now."""
+    trace = recording_here()
+    if trace is not None and any(type(operand) is trace.make and operand._trace is trace for operand in operands):
+        return trace.proxy(target, operands, depth=4)
+    return operate(target, *operands)
+
+
 def _written(trace: Recorder, entry: tuple[Any, ...]) -> Any:
     frame = sys._getframe(3)
     code = frame.f_code
-    trace.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
+    trace.places.append((code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame))
     if trace.grad_changed or _autocast() is not trace.autocast:
         raise trace.mode_refused()
     entries = trace.entries

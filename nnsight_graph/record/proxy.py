@@ -12,8 +12,8 @@ from ..errors import RecordError
 from ..source_location import Place
 from .class_claim import asks_for_class
 from .operators import Operators
-from .recorder import Name, Recorder, recording_here
-from .settled import UNSET, as_array, call_ufunc, duplicate, iterate, plain, settled, value_of
+from .recorder import Name, Recorder, holds_proxy, recording_here
+from .settled import UFUNCS, UNSET, as_array, call_ufunc, duplicate, iterate, plain, settled, value_of
 from .torch_calls import record_call
 
 
@@ -89,7 +89,7 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         if name.startswith("__"):
             raise AttributeError(name)
         if name == "grad":
-            raise RecordError("a traced value's .grad is not part of this version; after x.retain_grad(), a saved x has .grad after the trace")
+            raise RecordError(".grad of a traced value is not part of this version; after x.retain_grad() a saved x has it afterwards")
         operand = self._index if type(self) is Proxy else self._record_as_operand(trace)
         return Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), UNSET, self, name)
 
@@ -107,12 +107,19 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
 
     def __getitem__(self, index: Any) -> Any:
         if not self._trace.open:
+            here = recording_here()
+            if here is not None and holds_proxy((index,), Proxy):
+                return here.proxy("getitem", (self, index))
             return value_of(self)[plain(index)]
         return self._trace.proxy("getitem", (self, index))
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if not self._trace.open:
-            value_of(self)[plain(index)] = plain(value)
+            here = recording_here()
+            if here is not None and holds_proxy((index, value), Proxy):
+                here.add("setitem", (value_of(self), index, value))
+            else:
+                value_of(self)[plain(index)] = plain(value)
             return
         self._trace.refuse_edit(self)
         self._trace.add("setitem", (self, index, value))
@@ -159,6 +166,9 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         return as_array(self, dtype)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        here = recording_here()
+        if here is not None and method == "__call__" and not kwargs and ufunc.__name__ in UFUNCS:
+            return here.proxy(UFUNCS[ufunc.__name__], inputs)
         if self._trace.open:
             return self._trace.proxy("call", (getattr(ufunc, method), Name("mutates:"), *inputs), kwargs)
         return call_ufunc(ufunc, method, inputs, kwargs)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 
 from ..errors import RecordError, UnsetValueError
@@ -86,6 +87,7 @@ class Recorder:
         repeats: Whether a constant is used more than once.
         saved: Proxies to be given their value, by node.
         reads: The proxy of each site's present version.
+        target: What is being recorded.
         saved_indices: The nodes that were saved, after the trace too.
         failure: Why nothing was computed, if the trace failed.
         make: The class of proxies.
@@ -95,7 +97,7 @@ class Recorder:
 
     __slots__ = (
         "_edited", "_lifted", "_token", "autocast", "constants", "edits_constants", "entries", "failure", "grad", "grad_changed", "indices",
-        "open", "owner", "places", "reads", "repeats", "saved", "saved_indices",
+        "open", "owner", "places", "reads", "repeats", "saved", "saved_indices", "target",
     )  # fmt: skip
 
     def __init__(self, owner: Any) -> None:
@@ -109,6 +111,7 @@ class Recorder:
         self.saved_indices: frozenset[int] = frozenset()
         self.failure = ""
         self.open = False
+        self.target = ""
         self.autocast = _autocast()
         self.grad = torch.is_grad_enabled()
         self.grad_changed = False
@@ -143,6 +146,7 @@ class Recorder:
         if not self.open:
             raise RecordError(f"a value of a trace that is over was used in a way that cannot stand for its value ({target})")
         encode = self.encode
+        self.target = target
         encoded = [encode(value) for value in operands]
         entry: tuple[Any, ...] = (target, *encoded) if site is None else (target, site, *encoded)
         if keywords:
@@ -154,7 +158,7 @@ class Recorder:
     def put(self, entry: tuple[Any, ...], frame: types.FrameType) -> int:
         """Write an entry that stands at ``frame``; its number."""
         code = frame.f_code
-        self.places.append((code, frame.f_lasti) if known_users.get(code) or is_users(code) else user_place(frame))
+        self.places.append((code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame))
         if self.grad_changed or _autocast() is not self.autocast:
             raise self.mode_refused()
         entries = self.entries
@@ -185,7 +189,7 @@ class Recorder:
             self.indices.append(index)
             return (torch.Tensor, value.ndim, str(value.dtype))
         self.indices.append(len(self.constants))
-        self.constants.append(value)
+        self.constants.append(value.copy() if isinstance(value, numpy.ndarray) else value)  # a native change of it goes unnoticed
         return type(value)
 
     def encode(self, value: Any) -> Any:
@@ -317,6 +321,21 @@ class Recorder:
 def _is_augmented(frame: types.FrameType) -> bool:
     """Whether ``frame`` is at the assignment half of ``x.output += ...``: the value was swapped into place, not loaded."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti - 2]] in ("SWAP", "ROT_TWO")
+
+
+def holds_proxy(values: Any, make: type) -> bool:
+    """Whether a proxy is among ``values``, or inside a container among them."""
+    for value in values:
+        kind = type(value)
+        if kind is make or (hasattr(kind, "_trace") and issubclass(kind, make)):
+            return True
+        if (kind is tuple or kind is list) and holds_proxy(value, make):
+            return True
+        if kind is dict and holds_proxy(value.values(), make):
+            return True
+        if kind is slice and holds_proxy((value.start, value.stop, value.step), make):
+            return True
+    return False
 
 
 def caller_is_users(depth: int) -> bool:

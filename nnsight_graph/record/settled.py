@@ -104,6 +104,14 @@ def _unpacked_into(frame: Any) -> int | None:
     return code[at + 1] if name.startswith("UNPACK_SEQUENCE") else None
 
 
+UFUNCS = {
+    "add": "add", "subtract": "sub", "multiply": "mul", "divide": "truediv", "true_divide": "truediv", "floor_divide": "floordiv",
+    "remainder": "mod", "power": "pow", "matmul": "matmul", "bitwise_and": "and_", "bitwise_or": "or_", "bitwise_xor": "xor",
+    "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
+}  # fmt: skip
+"""How numpy names the operators of its arrays and numbers."""
+
+
 def call_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A numpy function on settled proxies."""
     return getattr(ufunc, method)(*map(plain, inputs), **{name: plain(value) for name, value in kwargs.items()})

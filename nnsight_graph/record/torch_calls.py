@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..ops.table import effect_of, is_random, name_of
-from .recorder import Name, caller_is_users, recording_here
+from .recorder import Name, caller_is_users, holds_proxy, recording_here
 from .settled import plain
 
 _REFLECTED = {f".__r{name}__": name for name in ("sub", "truediv", "floordiv", "pow", "mod", "matmul", "add", "mul")}
@@ -31,20 +31,6 @@ def record_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return made.save() if own else made  # an edit of the user's own tensor returns that tensor, which stays
 
 
-def _has_proxy(values: Any, make: type) -> bool:
-    for value in values:
-        kind = type(value)
-        if kind is make or (hasattr(kind, "_trace") and issubclass(kind, make)):
-            return True
-        if (kind is tuple or kind is list) and _has_proxy(value, make):
-            return True
-        if kind is dict and _has_proxy(value.values(), make):
-            return True
-        if kind is slice and _has_proxy((value.start, value.stop, value.step), make):
-            return True
-    return False
-
-
 class RecordingMode(TorchFunctionMode):
     """Active while a trace is written; torch hands it every call of its functions. It holds nothing of the trace."""
 
@@ -54,7 +40,7 @@ class RecordingMode(TorchFunctionMode):
         if trace is None:
             return function(*args, **kwargs)
         make = trace.make
-        if make in types or _has_proxy(args, make) or (kwargs and _has_proxy(kwargs.values(), make)):
+        if make in types or holds_proxy(args, make) or (kwargs and holds_proxy(kwargs.values(), make)):
             return record_call(function, args, kwargs)
         if is_random(function) and caller_is_users(1):
             return record_call(function, args, kwargs)

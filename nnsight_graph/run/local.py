@@ -18,13 +18,7 @@ _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding,
 
 
 def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Sequence[Rows] = ()) -> Run:
-    """A run of ``plan`` that has not begun.
-
-    Raises:
-        NNsightError: a module of the plan was compiled.
-    """
-    for path in plan.hooks:
-        modules.refuse_compiled(path)
+    """A run of ``plan`` that has not begun."""
     slots = [*plan.fixed, *constants]
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
     slots += [_rows(kind, number, rows) for kind, number in plan.layouts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from ..errors import NNsightError
@@ -21,40 +23,46 @@ class ModuleIndex:
         self.root = root
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}
-        self._lineage: dict[str, tuple[torch.nn.Module, ...]] = {}
+        self._lineage: dict[str, tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]] = {}
 
     def canonical(self, module: torch.nn.Module, path: str) -> str:
         """The canonical path of ``module``; ``path`` itself for one that is not in the model."""
         return self._canonical.get(id(module), path)
 
-    def lineage(self, path: str) -> tuple[torch.nn.Module, ...]:
-        """The module at ``path`` and every module above it; none of them may have been compiled."""
+    def lineage(self, path: str) -> tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]:
+        """The module at ``path`` and every module above it, each with the table and the name under which it stands."""
         line = self._lineage.get(path)
         if line is None:
-            parts = path.split(".") if path else []
-            line = tuple(self.root.get_submodule(".".join(parts[:count])) for count in range(len(parts) + 1))
-            for module in line:
-                if type(module).__name__ == "OptimizedModule":
-                    raise self._refusal(path, module)
-            self._lineage[path] = line
+            owner, steps = self.root, [({"": self.root}, "", self.root)]
+            for name in path.split(".") if path else ():
+                steps.append((owner._modules, name, owner.get_submodule(name)))  # type: ignore[arg-type]
+                owner = steps[-1][2]
+            line = self._lineage[path] = tuple(steps)  # type: ignore[arg-type]
         return line
 
-    def refuse_compiled(self, path: str) -> None:
-        """Raise for a module whose hooks torch would ignore.
+    def are_as_listed(self, paths: Iterable[str]) -> bool:
+        """Whether the modules at ``paths`` are still those that were there when the modules were listed.
 
         Raises:
-            NNsightError: the module, or one above it, was compiled in place by ``torch.compile``.
+            NNsightError: one of them, or one above it, was compiled in place by ``torch.compile``; it has a ``path``.
         """
-        for module in self._lineage.get(path) or self.lineage(path):
-            if module._compiled_call_impl is not None:
-                raise self._refusal(path, module)
+        known = self._lineage
+        for path in paths:
+            for table, name, module in known.get(path) or self.lineage(path):
+                if table.get(name) is not module:
+                    return False
+                if module._compiled_call_impl is not None:
+                    raise self._refusal(path, module)
+        return True
 
     def _refusal(self, path: str, module: torch.nn.Module) -> NNsightError:
         name = next((name for name, other in self.modules.items() if other is module), "") or "the model itself"
-        return NNsightError(
+        error = NNsightError(
             f"{name} ({type(module).__name__}) was compiled by torch.compile, which ignores hooks, "
             f"so {path or 'what it takes and returns'} cannot be reached. Trace the model as it was before compiling."
         )
+        error.path = path  # type: ignore[attr-defined]
+        return error
 
     def parameter(self, path: str) -> torch.Tensor:
         """The parameter or buffer at ``path``."""

@@ -260,3 +260,24 @@ def test_lines_name_modules_in_any_order():
     assert torch.equal(early.value, hidden)
     assert torch.equal(late.value, hidden * 2)
     assert torch.equal(result.value, layers[2](hidden * 2))
+
+
+@pytest.mark.parametrize("value", [3, "text", (), {"a": 1}, [None]])
+def test_any_value_may_be_written(value):
+    model = nnsight.NNsight(nn.Sequential(nn.Identity(), nn.Identity()))
+    with model.trace(X):
+        model[0].output = value
+        got = model[1].output.save()
+    assert got.value == value
+
+
+@pytest.mark.xfail(strict=True, reason="a forward hook that returns None leaves the output as it is: the write has no effect, silently")
+def test_none_is_written_or_refused():
+    model = nnsight.NNsight(nn.Sequential(nn.Identity(), nn.Identity()))
+    try:
+        with model.trace(X):
+            model[0].output = None
+            got = model[1].output.save()
+    except nnsight.NNsightError:
+        return
+    assert got.value is None

@@ -102,7 +102,6 @@ def test_a_traced_value_is_added_to_a_captured_tensor():
     assert torch.equal(other_name, X + 1)
 
 
-@pytest.mark.xfail(strict=True, reason="what is computed from a captured tensor alone runs at once, before a traced write above it")
 def test_a_captured_tensor_is_used_below_a_traced_write():
     captured = torch.zeros(2, 4)
     with model.trace(X):

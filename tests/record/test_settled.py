@@ -270,9 +270,6 @@ def test_saving_several_at_once():
 
 
 @pytest.mark.parametrize("keep", [lambda v: nnsight.save({"a": v})["a"], lambda v: nnsight.save([[v]])[0][0]])
-@pytest.mark.xfail(
-    strict=True, reason="save looks for proxies in tuples and lists alone, one level deep, and says nothing about the others"
-)
 def test_saving_what_holds_values_deeper(keep):
     with model.trace(x()):
         got = keep(model.output)

@@ -254,7 +254,6 @@ def test_how_python_reports_errors_is_left_alone():
     assert (sys.excepthook, getattr(sys, "tracebacklimit", None)) == before
 
 
-@pytest.mark.xfail(strict=True, reason="how a function was told what it writes shows among its arguments")
 def test_the_excerpt_shows_a_call_as_it_was_written():
     model = nnsight.NNsight(Passing("plain"))
     with model.trace(X) as tracer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import nnsight_graph as nnsight
 
@@ -128,3 +129,35 @@ def test_the_gradient_of_the_input():
     got.sum().backward()
     module(plain * 2).sum().backward()
     assert torch.equal(given.grad, plain.grad)
+
+
+class Checkpointed(nn.Module):
+    """Its inner layer runs again in the backward pass."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.inner, self.reentrant = nn.Linear(4, 4), reentrant
+
+    def forward(self, x):
+        return checkpoint(lambda v: torch.tanh(self.inner(v)), x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_reading_inside_a_checkpointed_region(reentrant):
+    module, given = Checkpointed(reentrant), X.clone().requires_grad_()
+    model = nnsight.NNsight(module)
+    with model.trace(given):
+        hidden, got = model.inner.output.save(), model.output.save()
+    assert torch.equal(hidden.value, module.inner(X))
+    assert same(gradients(got, module), gradients(torch.tanh(module.inner(X)), module))
+
+
+@pytest.mark.xfail(strict=True, reason="the backward pass computes the region again without the write: gradients are wrong, silently")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_write_inside_a_checkpointed_region_is_refused(reentrant):
+    module, given = Checkpointed(reentrant), X.clone().requires_grad_()
+    model = nnsight.NNsight(module)
+    with pytest.raises(nnsight.NNsightError):
+        with model.trace(given):
+            model.inner.output = model.inner.output * 2
+            model.output.save()
