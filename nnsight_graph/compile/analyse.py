@@ -17,7 +17,7 @@ from .plan import Slot, Step
 from .sites import SiteWriter, rows_key, rows_touched, written_cells
 from .storage import Cell, Root, RowsKey, Value
 
-VIEW = parse("view:0")
+_PURE, VIEW = parse("pure"), parse("view:0")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "bound": (getattr, parse("maybe:0")),
     "unpack": (unpack, VIEW),
@@ -113,6 +113,9 @@ class Analysis(SiteWriter):
 
     def _operation(self, node: Node) -> None:
         function, effect = self.meaning(node)
+        if effect is _PURE and not node.keywords and not any(type(operand) is Group for operand in node.operands):
+            self._pure(node, function)
+            return
         operands = [*node.operands, *(operand for _, operand in node.keywords)]
         step = Step(node.number, function, [], 0, tuple(name for name, _ in node.keywords))
         step.opaque = node.target in ("call", "module")
@@ -138,6 +141,29 @@ class Analysis(SiteWriter):
             self._edited(node, step, inside[min(mutated)][0])
         else:
             self._result(node, step, inside, viewed, base, copies and bool(viewed))
+
+    def _pure(self, node: Node, function: Callable[..., Any] | None) -> None:
+        """The short way for most operations: they read their operands and make something new."""
+        step = Step(node.number, function, [], 0)
+        leaves = step.leaves
+        for place, operand in enumerate(node.operands):
+            kind = type(operand)
+            if kind is Literal:
+                leaves.append(self.literal(operand.name))  # type: ignore[union-attr]
+                continue
+            value = self.values[operand.node] if kind is Ref else self.constant(operand.index)  # type: ignore[union-attr]
+            if self.any_kept:
+                value = self.current(value, node.number)
+            step.needs |= value.needs
+            for root in value.roots:
+                step.needs |= root.edit_needs
+                root.readers.append((step, place))
+                if root.edits:
+                    step.after.extend(root.edits)
+            leaves.append(value.slot)
+        self.steps.append(step)
+        step.output = Slot(step)
+        self.values[node.number] = Value(node.number, step.output, step.needs, (Root(),), step)
 
     def meaning(self, node: Node) -> tuple[Callable[..., Any] | None, Effect]:
         """Function and effect of a node."""

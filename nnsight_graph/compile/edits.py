@@ -54,7 +54,7 @@ def _keep_old(analysis: Analysis, edit: Step, root: Root, reader: Step, leaf: in
     reader.leaves[leaf] = kept
     late = analysis.by_step.get(id(reader))
     if late is not None and late.base is not None:
-        late.kept[kept] = old
+        late.kept = {**late.kept, kept: old}
         analysis.any_kept = True
     return kept
 

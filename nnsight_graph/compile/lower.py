@@ -152,30 +152,35 @@ class _Emitter:
         self.steps = steps
         self.numbering = numbering
         self.pool: list[int] = []
-        self.last = {slot: place for place, step in enumerate(steps) for slot in (*step.leaves, *([step.output] if step.output else []))}
+        self.last: dict[Slot, int] = {}
+        for place, step in enumerate(steps):
+            for slot in step.leaves:
+                self.last[slot] = place
+            if step.output is not None:
+                self.last[step.output] = place
+        here = {segment.index}
+        cells = numbering.cells
+        self.local = {s for s in self.last if s.segments == here and not s.saved and s not in cells and s.producer is not None}
 
     def emit(self) -> None:
         """Fill the segment's code."""
         for place, step in enumerate(self.steps):
             ending = [slot for slot in dict.fromkeys(step.leaves) if self.last[slot] == place and slot is not step.output]
             dying = [slot for slot in ending if self._mine(slot)]
-            free = [slot.index for slot in dying if self._local(slot)]
+            free = [slot.index for slot in dying if slot in self.local]
             leaves = [slot.index for slot in step.leaves]
             out, dead = (0, False) if step.special else self._output(step, place, free)
             self.segment.code.append(self._instruction(step, leaves, out))
-            for index in (*free, *(slot.index for slot in dying if not self._local(slot)), *([out] if dead else [])):
+            for index in (*free, *(slot.index for slot in dying if slot not in self.local), *([out] if dead else [])):
                 if index != out or dead:
                     self.segment.code.append((CLEAR, None, index, 0, 0, None, step.node))
             self.pool += [index for index in free if index != out]
             if dead:
                 self.pool.append(out)
 
-    def _local(self, slot: Slot) -> bool:
-        return slot.segments == {self.segment.index} and not slot.saved and slot not in self.numbering.cells and slot.producer is not None
-
     def _mine(self, slot: Slot) -> bool:
         """Whether this segment is the one that empties ``slot``."""
-        if self._local(slot):
+        if slot in self.local:
             return True
         if slot.saved or slot in self.numbering.cells or slot.producer is None:
             return False
@@ -185,7 +190,7 @@ class _Emitter:
     def _output(self, step: Step, place: int, free: list[int]) -> tuple[int, bool]:
         """Where the result goes, and whether nobody wants it."""
         slot = step.output
-        if slot is None or (self._local(slot) and slot.index < 0 and self.last[slot] == place):
+        if slot is None or (slot in self.local and slot.index < 0 and self.last[slot] == place):
             return self._take(free), True
         if slot.index < 0:
             slot.index = self._take(free)

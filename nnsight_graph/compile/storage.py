@@ -86,6 +86,9 @@ class Cell:
         return 1 << self.index
 
 
+_NONE_KEPT: dict[Slot, Slot] = {}
+
+
 class Value:
     """The value of a node.
 
@@ -111,7 +114,7 @@ class Value:
         self.step = step
         self.base: Value | None = None
         self.maybe = False
-        self.kept: dict[Slot, Slot] = {}
+        self.kept: dict[Slot, Slot] = _NONE_KEPT
         self.read: Any = None
 
     @property

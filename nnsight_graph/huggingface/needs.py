@@ -62,7 +62,8 @@ def read_needs(model: torch.nn.Module) -> Needs:
     >>> needs.positions, needs.limit, needs.decoder
     ('index', 32, None)
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT: its own forward hides the parameters
+    inner: Any = getattr(model, "get_base_model", None)  # PEFT: its own forward hides the parameters
+    model = inner() if inner is not None else model
     config, kind = getattr(model, "config", None), type(model).__name__
     takes = frozenset(inspect.signature(type(model).forward).parameters)  # of the class: a run may have replaced the instance's
     family = str(getattr(config, "model_type", kind))
@@ -110,8 +111,9 @@ def _position_table(model: torch.nn.Module, config: Any) -> torch.nn.Embedding |
 def _numbering(table: torch.nn.Embedding, config: Any) -> tuple[int, int]:
     """The position of a first token, and how many tokens there are positions for."""
     spare = table.num_embeddings - int(config.max_position_embeddings)
-    if hasattr(table, "offset"):  # OPT and BART: added inside the table
-        return 0, table.num_embeddings - int(table.offset)
+    offset = getattr(table, "offset", None)
+    if isinstance(offset, int):  # OPT and BART: added inside the table
+        return 0, table.num_embeddings - offset
     first = spare if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts on from its padding token's id
     return first, table.num_embeddings - first
 

@@ -101,7 +101,8 @@ def _fields(tokenizer: Any, prompt: Any, with_mask: bool) -> dict[str, Any]:
         return dict(prompt)
     kinds = _kinds(prompt)
     if len(kinds) > 1:
-        raise RecordError(f"a list of prompts holds one kind of them, not {' and '.join(sorted(kinds))}: give each kind an invoke of its own")
+        mixed = " and ".join(sorted(kinds))
+        raise RecordError(f"a list of prompts holds one kind of them, not {mixed}: give each kind an invoke of its own")
     if kinds == {"strings"}:
         return _tokenized(tokenizer, prompt)
     ids = _main_rows("input_ids", prompt)
@@ -118,7 +119,7 @@ def _kinds(prompt: Any) -> set[str]:
 def _kind(item: Any) -> str:
     if isinstance(item, str):
         return "strings"
-    return "lists of token ids" if isinstance(item, (list, tuple)) or getattr(item, "ndim", 0) else "token ids"
+    return "lists of token ids" if isinstance(item, (list, tuple)) or getattr(item, "ndim", False) else "token ids"
 
 
 def _tokenized(tokenizer: Any, prompt: str | Sequence[str]) -> dict[str, Any]:
@@ -142,6 +143,8 @@ def _main(fields: Mapping[str, Any], has_prompt: bool) -> str:
 def _main_rows(name: str, value: Any) -> Rows:
     """The rows of the input that makes the others' lengths: each has tokens in one dimension, embeddings in two."""
     rows = _as_rows(name, value, 1)
+    if isinstance(rows, torch.Tensor) and not rows.dim():
+        raise RecordError(f"{name}: {_WANTED[name]}, not one number")
     if not len(rows):
         raise RecordError(f"an empty {type(value).__name__} is no prompt: it has no rows")
     dims = 2 if name == "inputs_embeds" else 1
@@ -159,13 +162,17 @@ _WANTED = {
 
 def _check_lengths(lengths: list[int], args: Sequence[Any], needs: Needs) -> None:
     if not min(lengths):
-        text = args[0] if args and isinstance(args[0], str) else args[0][lengths.index(0)] if args and isinstance(args[0], (list, tuple)) else ""
-        raise RecordError(f"the prompt {text!r} has no tokens")
+        raise RecordError(f"the prompt {_prompt_of(args, lengths.index(0))!r} has no tokens")
     if needs.limit is not None and max(lengths) > needs.limit:
         raise RecordError(
             f"a prompt has {max(lengths)} tokens, but {needs.name} has positions for {needs.limit}: shorten it, "
             f"or pass model.tokenizer(prompt, truncation=True, max_length={needs.limit})"
         )
+
+
+def _prompt_of(args: Sequence[Any], row: int) -> Any:
+    several = bool(args) and isinstance(args[0], (list, tuple)) and len(args[0]) > row
+    return args[0][row] if several else args[0] if args else []
 
 
 def _split(fields: Mapping[str, Any], lengths: list[int]) -> Prompt:
@@ -193,6 +200,6 @@ def _as_rows(name: str, value: Any, rows: int) -> Rows:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RecordError(f"{name}: a prompt is a string, token ids, a tensor or an encoding, not {type(value).__name__}") from error
-    flat = tensor.dim() == (2 if name.endswith("_embeds") else 1)
-    is_a_class = name == "labels" and tensor.shape == (1,)
-    return tensor.unsqueeze(0) if flat and rows == 1 and not is_a_class else tensor
+    if rows != 1 or not (name in TOKENS or name in DECODER) or (name == "labels" and tensor.shape == (1,)):  # a text's class, there
+        return tensor
+    return tensor.unsqueeze(0) if tensor.dim() == (2 if name.endswith("_embeds") else 1) else tensor

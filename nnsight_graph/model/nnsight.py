@@ -52,12 +52,11 @@ class NNsight(Envoy):
         Raises:
             RemoteError: ``remote=True``.
         """
-        for flag in ("scan", "validate"):
-            if kwargs.pop(flag, False):
-                raise RecordError(f"{flag}=True is not part of this version: leave it out")
+        if kwargs:
+            kwargs = _without_flags(plain(kwargs))
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
-        args, kwargs = self._prepared(plain(args), plain(kwargs))
+        args, kwargs = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs)
         if not trace:
             return self._callable()(*args, **kwargs)
         return Tracer(self, self._callable, args, kwargs)
@@ -72,3 +71,11 @@ class NNsight(Envoy):
         """What a trace calls."""
         module: torch.nn.Module = self._module
         return module
+
+
+def _without_flags(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The model's own arguments: flags of a trace never reach it."""
+    for flag in ("scan", "validate"):
+        if kwargs.pop(flag, False):
+            raise RecordError(f"{flag}=True is not part of this version: leave it out")
+    return kwargs

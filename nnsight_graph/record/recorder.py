@@ -94,11 +94,17 @@ class Recorder:
     """
 
     make: type[Proxy]
-
-    __slots__ = (
-        "_edited", "_lifted", "_token", "autocast", "constants", "edits_constants", "entries", "failure", "grad", "grad_changed", "indices",
-        "open", "owner", "places", "reads", "repeats", "saved", "saved_indices", "target",
-    )  # fmt: skip
+    # What most traces never change stays on the class: a trace of one line is mostly the making of its recorder.
+    open = False
+    target = ""
+    failure = ""
+    grad_changed = False
+    repeats = False
+    edits_constants = False
+    saved_indices: frozenset[int] = frozenset()
+    _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
+    _edited: frozenset[int] = frozenset()
+    _token: Any = None
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -108,18 +114,8 @@ class Recorder:
         self.places: list[Place] = []
         self.saved: dict[int, Proxy] = {}
         self.reads: dict[Site, Proxy] = {}
-        self.saved_indices: frozenset[int] = frozenset()
-        self.failure = ""
-        self.open = False
-        self.target = ""
         self.autocast = _autocast()
         self.grad = torch.is_grad_enabled()
-        self.grad_changed = False
-        self.repeats = False
-        self.edits_constants = False
-        self._lifted: dict[int, int] = {}
-        self._edited: set[int] = set()
-        self._token: Any = None
 
     def start(self) -> None:
         """Become the recorder of this thread's open trace."""
@@ -133,8 +129,9 @@ class Recorder:
         self.open = False
         _open.reset(self._token)
         recording = Recording(self)
-        self.saved_indices = frozenset(self.saved)
-        self.entries, self.constants, self.indices, self.reads, self.saved, self._lifted, self.owner = [], [], [], {}, {}, {}, None
+        saved = frozenset(self.saved)
+        self.__dict__.clear()
+        self.places, self.saved_indices = recording.places, saved
         return recording
 
     # ------------------------------------------------------------------ entries
@@ -175,14 +172,16 @@ class Recorder:
         for value in written(effect_of(target), operands, keywords):
             if isinstance(value, torch.Tensor) and id(value) in self._lifted:
                 self.edits_constants = True
-                self._edited.add(self._lifted[id(value)])
+                self._edited |= {self._lifted[id(value)]}
 
     def lift(self, value: Any) -> Any:
         """Put a constant aside; what describes it in an entry."""
         if isinstance(value, torch.Tensor):
             index = self._lifted.get(id(value))
             if index is None:
-                index = self._lifted[id(value)] = len(self.constants)
+                index = len(self.constants)
+                self._lifted = self._lifted or {}  # not the class's
+                self._lifted[id(value)] = index
                 self.constants.append(value)
             else:
                 self.repeats = True

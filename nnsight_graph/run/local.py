@@ -33,7 +33,7 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         Exception: what the model itself raised.
     """
     plan = run.plan
-    if not all(_is_fresh(plan.visits[index].path, plan.visits[index].direction, modules) for index in plan.edited):
+    if plan.edited and not all(_is_fresh(plan.visits[index].path, plan.visits[index].direction, modules) for index in plan.edited):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: list[Callable[[], None]] = []

@@ -114,10 +114,6 @@ def test_such_a_call_is_no_visit():
     assert torch.equal(got.value, module(X) * 2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="only arguments that are traced values themselves make it a traced call; those inside a list are asked for their value",
-)
 def test_a_module_is_called_on_a_list_of_values():
     class Sum(nn.Module):
         def forward(self, items):

@@ -60,7 +60,6 @@ def test_a_module_changed_between_two_lines():
     assert torch.equal(below.value, layer(X))
 
 
-@pytest.mark.xfail(strict=True, reason="an array is lifted as it is, and changing it is not noticed")
 @pytest.mark.filterwarnings("ignore:__array_wrap__")
 def test_an_array_changed_between_two_lines():
     captured = np.ones(4, dtype=np.float32)

@@ -136,7 +136,6 @@ def test_attributes_of_modules_cannot_be_assigned_in_a_trace():
                 setattr(model[0], name, X)
 
 
-@pytest.mark.xfail(strict=True, reason="an envoy is lifted as any constant, and passed to the next module")
 def test_an_envoy_is_no_value():
     with pytest.raises(nnsight.RecordError):
         with model.trace(X):

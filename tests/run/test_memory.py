@@ -165,7 +165,6 @@ def test_an_error_holds_no_activations(fault):
     assert watch.alive() == [False] * len(watch.values)
 
 
-@pytest.mark.xfail(strict=True, reason="the traceback of a model's own error holds the frames of the run, and they its slots")
 def test_an_error_of_the_model_holds_no_values_of_the_trace():
     model, watch, error = layers(), Watch(), None
     handle = model._module[2].register_forward_hook(lambda *_: 1 / 0)
@@ -181,7 +180,6 @@ def test_an_error_of_the_model_holds_no_values_of_the_trace():
     assert watch.alive() == [False]
 
 
-@pytest.mark.xfail(strict=True, reason="the tree and its envoys refer to each other: a dropped model waits for the collector")
 def test_a_dropped_wrapper_lets_the_model_go():
     model = layers()
     weight = weakref.ref(model._module[0].weight)
