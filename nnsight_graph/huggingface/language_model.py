@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from ..model import NNsight
+from ..model.invoker import Call
 from .loading import load_tokenizer, load_with_weights, load_without_weights
 from .prompts import encode
+
+INPUTS = ("input_ids", "inputs_embeds")
 
 
 class LanguageModel(NNsight):
@@ -79,8 +82,10 @@ class LanguageModel(NNsight):
         else:
             super().__setattr__(name, value)
 
-    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (), encode(self.tokenizer, args, kwargs)
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        if not args and not any(name in kwargs for name in INPUTS):
+            return None
+        return Call((), encode(self.tokenizer, args, kwargs))
 
     def _callable(self) -> Callable[..., Any]:
         self.dispatch()

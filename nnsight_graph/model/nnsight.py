@@ -10,6 +10,7 @@ import torch
 from ..errors import NNsightError, RecordError, RemoteError
 from ..record.settled import plain
 from .envoy import Envoy
+from .invoker import Call, Invoke, concatenate
 from .tracer import Tracer
 
 
@@ -56,16 +57,26 @@ class NNsight(Envoy):
             kwargs = _without_flags(plain(kwargs))
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
-        args, kwargs = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs)
-        if not trace:
-            return self._callable()(*args, **kwargs)
-        return Tracer(self, self._callable, args, kwargs)
+        call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs)
+        if trace:
+            return Tracer(self, call, {} if call else kwargs)
+        if call is None:
+            raise RecordError("the model needs an input: model.trace(x, trace=False)")
+        return self._callable()(*call.args, **call.kwargs)
 
-    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of the call as the model takes them."""
-        if not args and not kwargs:
-            raise RecordError("a trace needs the model's input: model.trace(x)")
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """The call that a trace makes; ``None`` if its input comes from invokes."""
+        return Call(args, kwargs) if args or kwargs else None
+
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
+        """The input of one invoke."""
         return args, kwargs
+
+    def _joined(self, invokes: list[Invoke], shared: dict[str, Any]) -> Call:
+        """One call for all invokes of a trace."""
+        if not invokes:
+            raise RecordError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
+        return concatenate(invokes, shared)
 
     def _callable(self) -> Callable[..., Any]:
         """What a trace calls."""

@@ -13,14 +13,16 @@ from ..compile import Plan, cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording, apply, log
+from ..record.settled import plain
 from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
 from ..run.failures import explain, missed
 from ..source_location import traceback_at
 from .handle import GraphHandle
+from .invoker import Call, Invoke, Invoker, invoke
 
 if TYPE_CHECKING:
-    from .envoy import Envoy
+    from .nnsight import NNsight
 
 _RESULT = Site("", "result")
 
@@ -40,13 +42,13 @@ class Tracer:
         torch.Size([1, 2])
     """
 
-    __slots__ = ("__weakref__", "_args", "_envoy", "_function", "_kwargs", "_recorder", "_recording")
+    __slots__ = ("__weakref__", "_call", "_envoy", "_function", "_invokes", "_recorder", "_recording", "_shared")
 
-    def __init__(self, envoy: Envoy, function: Callable[[], Callable[..., Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any]) -> None:
         self._envoy = envoy
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
+        self._call = call
+        self._shared = shared
+        self._invokes: list[Invoke] = []
         self._recorder = Recorder(envoy._tree)
         self._recording: Recording | None = None
 
@@ -56,6 +58,30 @@ class Tracer:
     def result(self) -> Any:
         """What the traced call returns."""
         return self._recorder.read(_RESULT, self._envoy._tree, 3)
+
+    def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
+        """Add an input to the batch that this trace runs as one forward.
+
+        Args:
+            *args: The input, as :meth:`trace <nnsight_graph.NNsight.trace>` takes it; it may have several rows.
+                Without an input the block sees the rows of all inputs before it.
+            **kwargs: Named arguments of the model's call for this input.
+
+        Returns:
+            A block in which values are this input's rows.
+
+        Raises:
+            RecordError: the trace has an input of its own, or nothing can be made of this one.
+        """
+        if self._call is not None:
+            raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        if args or kwargs:
+            args, kwargs = self._envoy._invoked(plain(args), plain(kwargs))
+        return invoke(self._recorder, self._invokes, args, kwargs)
+
+    def barrier(self, _count: int) -> Callable[[], None]:
+        """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""
+        return lambda: None
 
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The same as :func:`nnsight_graph.apply`."""
@@ -102,8 +128,9 @@ class Tracer:
                 del problem  # else the error and this frame hold each other
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
-        function = self._function()  # loads weights that are not there yet
-        args, kwargs, self._args, self._kwargs = self._args, self._kwargs, (), {}
+        call = self._call or self._envoy._joined(self._invokes, self._shared)
+        function = self._envoy._callable()  # loads weights that are not there yet
+        self._call, self._invokes = None, []
         tree = self._envoy._tree
         plan = None
         try:
@@ -113,9 +140,9 @@ class Tracer:
         except NNsightError as refused:
             return _on_its_line(refused, plan, recording, frame)
         modules = tree.index
-        run = prepare(plan, recording.constants, modules)
+        run = prepare(plan, recording.constants, modules, call.rows)
         try:
-            execute(run, modules, function, args, kwargs)
+            execute(run, modules, function, call.args, call.kwargs)
         except BaseException as raised:
             self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
             _settle(run, saved)

@@ -83,6 +83,7 @@ class Recorder:
         autocast: Whether autocast was on when the trace was opened.
         grad: Whether gradients were on when the trace was opened.
         grad_changed: Whether the block has switched gradients on or off since.
+        invoking: Whether the line stands in an invoke.
         owner: What may be read in it: the model.
         repeats: Whether a constant is used more than once.
         saved: Proxies to be given their value, by node.
@@ -99,6 +100,7 @@ class Recorder:
     target = ""
     failure = ""
     grad_changed = False
+    invoking = False
     repeats = False
     edits_constants = False
     saved_indices: frozenset[int] = frozenset()

@@ -20,10 +20,11 @@ WAYS = {
     "the module": (lambda m: m[1].compile(), lambda m: m[1].output.save(), r"1 \(Linear\) was compiled"),
     "a module above": (lambda m: m[0].compile(), lambda m: m[0][1].output.save(), r"0 \(Sequential\) was compiled.*0\.1"),
     "the model": (lambda m: m.compile(), lambda m: m[1].input.save(), r"the model itself \(Sequential\) was compiled"),
-    "a wrapper inside": (
-        lambda m: m.__setitem__(1, torch.compile(m[1])),
+    "a wrapper inside": pytest.param(
+        lambda m: m.__setitem__(1, torch.compile(m[1], backend="eager")),
         lambda m: m[1].output.save(),
         r"1 \(OptimizedModule\) was compiled",
+        marks=pytest.mark.xfail(strict=True, reason="modules are no longer asked whether they are a wrapper of torch.compile"),
     ),
 }
 

@@ -1,0 +1,131 @@
+"""Several inputs in one forward: the blocks of a trace that own rows of its batch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+
+from ..errors import RecordError
+from ..ops.rows import Rows
+from ..record import Proxy, Recorder
+
+Invoke = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of one invoke."""
+
+
+class Call(NamedTuple):
+    """The arguments of one call of a model, and the rows each invoke owns of it."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: tuple[Rows, ...] = ()
+
+
+class Invoker:
+    """A ``with tracer.invoke(...)`` block: what is read and written inside are this input's rows of the batch.
+
+    Without an input it sees the rows of all inputs before it.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Linear(2, 3))
+        >>> with model.trace() as tracer:
+        ...     with tracer.invoke(torch.zeros(1, 2)):
+        ...         one = model.output.save()
+        ...     with tracer.invoke(torch.ones(4, 2)):
+        ...         four = model.output.save()
+        ...     with tracer.invoke():
+        ...         all_rows = model.output.save()
+        >>> one.shape, four.shape, all_rows.shape
+        (torch.Size([1, 3]), torch.Size([4, 3]), torch.Size([5, 3]))
+    """
+
+    __slots__ = ("_outer", "_recorder", "_rows")
+
+    def __init__(self, recorder: Recorder, rows: str) -> None:
+        self._recorder = recorder
+        self._rows = rows
+        self._outer: dict[Any, Proxy] | None = None
+
+    def __enter__(self) -> Invoker:
+        recorder = self._recorder
+        if not recorder.open or self._outer is not None:
+            raise RecordError("an invoke is entered once, inside its trace")
+        if recorder.invoking:
+            raise RecordError("invokes cannot be nested: end the block of the first before the next")
+        recorder.put(("invoke", self._rows), sys._getframe(1))
+        self._outer, recorder.reads, recorder.invoking = recorder.reads, {}, True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        recorder = self._recorder
+        recorder.put(("end",), sys._getframe(1))
+        recorder.reads, recorder.invoking = self._outer or {}, False
+
+
+def invoke(recorder: Recorder, invokes: list[Invoke], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoker:
+    """Open the block of one more input, or of all the inputs so far."""
+    if args or kwargs:
+        invokes.append((args, kwargs))
+        return Invoker(recorder, f"rows:{len(invokes) - 1}")
+    if not invokes:
+        raise RecordError("an invoke without an input sees the inputs before it, and there is none yet")
+    return Invoker(recorder, f"before:{len(invokes)}")
+
+
+def concatenate(invokes: Sequence[Invoke], shared: Mapping[str, Any]) -> Call:
+    """One call for all invokes: tensors are put together along their first dimension, other arguments have to agree.
+
+    Raises:
+        RecordError: the invokes do not fit together.
+    """
+    if len(invokes) == 1:
+        args, kwargs = invokes[0]
+        size = _row_count(args, kwargs)
+        return Call(args, {**shared, **kwargs}, (Rows(0, size, size),))
+    counts = [_row_count(args, kwargs) for args, kwargs in invokes]
+    if len({len(args) for args, _ in invokes}) > 1 or len({frozenset(kwargs) for _, kwargs in invokes}) > 1:
+        raise RecordError("the invokes of one trace take the same arguments: as many by position, the same names")
+    args = tuple(_joined([args[place] for args, _ in invokes], f"argument {place}") for place in range(len(invokes[0][0])))
+    kwargs = {name: _joined([kwargs[name] for _, kwargs in invokes], name) for name in invokes[0][1]}
+    return Call(args, {**shared, **kwargs}, rows_in_turn(counts))
+
+
+def rows_in_turn(counts: Sequence[int], length: int = 0) -> tuple[Rows, ...]:
+    """The rows of inputs that stand one after the other, ``counts`` rows each.
+
+    >>> rows_in_turn([1, 2])
+    (Rows(start=0, stop=1, size=3, length=0), Rows(start=1, stop=3, size=3, length=0))
+    """
+    size, start, rows = sum(counts), 0, []
+    for count in counts:
+        rows.append(Rows(start, start + count, size, length))
+        start += count
+    return tuple(rows)
+
+
+def _row_count(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor) and value.dim():
+            if not value.shape[0]:
+                raise RecordError("an invoke with no rows: its input's first dimension is 0")
+            return value.shape[0]
+    raise RecordError("an invoke needs an input with rows: a tensor of at least one dimension")
+
+
+def _joined(values: list[Any], name: str) -> Any:
+    first = values[0]
+    if isinstance(first, torch.Tensor):
+        shapes = [list(value.shape) for value in values if isinstance(value, torch.Tensor)]
+        if len(shapes) < len(values) or len({tuple(shape[1:]) for shape in shapes}) > 1 or not all(shapes):
+            raise RecordError(f"the invokes do not fit into one batch: {name} has the shapes {shapes}")
+        if len({value.dtype for value in values}) > 1:
+            raise RecordError(f"the invokes do not fit into one batch: {name} has the dtypes {[value.dtype for value in values]}")
+        return torch.cat(values)
+    if any(value is not first and value != first for value in values):
+        raise RecordError(f"the invokes do not agree on {name}: {values}")
+    return first
