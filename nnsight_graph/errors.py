@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 
@@ -97,6 +98,19 @@ def derived_class(kind: type[BaseException]) -> type[BaseException]:
         except TypeError:  # a class that cannot be combined, such as one with its own layout
             _derived[kind] = NNsightError
     return _derived[kind]
+
+
+def derived(original: BaseException) -> BaseException:
+    """``original`` as an error that is also an :class:`NNsightError`, with all that it carries, and itself as the cause."""
+    kind = derived_class(type(original))
+    error = kind(*original.args) if kind is not NNsightError else NNsightError(str(original))
+    error.__dict__.update(getattr(original, "__dict__", {}))
+    for name in ("filename", "filename2", "name", "path", "value", "code", "obj"):  # kept by C beside the arguments
+        if hasattr(original, name):
+            with contextlib.suppress(AttributeError, TypeError):
+                setattr(error, name, getattr(original, name))
+    error.__cause__ = original
+    return error
 
 
 def _keep_message(self: BaseException, *args: object) -> None:

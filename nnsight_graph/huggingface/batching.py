@@ -142,7 +142,7 @@ def _options(prompts: Sequence[Prompt], shared: Mapping[str, Any]) -> dict[str, 
             if name in inputs and value is None:
                 continue  # labels=None says that there are none
             if name in inputs or (name in options and not _same(options[name], value)):
-                raise RecordError(f"{name} differs between the invokes, but they are one call of the model: give it once, or use two traces")
+                raise RecordError(f"{name} has two values, but all invokes are one call of the model: give it once, or use two traces")
             options[name] = value
     return {name: value for name, value in options.items() if name not in inputs}
 
@@ -151,7 +151,10 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
         both = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
         return one is other or (both and one.dtype == other.dtype and one.device == other.device and torch.equal(one, other))
-    return one is other or bool(one == other)
+    try:
+        return one is other or bool(one == other)
+    except (ValueError, RuntimeError):  # arrays, and what holds tensors, are not compared by one truth
+        return False
 
 
 def _joined(

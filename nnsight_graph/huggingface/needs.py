@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 _TABLES = frozenset({"wpe", "embed_positions", "position_embedding", "position_embeddings", "positions_embed", "embed_position"})
-_COUNT_THE_MASK = frozenset({"opt", "biogpt", "prophetnet", "xlm-prophetnet"})  # these number the ones of the attention mask themselves
+_COUNT_THE_MASK = frozenset({"opt"})  # numbers the ones of the attention mask, in transformers 4.57 and 5
 _SHIFT_THE_INPUT = frozenset({"bart", "mbart", "plbart", "mvp", "led", "bigbird_pegasus", "fsmt"})
 _NEXT_TOKEN = re.compile(r"(ForCausalLM|LMHeadModel|ConditionalGeneration)$")
 _LABELS_STAY = frozenset({"XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel"})
@@ -75,7 +75,7 @@ def read_needs(model: torch.nn.Module) -> Needs:
         positions=positions,
         first=first,
         limit=limit,
-        left=positions is not None or family in _COUNT_THE_MASK or not _counts_columns(config, table),
+        left=positions is not None or not _counts_columns(config, table),
         shifts=bool(_NEXT_TOKEN.search(kind)) and kind not in _LABELS_STAY and "decoder_input_ids" not in takes,
         decoder=_decoder(family, kind, takes),
         start=_token(getattr(config, "decoder_start_token_id", None)),
@@ -120,7 +120,7 @@ def _numbering(table: torch.nn.Embedding, config: Any) -> tuple[int, int]:
 
 def _counts_columns(config: Any, table: torch.nn.Embedding | None) -> bool:
     """Of models that take no position ids: whether columns are numbered from the batch's first, padding included."""
-    return table is not None or getattr(config, "max_position_embeddings", None) is not None
+    return table is not None or (_token(getattr(config, "max_position_embeddings", None)) or 0) > 0  # XLNet says -1
 
 
 def _token(value: Any) -> int | None:

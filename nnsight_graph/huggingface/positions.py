@@ -58,9 +58,7 @@ def _leading_zeros(prompt: Prompt) -> list[int]:
     return [int(row.ne(0).int().argmax()) for row in mask]
 
 
-def _with_given(
-    numbers: torch.Tensor, prompts: Sequence[Prompt], starts: Sequence[int], mask: torch.Tensor | None
-) -> torch.Tensor:
+def _with_given(numbers: torch.Tensor, prompts: Sequence[Prompt], starts: Sequence[int], mask: torch.Tensor | None) -> torch.Tensor:
     numbers, at = numbers.clone(), 0
     for prompt in prompts:
         rows = prompt.inputs.get("position_ids")

@@ -63,8 +63,9 @@ def read_prompt(tokenizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], 
     needs = needs or Needs()
     if len(args) > 1:
         raise RecordError(f"one prompt, not {len(args)}: put several in a list, and pass the model's other arguments by name")
-    with_mask = needs.accepts("attention_mask") and "past_key_values" not in kwargs
-    fields = {**(_fields(tokenizer, args[0], with_mask) if args else {}), **kwargs}
+    fields = {**(_fields(tokenizer, args[0]) if args else {}), **kwargs}
+    if not _wants_mask(args, kwargs, needs):
+        fields.pop("attention_mask", None)
     main = _main(fields, bool(args))
     rows = _main_rows(main, fields[main])
     lengths = [row.shape[0] for row in rows]
@@ -96,7 +97,14 @@ def as_given(prompt: Prompt) -> dict[str, Any]:
     return {name: rows if isinstance(rows, torch.Tensor) else torch.stack(rows) for name, rows in prompt.inputs.items()}
 
 
-def _fields(tokenizer: Any, prompt: Any, with_mask: bool) -> dict[str, Any]:
+def _wants_mask(args: Sequence[Any], kwargs: Mapping[str, Any], needs: Needs) -> bool:
+    """Whether to keep the mask of ones: a model may take none, and bare ids behind a cache need one that covers the cache too."""
+    if "attention_mask" in kwargs or not args or isinstance(args[0], Mapping):
+        return True
+    return needs.accepts("attention_mask") and ("past_key_values" not in kwargs or _kinds(args[0]) == {"strings"})
+
+
+def _fields(tokenizer: Any, prompt: Any) -> dict[str, Any]:
     if isinstance(prompt, Mapping):
         return dict(prompt)
     kinds = _kinds(prompt)
@@ -107,7 +115,7 @@ def _fields(tokenizer: Any, prompt: Any, with_mask: bool) -> dict[str, Any]:
         return _tokenized(tokenizer, prompt)
     ids = _main_rows("input_ids", prompt)
     mask = torch.ones_like(ids) if isinstance(ids, torch.Tensor) else [torch.ones_like(row) for row in ids]
-    return {"input_ids": ids, "attention_mask": mask} if with_mask else {"input_ids": ids}  # as a tokenizer gives them
+    return {"input_ids": ids, "attention_mask": mask}  # as a tokenizer gives them
 
 
 def _kinds(prompt: Any) -> set[str]:

@@ -56,10 +56,10 @@ class Envoy:
         set_(self, "_module", module)
         set_(self, "_tree", tree or Tree(module))
         set_(self, "_path", path)
-        self._tree.envoys[path] = self
         canonical = self._tree.index.canonical(module, path)
         set_(self, "_sites", {point: Site(canonical, point) for point in ("input", "inputs", "output", "call")})
         set_(self, "_output", self._sites["output"])
+        self._tree.envoys.setdefault(path, self)  # last: another thread may look at once
 
     # ------------------------------------------------------------------ what passes
 
@@ -187,7 +187,11 @@ class Envoy:
             return self.get(index)
         children = self._children()
         try:
-            return children[index]
+            child = children[index]
+            if isinstance(child, Envoy) and self._module._modules.get(child._path.rpartition(".")[2]) is not child._module:
+                self._tree.replace(self._tree.index.root)  # another module was put there since
+                return self._children()[index]
+            return child
         except IndexError:
             raise IndexError(f"{self.path} has {len(children)} submodules: there is no {self.path}[{index}]") from None
 

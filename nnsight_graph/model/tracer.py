@@ -17,7 +17,7 @@ from ..record.settled import plain
 from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
 from ..run.failures import explain, missed
-from ..source_location import traceback_at
+from ..source_location import is_users, traceback_at
 from .handle import GraphHandle
 from .invoker import Call, Invoke, Invoker, invoke
 
@@ -118,6 +118,8 @@ class Tracer:
         recording = self._recording = recorder.finish()
         if error is not None:
             recorder.failure = f"its trace was given up ({kind.__name__ if kind else ''} in the block)"
+            if isinstance(error, NNsightError):
+                _end_at_users_line(traceback)
             return
         problem = self._run(recording, saved, sys._getframe(1))
         if problem is not None:
@@ -152,6 +154,16 @@ class Tracer:
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
         run.slots.clear()
         return problem
+
+
+def _end_at_users_line(traceback: TracebackType | None) -> None:
+    """Take off the end of a traceback what lies below the user's own line."""
+    last = None
+    while traceback is not None:
+        last = traceback if is_users(traceback.tb_frame.f_code) else last
+        traceback = traceback.tb_next
+    if last is not None:
+        last.tb_next = None
 
 
 def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording, frame: FrameType) -> NNsightError:

@@ -129,6 +129,8 @@ def with_first(call: tuple[tuple[Any, ...], dict[str, Any]], value: Any) -> tupl
 
 def put(_passing: Any, value: Any) -> Any:
     """What passes on after a write: a copy, so that later edits of ``value`` and of the site do not meet."""
+    if value is None:  # a hook cannot say it: torch takes None for "unchanged"
+        raise TypeError("a module's output cannot be replaced by None")
     return clone(value)
 
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ..source_location import is_users, known_users, user_place
-from .recorder import Recorder, _autocast, recording_here
+from .recorder import Recorder, _autocast, _inference, holds_proxy, recording_here
 from .settled import operate
 
 
@@ -56,7 +56,7 @@ def in_place(target: str, left: Any, right: Any) -> Any:
 def later(target: str, *operands: Any) -> Any:
     """An operator on values of a trace that is over: done at once, or part of the trace that is open now."""
     trace = recording_here()
-    if trace is not None and any(type(operand) is trace.make and operand._trace is trace for operand in operands):
+    if trace is not None and holds_proxy([operand for operand in operands if getattr(operand, "_trace", None) is trace], trace.make):
         return trace.proxy(target, operands, depth=4)
     return operate(target, *operands)
 
@@ -65,7 +65,7 @@ def _written(trace: Recorder, entry: tuple[Any, ...]) -> Any:
     frame = sys._getframe(3)
     code = frame.f_code
     trace.places.append((code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame))
-    if trace.grad_changed or _autocast() is not trace.autocast:
+    if trace.grad_changed or _autocast() is not trace.autocast or _inference() is not trace.inference:
         raise trace.mode_refused()
     entries = trace.entries
     made = trace.make(trace, len(entries))

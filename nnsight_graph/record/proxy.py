@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import msgspec
+import numpy
 import torch
 
 from ..errors import RecordError
@@ -13,7 +14,7 @@ from ..source_location import Place
 from .class_claim import asks_for_class
 from .operators import Operators
 from .recorder import Name, Recorder, holds_proxy, recording_here
-from .settled import UFUNCS, UNSET, as_array, call_ufunc, duplicate, iterate, plain, settled, value_of
+from .settled import MIRRORED, UFUNCS, UNSET, as_array, call_ufunc, duplicate, iterate, plain, settled, value_of
 from .torch_calls import record_call
 
 
@@ -168,9 +169,14 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         here = recording_here()
         if here is not None and method == "__call__" and not kwargs and ufunc.__name__ in UFUNCS:
-            return here.proxy(UFUNCS[ufunc.__name__], inputs)
+            name = UFUNCS[ufunc.__name__]
+            inputs = tuple(item.item() if isinstance(item, numpy.ndarray) and not item.ndim else item for item in inputs)
+            if name in MIRRORED and not isinstance(inputs[0], Proxy):
+                return here.proxy(MIRRORED[name], inputs[::-1])
+            return here.proxy(name, inputs)
         if self._trace.open:
-            return self._trace.proxy("call", (getattr(ufunc, method), Name("mutates:"), *inputs), kwargs)
+            function = ufunc if method == "__call__" else getattr(ufunc, method)
+            return self._trace.proxy("call", (function, Name("mutates:"), *inputs), kwargs)
         return call_ufunc(ufunc, method, inputs, kwargs)
 
     def __copy__(self) -> Any:

@@ -31,6 +31,7 @@ _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor
 _PLAIN = frozenset((int, float, str, complex, bytes))
 
 
+_inference: Callable[[], bool] = torch.is_inference_mode_enabled
 _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
 
 
@@ -80,8 +81,7 @@ class Recorder:
 
     Attributes:
         open: Whether the block is still being written.
-        autocast: Whether autocast was on when the trace was opened.
-        grad: Whether gradients were on when the trace was opened.
+        autocast, grad, inference: Whether autocast, gradients and inference mode were on when the trace was opened.
         grad_changed: Whether the block has switched gradients on or off since.
         invoking: Whether the line stands in an invoke.
         owner: What may be read in it: the model.
@@ -118,6 +118,7 @@ class Recorder:
         self.reads: dict[Site, Proxy] = {}
         self.autocast = _autocast()
         self.grad = torch.is_grad_enabled()
+        self.inference = _inference()
 
     def start(self) -> None:
         """Become the recorder of this thread's open trace."""
@@ -158,17 +159,19 @@ class Recorder:
         """Write an entry that stands at ``frame``; its number."""
         code = frame.f_code
         self.places.append((code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame))
-        if self.grad_changed or _autocast() is not self.autocast:
+        if self.grad_changed or _autocast() is not self.autocast or _inference() is not self.inference:
             raise self.mode_refused()
         entries = self.entries
         entries.append(entry)
         return len(entries) - 1
 
     def mode_refused(self) -> RecordError:
-        """The error of a line in an autocast, no_grad or enable_grad block of its own."""
-        if self.grad_changed:
-            return RecordError("no_grad and enable_grad inside a trace are not recorded: put them around the whole trace, or use .detach()")
-        return RecordError("autocast inside a trace is not recorded: put it around the whole trace, or convert values with .to(dtype)")
+        """The error of a line in an autocast, no_grad, enable_grad or inference_mode block of its own."""
+        if self.grad_changed or _inference() is not self.inference:
+            text = "no_grad, enable_grad and inference_mode in a trace are not recorded: put them around the whole trace, or use .detach()"
+        else:
+            text = "autocast inside a trace is not recorded: put it around the whole trace, or convert values with .to(dtype)"
+        return RecordError(f"{text}. A module or function that does it inside goes in as one step: nnsight_graph.apply(function, x).")
 
     def _note_edit(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         for value in written(effect_of(target), operands, keywords):

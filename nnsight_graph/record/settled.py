@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
     """``value`` with every settled proxy in it replaced by what it stands for."""
     kind = type(value)
     if hasattr(kind, "_record_as_operand") and hasattr(kind, "_trace"):
-        return value_of(value)
+        return value if value._trace.open else value_of(value)
     if kind is tuple or kind is list:
         return kind(plain(item) for item in value)
     if kind is dict:
@@ -110,6 +110,9 @@ UFUNCS = {
     "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
 }  # fmt: skip
 """How numpy names the operators of its arrays and numbers."""
+
+MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le", "eq": "eq", "ne": "ne"}
+"""Comparisons with their sides exchanged."""
 
 
 def call_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

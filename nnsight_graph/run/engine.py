@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import insort
+from types import FrameType
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 
 from ..compile import Plan
 from ..errors import NNsightError, OutOfOrderError
@@ -17,6 +20,18 @@ class Leave(BaseException):
     """Ends the forward from inside a hook; a model's ``except Exception`` does not catch it."""
 
 
+def in_checkpoint(frame: FrameType | None) -> bool:
+    """Whether ``frame`` runs in an activation checkpoint: its backward pass computes the region again, without the trace."""
+    while frame is not None:
+        if frame.f_code.co_filename == _CHECKPOINT:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_CHECKPOINT = torch.utils.checkpoint.__file__
+
+
 class Run:
     """One execution of a plan.
 
@@ -26,11 +41,12 @@ class Run:
         seen: For each visit, whether it was.
         busy: Whether a segment runs that may call modules: hooks are deaf meanwhile.
         error: What went wrong inside a segment.
-        failed: The instruction at fault, or ``("late", node, visit)``, or ``("overwritten", slot)``.
+        grad: Whether gradients were on when it was made.
+        failed: The instruction at fault, or ``("late", node, visit)``, ``("overwritten", slot)``, ``("checkpoint", visit)``.
         lost: The slot of a saved value that the model has overwritten.
     """
 
-    __slots__ = ("busy", "error", "failed", "held", "lost", "noted", "plan", "seen", "slots", "uses", "waits")
+    __slots__ = ("busy", "error", "failed", "grad", "held", "lost", "noted", "plan", "seen", "slots", "uses", "waits")
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
         self.plan = plan
@@ -38,6 +54,7 @@ class Run:
         self.waits = plan.waits.copy()
         self.seen = [False] * len(plan.visits)
         self.busy = False
+        self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
         self.failed: Any = None
         self.lost = -1
@@ -49,6 +66,9 @@ class Run:
         """A value passes at visit ``index``: run what waited for it; the value to pass on, or ``None`` to leave it."""
         self.seen[index] = True
         visit = self.plan.visits[index]
+        if self.grad and (visit.changes or index in self.plan.edited) and in_checkpoint(sys._getframe(2)):
+            self.failed, self.error, self.busy = ("checkpoint", index), NNsightError("checkpoint"), True
+            raise Leave
         slots, waits = self.slots, self.waits
         slots[visit.slot] = value
         fresh = [visit.held] if visit.held else []

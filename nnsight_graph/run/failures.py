@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..config import CONFIG
-from ..errors import MissedSiteError, NNsightError, OutOfOrderError, add_note, derived_class
+from ..errors import MissedSiteError, NNsightError, OutOfOrderError, add_note, derived
 from ..graph import graph_text
 from ..ops.nested import tensors_in
 from ..record import Recording
@@ -27,6 +27,12 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error, node = _late(run, recording, failed[1], failed[2]), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "overwritten":
         error, node = _overwritten(run, recording, modules, failed[1])
+    elif type(failed) is tuple and failed and failed[0] == "checkpoint":
+        node = run.plan.visits[failed[1]].nodes[0]
+        error = NNsightError(
+            f"{_site_name(run, failed[1])} lies in an activation checkpoint: the backward pass would compute it again without what the "
+            "trace changes. Switch checkpointing off, or trace under torch.no_grad()."
+        )
     else:
         error, node = _raised(original, failed), failed[6] if failed else 0
         if failed and CONFIG.APP.DEBUG:
@@ -43,11 +49,7 @@ def _raised(original: BaseException, failed: Any) -> BaseException:
     """An error of torch, or of the user's function, in the class that is also an :class:`NNsightError`."""
     if isinstance(original, NNsightError):
         return type(original)(*original.args)
-    kind = derived_class(type(original))
-    error = kind(*original.args) if kind is not NNsightError else NNsightError(str(original))
-    error.__dict__.update(getattr(original, "__dict__", {}))
-    error.__cause__ = original
-    return error
+    return derived(original)
 
 
 def _operands(run: Run, failed: Any) -> str:

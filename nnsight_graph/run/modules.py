@@ -37,6 +37,8 @@ class ModuleIndex:
             for name in path.split(".") if path else ():
                 steps.append((owner._modules, name, owner.get_submodule(name)))  # type: ignore[arg-type]
                 owner = steps[-1][2]
+                if type(owner).__name__ == "OptimizedModule":
+                    raise self._refusal(path, owner)
             line = self._lineage[path] = tuple(steps)  # type: ignore[arg-type]
         return line
 

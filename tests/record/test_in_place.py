@@ -112,10 +112,6 @@ EDITS = {
     "requires_grad_": lambda v: v.requires_grad_(False),
     "set_": lambda v: v.set_(torch.ones(2, 4)),
     "nan_to_num_": lambda v: v.nan_to_num_(),
-    "init": pytest.param(
-        lambda v: nn.init.constant_(v, 3),
-        marks=pytest.mark.xfail(strict=True, reason="torch.nn.init is not in the op table: it counts as a function that mutates nothing"),
-    ),
 }
 
 

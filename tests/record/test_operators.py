@@ -134,7 +134,6 @@ def test_a_function_of_numpy_is_recorded():
     assert np.array_equal(got.value, np.exp(FLOATS.numpy()))
 
 
-@pytest.mark.xfail(strict=True, reason="every function of numpy is shown as ufunc.__call__")
 @pytest.mark.filterwarnings("ignore:__array_wrap__")
 def test_a_function_of_numpy_prints():
     with model.trace(FLOATS) as tracer:

@@ -24,7 +24,6 @@ WAYS = {
         lambda m: m.__setitem__(1, torch.compile(m[1], backend="eager")),
         lambda m: m[1].output.save(),
         r"1 \(OptimizedModule\) was compiled",
-        marks=pytest.mark.xfail(strict=True, reason="modules are no longer asked whether they are a wrapper of torch.compile"),
     ),
 }
 

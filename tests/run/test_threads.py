@@ -153,7 +153,6 @@ def test_a_value_of_another_threads_open_trace_is_refused():
     assert torch.equal(got.value, X * 2)
 
 
-@pytest.mark.xfail(strict=True, reason="an envoy is put among the others before it is whole: another thread may find it without its sites")
 def test_an_envoy_is_found_only_when_it_is_whole(monkeypatch):
     model, early = nnsight.NNsight(nn.Sequential(nn.Identity())), []
     plain = ModuleIndex.canonical
@@ -164,4 +163,4 @@ def test_an_envoy_is_found_only_when_it_is_whole(monkeypatch):
 
     monkeypatch.setattr(ModuleIndex, "canonical", canonical)
     model[0]
-    assert early == [False]
+    assert set(early) == {False}
