@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from nnsight_graph import errors
-from nnsight_graph.errors import NNsightError, add_note, derived_class
+from nnsight_graph.errors import NNsightError, add_note, derived, derived_class
 
 pytestmark = pytest.mark.torch_free
 

@@ -43,14 +43,7 @@ def test_operator(name, tensor, other):
     agree(got.value, function(tensor, other))
 
 
-NUMPY = pytest.mark.xfail(strict=True, reason="numpy's numbers come as arrays, which compare with no tensor on the right")
-
-
-def compares_numpy(name, _, other):
-    return isinstance(other, np.float32) and name in "ne lt le gt ge".split()
-
-
-REFLECTED = [pytest.param(*case, marks=[NUMPY] if compares_numpy(*case) else [], id=name) for case, name in zip(CASES, IDS, strict=True)]
+REFLECTED = [pytest.param(*case, id=name) for case, name in zip(CASES, IDS, strict=True)]
 
 
 @pytest.mark.parametrize(("name", "tensor", "other"), REFLECTED)
