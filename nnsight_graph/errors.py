@@ -106,7 +106,7 @@ def derived(original: BaseException) -> BaseException:
     error = kind(*original.args) if kind is not NNsightError else NNsightError(str(original))
     error.__dict__.update(getattr(original, "__dict__", {}))
     for name in ("filename", "filename2", "name", "path", "value", "code", "obj"):  # kept by C beside the arguments
-        if hasattr(original, name):
+        if getattr(original, name, None) is not None:
             with contextlib.suppress(AttributeError, TypeError):
                 setattr(error, name, getattr(original, name))
     error.__cause__ = original
