@@ -9,15 +9,18 @@ from typing import Any
 import torch
 
 from ..model import NNsight
-from ..model.invoker import Call
-from .loading import load_tokenizer, load_with_weights, load_without_weights
-from .prompts import encode
+from ..model.invoker import Call, Invoke
+from ..ops.rows import Rows
+from .batching import join_prompts
+from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
+from .needs import Needs, read_needs
+from .prompts import read_prompt
 
-INPUTS = ("input_ids", "inputs_embeds")
+_INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
 
 
 class LanguageModel(NNsight):
-    """A causal language model of transformers, with its tokenizer.
+    """A language model of transformers, with its tokenizer.
 
     Args:
         model: A name on the hub, a folder, a shipped model (``"nnsight-graph/capitals"``), or a model that is loaded
@@ -26,6 +29,8 @@ class LanguageModel(NNsight):
         dispatch: Load the weights now. By default they are loaded at the first run, and until then every parameter
             is on the meta device.
         tokenizer_kwargs: Options for loading the tokenizer, such as ``{"padding_side": "left"}``.
+        automodel: The class of transformers that loads the model, or its name: ``"AutoModelForMaskedLM"``,
+            ``"AutoModelForSeq2SeqLM"``, ``"AutoModel"`` ...
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
             ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
 
@@ -48,6 +53,7 @@ class LanguageModel(NNsight):
         tokenizer: Any = None,
         dispatch: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
+        automodel: type | str = "AutoModelForCausalLM",
         **kwargs: Any,
     ) -> None:
         if "torch_dtype" in kwargs:
@@ -59,9 +65,10 @@ class LanguageModel(NNsight):
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
             super().__init__(model)
             return
-        own["_source"], own["_options"] = str(model), kwargs
+        own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {})
-        super().__init__(load_with_weights(str(model), kwargs) if dispatch else load_without_weights(str(model), kwargs))
+        loader = own["_loader"]
+        super().__init__(load_with_weights(str(model), kwargs, loader) if dispatch else load_without_weights(str(model), kwargs, loader))
         own["_loaded"] = dispatch
 
     @property
@@ -72,7 +79,7 @@ class LanguageModel(NNsight):
     def dispatch(self) -> LanguageModel:
         """Load the weights, if they are not there yet; every envoy goes on mirroring its module."""
         if not self.dispatched:
-            self._tree.replace(load_with_weights(self._source, self._options))
+            self._tree.replace(load_with_weights(self._source, self._options, self._loader))
             self.__dict__["_loaded"] = True
         return self
 
@@ -83,9 +90,23 @@ class LanguageModel(NNsight):
             super().__setattr__(name, value)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        if not args and not any(name in kwargs for name in INPUTS):
+        if not args and not any(name in kwargs for name in _INPUTS):
             return None
-        return Call((), encode(self.tokenizer, args, kwargs))
+        return self._joined([self._invoked(args, kwargs)], {})
+
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
+        return (read_prompt(self.tokenizer, args, kwargs, self._needs()),), {}
+
+    def _joined(self, invokes: list[Invoke], shared: dict[str, Any]) -> Call:
+        batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared)
+        width = max(length for args, _ in invokes for length in args[0].lengths)
+        return Call((), batch.inputs, tuple(Rows(start, stop, batch.size, width) for start, stop in batch.rows))
+
+    def _needs(self) -> Needs:
+        if "_known_needs" not in self.__dict__:
+            self.__dict__["_known_needs"] = read_needs(self._module)
+        needs: Needs = self.__dict__["_known_needs"]
+        return needs
 
     def _callable(self) -> Callable[..., Any]:
         self.dispatch()

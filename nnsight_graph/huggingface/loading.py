@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import transformers
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 _SHIPPED = Path(__file__).parent / "models"
@@ -49,7 +50,19 @@ def load_tokenizer(name: str, options: dict[str, Any], tokenizer_options: dict[s
     return AutoTokenizer.from_pretrained(resolve(name), **{**hub_options(options), **tokenizer_options})
 
 
-def load_without_weights(name: str, options: dict[str, Any]) -> torch.nn.Module:
+def auto_class(wanted: type | str) -> Any:
+    """The class of transformers that loads a kind of model.
+
+    >>> auto_class("AutoModelForMaskedLM").__name__
+    'AutoModelForMaskedLM'
+    """
+    found = getattr(transformers, wanted, None) if isinstance(wanted, str) else wanted
+    if found is None:
+        raise ValueError(f"transformers {transformers.__version__} has no {wanted!r}")
+    return found
+
+
+def load_without_weights(name: str, options: dict[str, Any], loader: Any) -> torch.nn.Module:
     """The model with its parameters on the meta device: all modules, no memory."""
     where = hub_options(options)
     config = options.get("config") or AutoConfig.from_pretrained(resolve(name), **where)
@@ -61,15 +74,15 @@ def load_without_weights(name: str, options: dict[str, Any]) -> torch.nn.Module:
     if "trust_remote_code" in where:
         built["trust_remote_code"] = where["trust_remote_code"]
     with torch.device("meta"):
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, **built)
+        model: torch.nn.Module = loader.from_config(config, **built)
     return model.eval()
 
 
-def load_with_weights(name: str, options: dict[str, Any]) -> torch.nn.Module:
+def load_with_weights(name: str, options: dict[str, Any], loader: Any) -> torch.nn.Module:
     """The model itself."""
     shown = logging.is_progress_bar_enabled() and not name.startswith(_PREFIX)  # a shipped model is there at once
     with _progress(shown):
-        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(resolve(name), **options)
+        model: torch.nn.Module = loader.from_pretrained(resolve(name), **options)
     return model
 
 

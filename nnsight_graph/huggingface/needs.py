@@ -55,7 +55,7 @@ class Needs:
 
 
 def read_needs(model: torch.nn.Module) -> Needs:
-    """What ``model`` wants of a batch; its weights are not looked at.
+    """What ``model`` wants of a batch; its weights are not looked at. Walks all modules: keep the result.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> needs = read_needs(GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16, n_positions=32)))
@@ -65,13 +65,15 @@ def read_needs(model: torch.nn.Module) -> Needs:
     inner: Any = getattr(model, "get_base_model", None)  # PEFT: its own forward hides the parameters
     model = inner() if inner is not None else model
     config, kind = getattr(model, "config", None), type(model).__name__
-    takes = frozenset(inspect.signature(type(model).forward).parameters)  # of the class: a run may have replaced the instance's
+    parameters = inspect.signature(type(model).forward).parameters  # of the class: a run may have replaced the instance's
+    open_ended = "input_ids" not in parameters and any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    takes = frozenset() if open_ended else frozenset(parameters)
     family = str(getattr(config, "model_type", kind))
     table, positions = _position_table(model, config), _positions(family, takes)
     first, limit = (0, None) if table is None else _numbering(table, config)
     return Needs(
         name=family,
-        takes=takes,
+        takes=None if open_ended else takes,
         positions=positions,
         first=first,
         limit=limit,

@@ -107,6 +107,8 @@ def _wants_mask(args: Sequence[Any], kwargs: Mapping[str, Any], needs: Needs) ->
 def _fields(tokenizer: Any, prompt: Any) -> dict[str, Any]:
     if isinstance(prompt, Mapping):
         return dict(prompt)
+    if isinstance(prompt, (list, tuple)) and not prompt:
+        raise RecordError(f"{prompt!r} is no prompt: it has no rows")
     kinds = _kinds(prompt)
     if len(kinds) > 1:
         mixed = " and ".join(sorted(kinds))
@@ -207,7 +209,10 @@ def _as_rows(name: str, value: Any, rows: int) -> Rows:
             return [torch.as_tensor(item) for item in value]
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RecordError(f"{name}: a prompt is a string, token ids, a tensor or an encoding, not {type(value).__name__}") from error
+        wanted = (
+            "a prompt is a string, token ids, a tensor or an encoding" if name == "input_ids" else f"{name} is rows of numbers, or a tensor"
+        )
+        raise RecordError(f"{wanted}, not {type(value).__name__}") from error
     if rows != 1 or not (name in TOKENS or name in DECODER) or (name == "labels" and tensor.shape == (1,)):  # a text's class, there
         return tensor
     return tensor.unsqueeze(0) if tensor.dim() == (2 if name.endswith("_embeds") else 1) else tensor

@@ -29,7 +29,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForMaskedLM", _SIZES),
     "roberta": ("RobertaForMaskedLM", {**_SIZES, "pad_token_id": 0}),
     "t5": ("T5ForConditionalGeneration", {**_T5, **_STARTS}),
-    "bart": ("BartForConditionalGeneration", {"vocab_size": VOCABULARY, "d_model": 16, "max_position_embeddings": LONGEST, **_BART, **_STARTS}),
+    "bart": (
+        "BartForConditionalGeneration",
+        {"vocab_size": VOCABULARY, "d_model": 16, "max_position_embeddings": LONGEST, **_BART, **_STARTS},
+    ),
 }
 
 

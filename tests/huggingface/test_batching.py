@@ -12,7 +12,20 @@ from nnsight_graph.huggingface.batching import Batch, make_batch
 from nnsight_graph.huggingface.needs import read_needs
 from tests.huggingface.families import FAMILIES, LONGEST, supports, text, tiny_model, word_tokenizer
 
-ROWS = [[3, 4, 5], [6], [7, 8, 9, 10], [11, 12], [13], [14, 15, 16], [17, 18, 19, 20, 21], [22, 23], [24, 25], [26, 27, 28], [29], [30, 31, 32]]
+ROWS = [
+    [3, 4, 5],
+    [6],
+    [7, 8, 9, 10],
+    [11, 12],
+    [13],
+    [14, 15, 16],
+    [17, 18, 19, 20, 21],
+    [22, 23],
+    [24, 25],
+    [26, 27, 28],
+    [29],
+    [30, 31, 32],
+]
 
 
 def mixed_invokes(tokenizer: Any) -> list[Any]:
@@ -144,7 +157,9 @@ def test_padding_of_the_users_own_is_padding(family: str) -> None:
 def test_position_ids_of_one_invoke_leave_the_others_theirs(family: str, side: str) -> None:
     model = tiny_model(family)
     own = torch.tensor([[5, 6, 9]])
-    batch = make_batch(word_tokenizer(side), read_needs(model), [(([3, 4, 5],), {"position_ids": own}), (([6, 7, 8, 9],), {}), (([6],), {})])
+    batch = make_batch(
+        word_tokenizer(side), read_needs(model), [(([3, 4, 5],), {"position_ids": own}), (([6, 7, 8, 9],), {}), (([6],), {})]
+    )
     logits, left = run(model, batch), side == "left"
     mask = torch.ones(1, 3, dtype=torch.long)
     close(logits[0, columns(batch, 3, left)], alone(model, [3, 4, 5], position_ids=own, attention_mask=mask))
@@ -164,7 +179,9 @@ def test_position_ids_that_jump_need_a_mask() -> None:
 def test_the_loss_counts_the_same_tokens(family: str, side: str) -> None:
     """The loss of a batch is the mean over all labels that count, so invokes weigh as much as they have labels."""
     model, rows = tiny_model(family), [[3, 4, 5, 6], [7, 8]]
-    batch = make_batch(word_tokenizer(side), read_needs(model), [((ids,), {"labels": torch.tensor([ids])}) for ids in rows] + [(([9],), {})])
+    batch = make_batch(
+        word_tokenizer(side), read_needs(model), [((ids,), {"labels": torch.tensor([ids])}) for ids in rows] + [(([9],), {})]
+    )
     with torch.no_grad():
         losses = [model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss for ids in rows]
         loss = model(**batch.inputs).loss
@@ -174,7 +191,9 @@ def test_the_loss_counts_the_same_tokens(family: str, side: str) -> None:
 
 def test_classes_are_joined_and_missing_ones_do_not_count() -> None:
     needs = read_needs(tiny_model("bert"))
-    batch = make_batch(None, needs, [(([3, 4],), {"labels": torch.tensor([1])}), (([5],), {}), (([[6], [7]],), {"labels": torch.tensor([0, 2])})])
+    batch = make_batch(
+        None, needs, [(([3, 4],), {"labels": torch.tensor([1])}), (([5],), {}), (([[6], [7]],), {"labels": torch.tensor([0, 2])})]
+    )
     assert batch.inputs["labels"].tolist() == [1, -100, 0, 2]
 
 
@@ -249,7 +268,9 @@ def test_further_tensors_with_an_entry_for_each_row_are_joined() -> None:
     batch = make_batch(None, needs, [(([3, 4, 5],), {"extra": extra[:1]}), (([[6], [7]],), {"extra": extra[1:]})])
     assert batch.inputs["extra"].equal(extra)
     spans = [torch.ones(1, 3), torch.ones(1, 1)]  # as wide as the rows are long
-    batch = make_batch(word_tokenizer("left"), needs, [((ids,), {"spans": span}) for ids, span in zip([[3, 4, 5], [6]], spans, strict=True)])
+    batch = make_batch(
+        word_tokenizer("left"), needs, [((ids,), {"spans": span}) for ids, span in zip([[3, 4, 5], [6]], spans, strict=True)]
+    )
     assert batch.inputs["spans"].tolist() == [[1, 1, 1], [0, 0, 1]]
     with pytest.raises(RecordError, match="extra is given to some"):
         make_batch(None, needs, [(([3],), {"extra": extra[:1]}), (([4],), {})])
