@@ -5,12 +5,13 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TRANSFORMERS4 := .venvs/transformers4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long tiny check size bench test-pythons clean
+.PHONY: help install demo test test-long tiny check size bench test-pythons test-transformers4 clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the Python that .venv is made with; ARGS='-k text' goes to pytest, the demo and the benchmarks."
 
@@ -45,6 +46,13 @@ bench: $(STAMP) ## the benchmarks
 
 test-pythons: ## the tests that need no torch, on every Python 3.10 to 3.14 that is installed
 	@sh tools/test_pythons.sh
+
+$(TRANSFORMERS4)/.installed: pyproject.toml tools/install.sh
+	@PYTHON='$(PYTHON)' sh tools/install.sh '$(TRANSFORMERS4)' 'transformers>=4.57,<5'
+	@touch $@
+
+test-transformers4: $(TRANSFORMERS4)/.installed ## the tests of language models, with transformers 4.57 instead of the newest
+	@$(TRANSFORMERS4)/bin/python -m pytest -p no:cacheprovider tests/huggingface tests/model $(ARGS)
 
 clean: ## remove what was built, cached and installed
 	rm -rf $(VENV) .venvs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,9 +1,11 @@
 #!/bin/sh
-# Makes the virtual environment VENV with all that the Makefile needs. Usage: install.sh VENV   (PYTHON: the interpreter to make it with)
+# Makes the virtual environment VENV with all that the Makefile needs. Usage: install.sh VENV [REQUIREMENT...]   (PYTHON: the interpreter to
+# make it with). Requirements narrow what is chosen: 'transformers>=4.57,<5'.
 # A CPU build of torch goes in first, because plain `pip install torch` brings gigabytes of CUDA on Linux.
 set -eu
 
-venv=${1:?usage: install.sh VENV}
+venv=${1:?usage: install.sh VENV [REQUIREMENT...]}
+shift
 python=${PYTHON:-python3}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -41,8 +43,8 @@ has_torch() { "$venv/bin/python" -c 'import importlib.util as u, sys; sys.exit(u
 
 [ -x "$venv/bin/python" ] || make_venv
 has_torch || install_torch
-say "installing nnsight_graph for development"
-pip install --quiet --editable '.[dev]' || {
-    say "error: 'pip install --editable .[dev]' failed in $venv"
+say "installing nnsight_graph for development${*:+, with $*}"
+pip install --quiet --editable '.[dev]' "$@" || {
+    say "error: 'pip install --editable .[dev] $*' failed in $venv"
     exit 1
 }

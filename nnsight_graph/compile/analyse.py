@@ -11,6 +11,7 @@ import msgspec
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
+from ..ops.running import call_listening, call_module
 from ..ops.table import effect_of, function_of
 from .edits import prepare_edit
 from .plan import Slot, Step
@@ -118,8 +119,8 @@ class Analysis(SiteWriter):
             return
         operands = [*node.operands, *(operand for _, operand in node.keywords)]
         step = Step(node.number, function, [], 0, tuple(name for name, _ in node.keywords))
-        step.opaque = node.target in ("call", "module")
-        if node.target == "module":
+        step.opaque = node.target in ("call", "module", "listening")
+        if node.target in ("module", "listening"):
             assert node.site is not None
             step.leaves.append(self.module(node.site.path, False))
         inside = [list(self._inside(operand, node.number)) for operand in operands]
@@ -175,8 +176,8 @@ class Analysis(SiteWriter):
             assert type(mutates) is Literal
             places = [int(place) + 2 for place in mutates.name.removeprefix("mutates:").split(",") if place]
             return call_opaque, OPAQUE if not places else msgspec.structs.replace(OPAQUE, writes=tuple(("", place) for place in places))
-        if target == "module":
-            return _call_module, OPAQUE
+        if target in ("module", "listening"):
+            return (call_module if target == "module" else call_listening), OPAQUE
         if target == "getitem" and self._plain_index(node.operands[1]):
             return function_of(target), VIEW
         if target in ("add", "mul") and any(type(operand) is Group for operand in node.operands):
@@ -336,9 +337,5 @@ class Analysis(SiteWriter):
 def _seen(operand: Operand, place: int) -> Any:
     """An operand for the effect's eyes: its place, or the literal that it is."""
     return literal(operand.name) if type(operand) is Literal and operand.name in ("None", "True", "False") else place
-
-
-def _call_module(module: Any, *args: Any, **kwargs: Any) -> Any:
-    return module(*args, **kwargs)
 
 

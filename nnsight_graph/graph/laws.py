@@ -28,6 +28,7 @@ LAWS: dict[str, Law] = {
     "write": Law(_PASSING, 1, value=False),
     "parameter": Law(frozenset({"parameter"}), 0),
     "module": Law(frozenset({"call"})),
+    "listening": Law(frozenset({"call"})),
     "call": Law(),
     "save": Law(operands=1, value=False),
     "log": Law(value=False),

@@ -88,7 +88,7 @@ def _call_text(node: Node, args: list[str], constants: tuple[Any, ...]) -> str:
     if target == "call":
         told = [args[1].replace(":", "=")] if args[1] != "mutates:" else []
         return f"{args[0]}({', '.join(args[2:] + named + told)})"
-    if target == "module":
+    if target in ("module", "listening"):
         return f"{node.site.path if node.site else ''}({', '.join(args + named)})"
     if target[0] == ".":
         return f"{args[0]}{target}({', '.join(args[1:] + named)})"

@@ -173,6 +173,9 @@ def _joined(
 
 
 def _join(name: str, tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], layout: _Layout) -> torch.Tensor:
+    whole = None if layout.padded else _whole(name, prompts)
+    if whole is not None:
+        return whole
     rows = [row for prompt in prompts for row in _rows(name, prompt, prompts, needs)]
     lengths = [length for prompt in prompts for length in prompt.lengths]
     for_decoder = name in DECODER or (name == "labels" and needs.decoder is not None)
@@ -183,6 +186,16 @@ def _join(name: str, tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], la
     if name == "labels" and needs.shifts and by_column:
         rows = [_without_first(row) if start else row for row, start in zip(rows, layout.starts, strict=True)]
     return _stack(name, rows, _fill(name, tokenizer, needs), layout.left and not for_decoder)
+
+
+def _whole(name: str, prompts: Sequence[Prompt]) -> torch.Tensor | None:
+    """The usual case, without taking tensors apart: all alike, and with an entry for each row."""
+    given = [prompt.inputs.get(name) for prompt in prompts]
+    tensors = [each for each in given if isinstance(each, torch.Tensor)]
+    if len(tensors) < len(prompts) or len({(each.shape[1:], each.dtype, each.device) for each in tensors}) > 1:
+        return None
+    fits = all(each.shape[0] == prompt.rows for each, prompt in zip(tensors, prompts, strict=True))
+    return torch.cat(tensors) if fits else None
 
 
 def _rows(name: str, prompt: Prompt, prompts: Sequence[Prompt], needs: Needs) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .batching import join_prompts
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
 from .prompts import read_prompt
+from .verify import compare_rows
 
 _INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
 
@@ -82,6 +83,29 @@ class LanguageModel(NNsight):
             self._tree.replace(load_with_weights(self._source, self._options, self._loader))
             self.__dict__["_loaded"] = True
         return self
+
+    def verify_batch(self, prompts: Sequence[Any], *, rtol: float = 1e-4, atol: float = 1e-5) -> list[float]:
+        """Run prompts as one batch and each alone, and compare what the model returns for every token.
+
+        Args:
+            prompts: As ``tracer.invoke`` takes them.
+            rtol, atol: How far two numbers may lie apart, relatively and absolutely.
+
+        Returns:
+            For each prompt the largest difference between the batch and the prompt alone.
+
+        Raises:
+            NNsightError: a difference is larger; names the prompt.
+
+        Example:
+            >>> from nnsight_graph import LanguageModel
+            >>> model = LanguageModel("nnsight-graph/capitals")
+            >>> differences = model.verify_batch(["The Colosseum is in the city of", "The Eiffel Tower is in the city of"])
+            >>> max(differences) < 1e-4
+            True
+        """
+        invokes = [self._invoked((prompt,), {}) for prompt in prompts]
+        return compare_rows(self._callable(), invokes, lambda some: self._joined(list(some), {}), rtol, atol)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "tokenizer":

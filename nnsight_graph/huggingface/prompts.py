@@ -68,7 +68,7 @@ def read_prompt(tokenizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], 
         fields.pop("attention_mask", None)
     main = _main(fields, bool(args))
     rows = _main_rows(main, fields[main])
-    lengths = [row.shape[0] for row in rows]
+    lengths = [rows.shape[1]] * rows.shape[0] if isinstance(rows, torch.Tensor) else [row.shape[0] for row in rows]
     _check_lengths(lengths, args, needs)
     if _kinds(fields.get("labels")) == {"strings"}:
         fields["labels"] = _tokenized(tokenizer, fields["labels"])["input_ids"]
@@ -158,7 +158,7 @@ def _main_rows(name: str, value: Any) -> Rows:
     if not len(rows):
         raise RecordError(f"an empty {type(value).__name__} is no prompt: it has no rows")
     dims = 2 if name == "inputs_embeds" else 1
-    for row in rows:
+    for row in [rows[0]] if isinstance(rows, torch.Tensor) else rows:
         if row.numel() and (row.dim() != dims or row.is_floating_point() != (dims == 2)):
             raise RecordError(f"{name}: {_WANTED[name]}, not {row.dtype} in {row.dim() + 1}")
     return rows

@@ -113,12 +113,19 @@ class Envoy:
             raise RecordError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
         trace.write(self._sites[point], self._tree, value, 5)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module: on traced values as part of the trace (its own sites are not visited), else directly."""
+    def __call__(self, *args: Any, hook: bool = False, **kwargs: Any) -> Any:
+        """Call the module: on traced values as part of the trace, else directly.
+
+        Args:
+            *args: Arguments of the module.
+            hook: Whether the sites of the module, and of those inside it, are visited by this call: for a module of
+                your own that you attached (``model.transformer.h[3].sae = sae``) and that the model never calls.
+            **kwargs: Named arguments of the module.
+        """
         trace = recording_here()
         if trace is None or not holds_proxy((*args, *kwargs.values()), Proxy):
             return self._module(*plain(args), **plain(kwargs))
-        return trace.call_module(self._sites["call"], self._tree, args, kwargs)
+        return trace.call_module(self._sites["call"], self._tree, args, kwargs, hook)
 
     def _record_as_operand(self, recorder: Recorder) -> Any:
         if recorder.target != "call":
@@ -236,6 +243,8 @@ class Envoy:
             self.__dict__.pop(name, None)
             self.__dict__.pop("_items", None)
             setattr(self._module, name, value)
+            if isinstance(value, torch.nn.Module):
+                self._tree.replace(self._tree.index.root)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self._module._modules, *dir(self._module)})

@@ -142,7 +142,8 @@ class Tracer:
         except NNsightError as refused:
             return _on_its_line(refused, plan, recording, frame)
         modules = tree.index
-        run = prepare(plan, recording.constants, modules, call.rows)
+        constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
+        run = prepare(plan, constants, modules, call.rows)
         try:
             execute(run, modules, function, call.args, call.kwargs)
         except BaseException as raised:

@@ -41,7 +41,8 @@ def run_code(code: Sequence[tuple[int, Any, int, int, int, Any, int]], slots: li
             else:
                 function(run, rest)
     except BaseException:
-        run.failed = code[len(code) - operator.length_hint(turns) - 1]
+        if run.error is None:  # else it comes from a segment that ran inside this one
+            run.failed = code[len(code) - operator.length_hint(turns) - 1]
         raise
 
 

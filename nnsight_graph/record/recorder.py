@@ -53,9 +53,10 @@ class Recording:
         indices: The constants' positions in order of use.
         shared: Groups of constants on one storage, where the program edits a constant.
         places: Where each node was written.
+        edits_constants: Whether the program edits a captured tensor in place.
     """
 
-    __slots__ = ("constants", "entries", "indices", "places", "repeats", "shared")
+    __slots__ = ("constants", "edits_constants", "entries", "indices", "places", "repeats", "shared")
 
     def __init__(self, recorder: Recorder) -> None:
         self.entries = recorder.entries
@@ -63,6 +64,7 @@ class Recording:
         self.indices = recorder.indices
         self.repeats = recorder.repeats
         self.places = recorder.places
+        self.edits_constants = recorder.edits_constants
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @property
@@ -266,10 +268,10 @@ class Recorder:
         self._refuse_others(owner, site)
         return self.make(self, self.add("parameter", (), None, site, 3))
 
-    def call_module(self, site: Site, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
-        """A module of the model, called on traced values."""
+    def call_module(self, site: Site, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], listening: bool) -> Proxy:
+        """A module of the model, called on traced values; with ``listening`` its own sites are visited."""
         self._refuse_others(owner, site)
-        return self.make(self, self.add("module", args, kwargs, site, 3))
+        return self.make(self, self.add("listening" if listening else "module", args, kwargs, site, 3))
 
     def _refuse_others(self, owner: Any, site: Site) -> None:
         if owner is not self.owner:

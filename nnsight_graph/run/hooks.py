@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 
+from ..ops.running import current
 from .engine import Run
 from .modules import ModuleIndex
-
-current: ContextVar[Run | None] = ContextVar("nnsight_graph_run", default=None)
-"""The run whose forward this is; a hook of another run does nothing."""
 
 _asking = current.get
 Hook = Callable[..., Any]

@@ -10,8 +10,9 @@ import torch
 from ..compile import Plan
 from ..ops.nested import map_tensors
 from ..ops.rows import Rows
+from ..ops.running import current
 from .engine import Leave, Run
-from .hooks import current, install
+from .hooks import install
 from .modules import ModuleIndex
 
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))

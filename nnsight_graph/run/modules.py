@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -17,11 +18,12 @@ class ModuleIndex:
         modules: Module by canonical path: the first under which ``named_modules()`` meets it.
     """
 
-    __slots__ = ("_canonical", "_lineage", "modules", "root")
+    __slots__ = ("_canonical", "_device", "_lineage", "modules", "root")
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.root = root
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
+        self._device: torch.device | None = None
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}
         self._lineage: dict[str, tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]] = {}
 
@@ -66,8 +68,24 @@ class ModuleIndex:
         error.path = path  # type: ignore[attr-defined]
         return error
 
+    def beside(self, constants: list[Any]) -> list[Any]:
+        """Captured tensors on the model's accelerator, if all of the model lies on one: moved once, not at each operation."""
+        if self._device is None:
+            devices = {tensor.device for tensor in self.root.parameters()}
+            self._device = devices.pop() if len(devices) == 1 else torch.device("cpu")
+        return constants if self._device.type in ("cpu", "meta") else on_device(constants, self._device)
+
     def parameter(self, path: str) -> torch.Tensor:
         """The parameter or buffer at ``path``."""
         owner, _, name = path.rpartition(".")
         tensor: torch.Tensor = getattr(self.root.get_submodule(owner), name)
         return tensor
+
+
+def on_device(constants: list[Any], device: torch.device) -> list[Any]:
+    """``constants`` with every tensor of at least one dimension on ``device``; dtypes stay.
+
+    >>> on_device([torch.ones(2), 3], torch.device("meta"))[0].device
+    device(type='meta')
+    """
+    return [value.to(device) if isinstance(value, torch.Tensor) and value.dim() and value.device != device else value for value in constants]
