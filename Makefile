@@ -11,7 +11,7 @@ TRANSFORMERS4 := .venvs/transformers4
 .PHONY: help install demo test test-long tiny check size bench test-pythons test-transformers4 clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the Python that .venv is made with; ARGS='-k text' goes to pytest, the demo and the benchmarks."
 

@@ -89,7 +89,8 @@ class LanguageModel(NNsight):
 
         Args:
             prompts: As ``tracer.invoke`` takes them.
-            rtol, atol: How far two numbers may lie apart, relatively and absolutely.
+            rtol: How far two numbers may lie apart, in parts of their size.
+            atol: The same, absolutely.
 
         Returns:
             For each prompt the largest difference between the batch and the prompt alone.

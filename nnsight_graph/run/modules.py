@@ -88,4 +88,7 @@ def on_device(constants: list[Any], device: torch.device) -> list[Any]:
     >>> on_device([torch.ones(2), 3], torch.device("meta"))[0].device
     device(type='meta')
     """
-    return [value.to(device) if isinstance(value, torch.Tensor) and value.dim() and value.device != device else value for value in constants]
+    def moved(value: Any) -> Any:
+        return value.to(device) if isinstance(value, torch.Tensor) and value.dim() and value.device != device else value
+
+    return list(map(moved, constants))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,6 +168,13 @@ def test_position_ids_of_one_invoke_leave_the_others_theirs(family: str, side: s
     close(logits[2, columns(batch, 1, left)], alone(model, [6]))
 
 
+def test_a_model_that_counts_the_mask_does_so_beside_given_numbers() -> None:
+    model, mask = tiny_model("opt"), torch.tensor([[1, 0, 1]])
+    given = (([6, 7, 8, 9],), {"position_ids": torch.arange(4)})
+    logits = run(model, make_batch(None, read_needs(model), [(([3, 4, 5],), {"attention_mask": mask}), given]))
+    close(logits[0, -1], alone(model, [3, 4, 5], attention_mask=mask)[-1])
+
+
 def test_position_ids_that_jump_need_a_mask() -> None:
     needs = read_needs(tiny_model("llama"))
     packed = ((), {"input_ids": [[3, 4]], "position_ids": torch.tensor([[0, 0]])})
@@ -305,6 +313,13 @@ def test_a_model_without_a_mask_takes_only_rows_of_one_length() -> None:
     assert list(make_batch(word_tokenizer(), needs, [((text([3, 4]),), {}), (([5, 6],), {})]).inputs) == ["input_ids"]
     with pytest.raises(RecordError, match="takes no attention_mask"):
         make_batch(None, needs, [(([3, 4],), {}), (([5],), {})])
+
+
+def test_a_decoder_that_reads_the_input_gets_no_padding_before_it() -> None:
+    needs = replace(read_needs(tiny_model("t5")), decoder="own")
+    with pytest.raises(RecordError, match="decodes its own input"):
+        make_batch(word_tokenizer("left"), needs, [(([3, 4],), {}), (([5],), {})])
+    assert "decoder_input_ids" not in make_batch(word_tokenizer("right"), needs, [(([3, 4],), {}), (([5],), {})]).inputs
 
 
 def test_a_decoder_needs_to_know_where_to_start() -> None:

@@ -60,5 +60,4 @@ def test_an_error_at_its_sites_stands_on_its_line(model):
             model[0].code.down.output[:, 6] = 0
             model[0].code(model[0].output, hook=True)
     assert isinstance(caught.value, nnsight.NNsightError)
-    line = caught.traceback[-1].lineno + 1
-    assert "down.output[:, 6]" in open(__file__).read().splitlines()[line - 1]
+    assert "down.output[:, 6]" in str(caught.traceback[-1].statement)
