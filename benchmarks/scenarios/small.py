@@ -79,6 +79,35 @@ def ablate_over_inputs() -> Variants:
     return Variants(lambda: logits_without_mlp(net, next(by_hooks), 2), traced, calls=len(rows))
 
 
+@scenario("small: 16 invokes, each patching a row", target=1.02, replay_target="within noise")
+def patch_rows() -> Variants:
+    net, prompts, patches = models.small(), list(models.tokens(16).split(1)), models.vectors(16, 256)
+    model = nnsight.NNsight(net)
+
+    def hooks() -> Any:
+        def patch(_module: torch.nn.Module, _args: Any, output: torch.Tensor) -> None:
+            for row, value in enumerate(patches):
+                output[row, row] = value
+
+        handle = net.transformer.h[1].register_forward_hook(patch)
+        try:
+            logits = net(torch.cat(prompts)).logits
+        finally:
+            handle.remove()
+        return [logits[row, -1] for row in range(len(prompts))]
+
+    def traced() -> Any:
+        kept = []
+        with model.trace() as tracer:
+            for row, (prompt, value) in enumerate(zip(prompts, patches, strict=True)):
+                with tracer.invoke(prompt):
+                    model.transformer.h[1].output[0, row] = value
+                    kept.append(model.lm_head.output[0, -1].save())
+        return [logits.value for logits in kept]
+
+    return Variants(hooks, traced)
+
+
 def two_hundred_ops(x: Any) -> Any:
     """Operators, methods, torch functions and an index, twenty times over; for tensors and traced values alike."""
     for _ in range(20):

@@ -29,7 +29,8 @@ class LanguageModel(NNsight):
         tokenizer: The tokenizer; by default the one that belongs to the name.
         dispatch: Load the weights now. By default they are loaded at the first run, and until then every parameter
             is on the meta device.
-        tokenizer_kwargs: Options for loading the tokenizer, such as ``{"padding_side": "left"}``.
+        tokenizer_kwargs: Options for loading the tokenizer, such as ``{"padding_side": "right"}``; a causal model's pads on the
+            left by default, so that ``[:, -1]`` is the last token of every row.
         automodel: The class of transformers that loads the model, or its name: ``"AutoModelForMaskedLM"``,
             ``"AutoModelForSeq2SeqLM"``, ``"AutoModel"`` ...
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
@@ -67,8 +68,8 @@ class LanguageModel(NNsight):
             super().__init__(model)
             return
         own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
-        own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {})
         loader = own["_loader"]
+        own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
         super().__init__(load_with_weights(str(model), kwargs, loader) if dispatch else load_without_weights(str(model), kwargs, loader))
         own["_loaded"] = dispatch
 

@@ -45,9 +45,10 @@ def hub_options(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in _HUB_OPTIONS if name in options}
 
 
-def load_tokenizer(name: str, options: dict[str, Any], tokenizer_options: dict[str, Any]) -> Any:
-    """The tokenizer of a model."""
-    return AutoTokenizer.from_pretrained(resolve(name), **{**hub_options(options), **tokenizer_options})
+def load_tokenizer(name: str, options: dict[str, Any], tokenizer_options: dict[str, Any], loader: Any) -> Any:
+    """The tokenizer of a model; for a causal model it pads on the left, so that ``[:, -1]`` is the last token of every row."""
+    side = {"padding_side": "left"} if "CausalLM" in loader.__name__ else {}
+    return AutoTokenizer.from_pretrained(resolve(name), **{**side, **hub_options(options), **tokenizer_options})
 
 
 def auto_class(wanted: type | str) -> Any:
