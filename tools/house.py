@@ -57,7 +57,7 @@ class Module:
     @cached_property
     def code(self) -> int:
         """Lines of code: docstrings and blank lines left out, as in the length of a function."""
-        owners = [n for n in ast.walk(self.tree) if isinstance(n, (ast.Module, ast.ClassDef, *FunctionNode.__args__))]
+        owners = [n for n in ast.walk(self.tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
         documented = [n.body[0] for n in owners if ast.get_docstring(n, clean=False) is not None]
         return sum(1 for line in self.text.splitlines() if line.strip()) - sum(
             1 for d in documented for line in self.text.splitlines()[d.lineno - 1 : d.end_lineno] if line.strip()

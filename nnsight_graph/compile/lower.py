@@ -135,6 +135,7 @@ def _finish_visits(plan: Plan, analysis: Analysis, segments: list[Segment]) -> N
         visit.changes = slot in outputs
         visit.counted = slot.index in counted
         visit.clears = not slot.saved and not visit.counted
+        visit.only_kept = slot.saved and not (visit.triggers or visit.musts or visit.changes or slot.index in plan.unchecked)
         if slot.saved or visit.counted:
             visit.held = ((slot.index, slot.cells),)
         if cell.direction == "result":

@@ -55,9 +55,10 @@ class Visit:
         musts: ``(segment, node, target slot)`` of edits that have to be done when the visit ends; the slot is ``-1``
             unless the edit is on what may or may not be a view of the passing value.
         nodes: The nodes that read or write here.
+        only_kept: Whether the value is saved as it passes, and that is all.
     """
 
-    __slots__ = ("changes", "clears", "counted", "direction", "held", "musts", "nodes", "path", "slot", "triggers")
+    __slots__ = ("changes", "clears", "counted", "direction", "held", "musts", "nodes", "only_kept", "path", "slot", "triggers")
 
     def __init__(self, path: str, direction: str, slot: int) -> None:
         self.path = path
@@ -70,6 +71,7 @@ class Visit:
         self.triggers: list[int] = []
         self.musts: list[tuple[int, int, int]] = []
         self.nodes: list[int] = []
+        self.only_kept = False
 
 
 class Plan:

@@ -27,6 +27,23 @@ def output_hook(run: Run, index: int) -> Hook:
     return hook
 
 
+def keeping_hook(run: Run, index: int, slot: int) -> Hook:
+    """The short form for an output that is only kept: nothing waits for it, nothing edits it."""
+    seen, slots, noted = run.seen, run.slots, run.noted
+
+    def hook(_module: torch.nn.Module, _args: Any, output: Any, *_late: Any) -> Any:
+        if _asking() is not run or run.busy or seen[index]:
+            return None
+        if type(output) is not torch.Tensor or output.is_inference():
+            return run.arrive(index, output)
+        seen[index] = True
+        slots[slot] = output
+        noted[slot] = (output._version,)
+        return None
+
+    return hook
+
+
 def input_hook(run: Run, index: int) -> Hook:
     """A forward pre-hook that brings a module's arguments to visit ``index`` of ``run``."""
     seen, arrive = run.seen, run.arrive
@@ -47,7 +64,9 @@ def install(run: Run, modules: ModuleIndex) -> list[Callable[[], None]]:
         if before >= 0:
             undo.append(_add(module, "_forward_pre_hooks", input_hook(run, before), True))
         if after >= 0:
-            undo.append(_add(module, "_forward_hooks", output_hook(run, after), False))
+            visit = run.plan.visits[after]
+            hook = keeping_hook(run, after, visit.slot) if visit.only_kept and not run.plan.guards else output_hook(run, after)
+            undo.append(_add(module, "_forward_hooks", hook, False))
     return undo
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, singledispatchmethod
 from types import CodeType
@@ -306,14 +306,16 @@ def execute(module: nn.Module, program: Program, forward: Forward) -> Native:
     return native
 
 
-def answer(module: nn.Module, x: Tensor, program: Program, plain: Forward | None = None) -> Answer:
-    """The meaning of a program: its saved values, or its error."""
-    forward = plain or run_forward(module, x, {})
+def answer(
+    module: nn.Module, x: Any, program: Program, plain: Forward | None = None, run: Callable[..., Forward] = run_forward
+) -> Answer:
+    """The meaning of a program: its saved values, or its error; `run` makes the forwards."""
+    forward = plain or run(module, x, {})
     for _ in range(len(forward.order) + 2):
         native = execute(module, program, forward)
         if native.late:
             return Answer({}, "NNsightError" if forward.overwritten else "OutOfOrderError")
-        following = run_forward(module, x, native.contents())
+        following = run(module, x, native.contents())
         stable = all(same(tree, following.delivered[key]) for key, tree in forward.delivered.items())
         forward = following
         if stable:

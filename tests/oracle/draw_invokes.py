@@ -1,0 +1,228 @@
+"""Random batches: programs for several inputs, each in a block of its own, and for all of them."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .forward import Forward, Key, run_forward
+from .generate import REFUSALS, Mode, Writer, runs_with_grad
+from .invokes import Batch, Block, Line, RowSite, run_side_by_side
+from .modules import draw_module
+from .native import HIDDEN, Native, execute
+from .programs import Augment, Compute, Edit, Effect, Program, Read, Save, Site, Statement, Write, envoy
+from .trees import leaves
+
+ALIKE = ("{0} * 0.5", "1.0 - {0}", "torch.relu({0})", "{0}.softmax(-1)", "{0}.clone()", "{0}.mean(-1, keepdim=True)")
+ALIKE_VIEWS = ("{0}[:, 0]", "{0}[..., 1:]", "{0}.transpose(-1, -2)", "{0}[:, -1:]", "{0}.detach()")
+ALIKE_BINARY = ("{0} + {1}", "{0} * {1}", "torch.maximum({0}, {1})")
+ALIKE_EDITS = ("{0}[:, 0] = 0", "{0} += 0.5", "{0} *= -0.75", "{0}[..., -1] += 2", "{0}.clamp_(min=0)", "{0}.transpose(-1, -2).neg_()")
+
+
+class Rows(Writer):
+    """Writes the lines of one block; `lines` and `native` are those of the whole batch."""
+
+    def __init__(self, rng: random.Random, module: nn.Module, xs: list[Tensor], plain: Forward, mode: Mode, mixing: float) -> None:
+        self.number, self.block, self.blocks = 0, Block(0), [Block(0)]
+        self.lines: list[Line] = []
+        self.home: dict[str, int] = {}
+        self.mixing = mixing
+        self.usable = rows_first(module, xs[0])
+        super().__init__(rng, module, xs[0], plain, mode)
+        constant = self.constants.pop("c")
+        self.constants = {**{f"x{number}": x for number, x in enumerate(xs)}, "c": constant}
+        self.native = self.run([])
+        self.places_in_focus = self.focus()
+
+    # ------------------------------------------------------------------ sites of the block
+
+    def focus(self) -> list[Site]:
+        """A few sites, the same for all blocks."""
+        ordered = [site for key in self.plain.order if key[0].startswith("0:") for site in self.names(key)]
+        ordered = [site for site in ordered if self.plain.paths[site.path].partition(":")[2] in self.usable[site.kind == "output"]] or ordered
+        count = self.rng.randint(2, 4)
+        start = self.rng.randrange(max(1, len(ordered) - count))
+        return ordered[start : start + count] if self.rng.random() < 0.6 else self.rng.sample(ordered, min(count, len(ordered)))
+
+    def names(self, key: Key) -> list[Site]:
+        path, kind = key
+        if kind == "result":
+            return [RowSite("0:", "result")]
+        return [RowSite(site.path, site.kind) for site in super().names(key)]
+
+    @property
+    def sites(self) -> list[Site]:
+        return [RowSite(f"{self.block.inputs[0]}:{site.path.partition(':')[2]}", site.kind) for site in self.places_in_focus]
+
+    @sites.setter
+    def sites(self, found: list[Site]) -> None:
+        self.places_in_focus = found
+
+    # ------------------------------------------------------------------ names of the block
+
+    def tensors(self, traced: bool = False) -> list[str]:
+        found = super().tensors(traced)
+        if self.rng.random() < self.mixing:
+            return [name for name in found if name in self.constants or self.home[name] >= 0]
+        mine = {f"x{self.block.own}", "c"}
+        return [name for name in found if name in mine or self.home.get(name) == self.number]
+
+    def append(self, drawn: list[Statement]) -> bool:
+        kept = super().append(drawn)
+        if kept:
+            self.lines += [Line(self.number, statement, (statement,)) for statement in drawn]
+            self.home |= {statement.target: self.number for statement in drawn if statement.target}
+        return kept
+
+    def call(self) -> list[Statement]:
+        path, one, name = self.rng.choice([path for path, _ in self.module.named_modules() if path]), self.pick(), self.fresh()
+        if not one:
+            return []
+        try:
+            with torch.no_grad():
+                value = self.module.get_submodule(path)(self.native.values[one].clone())
+        except REFUSALS:
+            return []
+        return [Compute(name, envoy(path) + "({0})", (one,), Effect.MAYBE), *self.element(name, value)]
+
+    def save(self) -> list[Statement]:
+        hidden = {*self.constants, *self.native.saved, HIDDEN}
+        found = [name for name in self.native.values if name not in hidden and self.home[name] == self.number]
+        return [Save(f"s{self.fresh()}", (self.rng.choice(found),))] if found else []
+
+    # ------------------------------------------------------------------ blocks
+
+    def run(self, statements: list[Statement]) -> Native:
+        return execute(self.module, Program(tuple(statements), self.constants), self.plain)
+
+    def write_block(self, block: Block, most: int) -> None:
+        """The lines of an input, or of all inputs so far."""
+        self.number, self.block = len(self.blocks) - 1, block
+        self.blocks[-1] = block
+        drawers: dict[Any, int] = {self.read: 4, self.compute: 3, self.view: 2, self.maybe: 1, self.edit: 5, self.save: 2}
+        drawers |= {self.write: 3, self.augment: 2, self.cross: 2, self.call: 1}
+        if self.plain.overwritten:  # a model that changes its own tensors in place sees other tensors where rows were put in
+            del drawers[self.write]
+        if block.own < 0:
+            Whole(self).lines(most)
+        for _ in range(self.rng.randint(2, most) if block.own >= 0 else 0):
+            drawer = self.rng.choices(list(drawers), list(drawers.values()))[0]
+            any(self.append(drawer()) for _ in range(4))
+        if block.own >= 0:
+            self.append(self.save())
+            if self.rng.random() < 0.5:
+                name = self.fresh()
+                self.append([Read(name, RowSite(f"{block.own}:", "result")), Save(f"s{self.fresh()}", (name,))])
+        self.blocks.append(Block())
+
+
+class Whole:
+    """Lines that see the rows of several inputs: each means a line per input."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.rng = rows, rows.rng
+        self.known: list[str] = []
+
+    def lines(self, most: int) -> None:
+        for _ in range(self.rng.randint(1, most)):
+            drawers = [self.read, self.read, *([self.compute, self.edit, self.edit, self.save, self.write] if self.known else [])]
+            drawn = self.rng.choice(drawers)()
+            if drawn and self.append(drawn):
+                self.known += [statement.target for statement in drawn if statement.target and not isinstance(statement, Save)]
+        if self.known:
+            self.append([Save(f"s{self.rows.fresh()}", (self.rng.choice(self.known),))])
+
+    def append(self, drawn: list[Statement]) -> bool:
+        rows = self.rows
+        means = [[self.of(statement, number) for number in rows.block.inputs] for statement in drawn]
+        if not Writer.append(rows, [statement for several in means for statement in several]):
+            return False
+        rows.lines += [Line(rows.number, statement, tuple(several)) for statement, several in zip(drawn, means, strict=True)]
+        rows.home |= {str(one.target): -1 for several in means for one in several if one.target}
+        return True
+
+    def of(self, statement: Statement, number: int) -> Statement:
+        """What the line means for one input."""
+        changes: dict[str, Any] = {}
+        if statement.target:
+            changes["target"] = f"{statement.target}_{number}"
+        if not isinstance(statement, Read):
+            changes["operands"] = tuple(f"{name}_{number}" for name in statement.operands)
+        if isinstance(statement, (Read, Write, Augment)):
+            changes["site"] = RowSite(re.sub(r"^\d+", str(number), statement.site.path), statement.site.kind)
+        return replace(statement, **changes)
+
+    def tensors(self) -> list[str]:
+        return [name for name in self.known if isinstance(self.rows.native.values[f"{name}_0"], Tensor)]
+
+    def read(self) -> list[Statement]:
+        rows = self.rows
+        return rows.read()
+
+    def compute(self) -> list[Statement]:
+        found = self.tensors()
+        if not found:
+            return []
+        one, two, name, draw = self.rng.choice(found), self.rng.choice(found), self.rows.fresh(), self.rng.random()
+        if draw < 0.4:
+            return [Compute(name, self.rng.choice(ALIKE_VIEWS), (one,), Effect.VIEW)]
+        return [Compute(name, self.rng.choice(ALIKE), (one,)) if draw < 0.8 else Compute(name, self.rng.choice(ALIKE_BINARY), (one, two))]
+
+    def edit(self) -> list[Statement]:
+        found = self.tensors()
+        return [Edit(self.rng.choice(ALIKE_EDITS), (self.rng.choice(found),))] if found else []
+
+    def save(self) -> list[Statement]:
+        return [Save(f"s{self.rows.fresh()}", (self.rng.choice(self.known),))]
+
+    def write(self) -> list[Statement]:
+        rows, site = self.rows, self.rng.choice(self.rows.sites)
+        if site.kind in ("result", "inputs") or rows.plain.overwritten:
+            return []
+        tree = rows.plain.delivered[rows.native.key(site)]
+        tree = tree[0][0] if site.kind == "input" else tree
+        fitting = [name for name in self.tensors() if isinstance(tree, Tensor) and rows.native.values[f"{name}_0"].shape == tree.shape]
+        return [Write(site, "{0}", (self.rng.choice(fitting),))] if fitting else []
+
+
+def rows_first(module: nn.Module, x: Tensor) -> tuple[set[str], set[str]]:
+    """The modules whose arguments, and those whose output, have the batch as their first dimension."""
+    found = []
+    for kind in ("input", "output"):
+        good: set[str] | None = None
+        for size in (2, 3, 5):
+            delivered = run_forward(module, x[:1].expand(size, *x.shape[1:]), {}).delivered
+            here = {path for (path, what), tree in delivered.items() if what == kind and all(len(leaf) == size for leaf in leaves(tree))}
+            good = here if good is None else good & here
+        found.append(good or set())
+    return found[0] | {""}, found[1] | {""}
+
+
+def draw_batch(seed: int, mixing: float | None = None, whole: bool = True) -> Batch:
+    """The batch of a seed; the same on every machine. `mixing`: how often a line takes values from other blocks."""
+    rng = random.Random(f"batch {seed}")
+    module_seed = rng.randrange(4000)
+    module, x = draw_module(module_seed)
+    count = rng.choice((1, 2, 2, 2, 3, 3, 4, 5))
+    generator = torch.Generator().manual_seed(seed)
+    size = rng.choice((1, 1, 2))
+    sizes = [size if rng.random() < 0.7 else rng.randint(1, 3) for _ in range(count)]
+    xs = [torch.randn(size, *x.shape[1:], generator=generator, dtype=x.dtype).mul(100).round() / 100 for size in sizes]
+    mode: Mode = rng.choices(("no_grad", "enable_grad", "inference_mode"), (6, 3, 1))[0]
+    plain = run_side_by_side(module, xs, {})
+    writer = Rows(rng, module, xs, plain, mode, rng.choice((0.0, 0.2, 0.5)) if mixing is None else mixing)
+    for number in range(count):
+        writer.write_block(Block(number), 10 if count < 4 else 6)
+        if whole and rng.random() < 0.25:
+            writer.write_block(Block(-1, number + 1), 5)
+    if whole and rng.random() < 0.2:
+        writer.write_block(Block(-2, count), 5)
+    batch = Batch(seed, module, tuple(xs), tuple(writer.blocks[:-1]), tuple(writer.lines), writer.constants, mode, plain, module_seed)
+    if mode == "enable_grad" and not runs_with_grad(module, batch.program, plain):
+        batch = replace(batch, mode="no_grad")
+    return batch
