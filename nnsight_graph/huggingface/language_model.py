@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from ..errors import RecordError
 from ..model import NNsight
 from ..model.invoker import Call, Invoke
 from ..ops.rows import Rows
+from ..record.settled import plain
 from .batching import join_prompts
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
@@ -84,6 +86,17 @@ class LanguageModel(NNsight):
             self._tree.replace(load_with_weights(self._source, self._options, self._loader))
             self.__dict__["_loaded"] = True
         return self
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Transformers' own ``generate`` on token ids; traced generation is not part of this version.
+
+        Raises:
+            RecordError: it was called on text, as a traced generation would be.
+        """
+        if any(isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str)) for value in args):
+            raise RecordError("traced generation is not part of this version; on token ids, generate is transformers' own")
+        self.dispatch()
+        return self._module.generate(*plain(args), **plain(kwargs))
 
     def verify_batch(self, prompts: Sequence[Any], *, rtol: float = 1e-4, atol: float = 1e-5) -> list[float]:
         """Run prompts as one batch and each alone, and compare what the model returns for every token.
