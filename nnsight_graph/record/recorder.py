@@ -176,7 +176,10 @@ class Recorder:
         return RecordError(f"{text}. A module or function that does it inside goes in as one step: nnsight_graph.apply(function, x).")
 
     def _note_edit(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        for value in written(effect_of(target), operands, keywords):
+        effect = effect_of(target)
+        if not (effect.mutates or effect.writes or "out" in keywords):
+            return
+        for value in written(effect, operands, keywords):
             if isinstance(value, torch.Tensor) and id(value) in self._lifted:
                 self.edits_constants = True
                 self._edited |= {self._lifted[id(value)]}
@@ -193,7 +196,8 @@ class Recorder:
             else:
                 self.repeats = True
             self.indices.append(index)
-            return (torch.Tensor, value.ndim, str(value.dtype))
+            with torch._C.DisableTorchFunction():  # else the questions go through the mode that records
+                return (torch.Tensor, value.ndim, str(value.dtype))
         self.indices.append(len(self.constants))
         self.constants.append(value.copy() if isinstance(value, numpy.ndarray) else value)  # a native change of it goes unnoticed
         return type(value)
