@@ -42,9 +42,10 @@ def difference(model: LanguageModel) -> Any:
 
 
 def patch_everywhere(model: LanguageModel) -> tuple[torch.Tensor, int]:
-    """How much of the difference each patch restores, layers × positions: 0 is Pisa's prompt, 1 is Paris's; and the number of prompts.
+    """How much of the difference each patch restores, layers × positions: 0 is Pisa's prompt, 1 is Paris's.
 
-    Each patch is a prompt of its own in one batch: one position of one block's output, taken from the run on Paris's prompt.
+    A patch puts one position of one block's output from Paris's prompt into Pisa's. Each is a prompt of its own, all of them one batch,
+    whose size is returned too.
     """
     positions = len(model.tokenizer(PISA).input_ids)
     with model.trace() as tracer:
@@ -107,7 +108,7 @@ def show_patching(model: LanguageModel, output: Path) -> torch.Tensor:
     picture = heatmap_svg(restored, **labels, **titles, column_title="patched position")
     output.mkdir(parents=True, exist_ok=True)
     (output / "patching.svg").write_text(picture, encoding="utf-8")
-    print(f"\n{prompts} prompts, {restored.numel()} of them patched, in one forward: {seconds:.2f} s; as a picture: {output / 'patching.svg'}")
+    print(f"\n{prompts} prompts in one forward, {restored.numel()} of them patched: {seconds:.2f} s. As a picture: {output / 'patching.svg'}")
     return restored
 
 

@@ -60,7 +60,7 @@ def test_the_demo_shows_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert f"\n{heading}\n{'-' * len(heading)}\n" in printed
     assert "1.00  Rome" in printed
     assert "answer: Rome" in printed
-    assert f"{2 + restored.numel()} prompts, {restored.numel()} of them patched, in one forward" in printed
+    assert f"{2 + restored.numel()} prompts in one forward, {restored.numel()} of them patched: " in printed
     assert "\x1b" not in printed
 
     picture = ET.parse(tmp_path / "new" / "patching.svg")

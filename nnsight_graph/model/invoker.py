@@ -44,11 +44,12 @@ class Invoker:
         (torch.Size([1, 3]), torch.Size([4, 3]), torch.Size([5, 3]))
     """
 
-    __slots__ = ("_outer", "_recorder", "_rows")
+    __slots__ = ("_input", "_invokes", "_outer", "_recorder")
 
-    def __init__(self, recorder: Recorder, rows: str) -> None:
+    def __init__(self, recorder: Recorder, invokes: list[Invoke], given: Invoke | None) -> None:
         self._recorder = recorder
-        self._rows = rows
+        self._invokes = invokes
+        self._input = given
         self._outer: dict[Any, Proxy] | None = None
 
     def __enter__(self) -> Invoker:
@@ -57,24 +58,22 @@ class Invoker:
             raise RecordError("an invoke is entered once, inside its trace")
         if recorder.invoking:
             raise RecordError("invokes cannot be nested: end the block of the first before the next")
-        recorder.put(("invoke", self._rows), sys._getframe(1))
+        recorder.put(("invoke", self._rows()), sys._getframe(1))
         self._outer, recorder.reads, recorder.invoking = recorder.reads, {}, True
         return self
+
+    def _rows(self) -> str:
+        if self._input is not None:
+            self._invokes.append(self._input)
+            return f"rows:{len(self._invokes) - 1}"
+        if not self._invokes:
+            raise RecordError("an invoke without an input sees the inputs before it, and there is none yet")
+        return f"before:{len(self._invokes)}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         recorder = self._recorder
         recorder.put(("end",), sys._getframe(1))
         recorder.reads, recorder.invoking = self._outer or {}, False
-
-
-def invoke(recorder: Recorder, invokes: list[Invoke], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoker:
-    """Open the block of one more input, or of all the inputs so far."""
-    if args or kwargs:
-        invokes.append((args, kwargs))
-        return Invoker(recorder, f"rows:{len(invokes) - 1}")
-    if not invokes:
-        raise RecordError("an invoke without an input sees the inputs before it, and there is none yet")
-    return Invoker(recorder, f"before:{len(invokes)}")
 
 
 def concatenate(invokes: Sequence[Invoke], shared: Mapping[str, Any]) -> Call:

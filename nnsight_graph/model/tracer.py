@@ -13,13 +13,14 @@ from ..compile import Plan, cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording, apply, log
+from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
 from ..run.failures import explain, missed
 from ..source_location import is_users, traceback_at
 from .handle import GraphHandle
-from .invoker import Call, Invoke, Invoker, invoke
+from .invoker import Call, Invoke, Invoker
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
@@ -75,9 +76,12 @@ class Tracer:
         """
         if self._call is not None:
             raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
-        if args or kwargs:
-            args, kwargs = self._envoy._invoked(plain(args), plain(kwargs))
-        return invoke(self._recorder, self._invokes, args, kwargs)
+        if not args and not kwargs:
+            return Invoker(self._recorder, self._invokes, None)
+        args, kwargs = plain(args), plain(kwargs)
+        if holds_proxy((args, kwargs), Proxy):
+            raise RecordError("an input has to be there when the trace is written; this one is drawn or computed while it runs: make it above")
+        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs))
 
     def barrier(self, _count: int) -> Callable[[], None]:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""

@@ -18,7 +18,7 @@ FIVE = int(transformers.__version__.split(".")[0]) >= 5
 
 
 def close(one: Any, other: torch.Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(getattr(one, "value", one), other, rtol=1e-4, atol=1e-5)
 
 
 def language_model(family: str, side: str = "right", attention: str = "eager") -> tuple[Any, Any, Block]:
@@ -166,24 +166,25 @@ def test_hidden_states_have_an_edit_in_place_in_every_run(family: str) -> None:
             states = getattr(tracer.result, encoder("hidden_states", family)).save()
         assert bool((states[1] == 7).all())
         close(states[0], plain[encoder("hidden_states", family)][0])
-        assert not torch.allclose(states[2].value, plain[encoder("hidden_states", family)][2])
+        assert not torch.allclose(states[2], plain[encoder("hidden_states", family)][2])
     again = call(model, ROWS[0], output_hidden_states=True)
     torch.testing.assert_close(again.logits, plain.logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("first_run", [True, False], ids=["first-run", "later-run"])
-@pytest.mark.parametrize("family", BLOCKS)
-def test_hidden_states_have_a_replaced_output(family: str, first_run: bool, request: pytest.FixtureRequest) -> None:
-    """Transformers 4.57 keeps some families' hidden states inside the block's forward, where no hook's value is seen."""
+LATER = pytest.mark.xfail(FIVE, strict=True, reason="from the second run on transformers' own hook comes before ours and keeps the old value")
+
+
+@pytest.mark.parametrize(
+    ("family", "runs"),
+    [*((family, 1) for family in BLOCKS), *(pytest.param(family, 2, marks=[LATER] if family != "bloom" else []) for family in BLOCKS)],
+)
+def test_hidden_states_have_a_replaced_output_in_every_run(family: str, runs: int) -> None:
     model = tiny_model(family).requires_grad_(False)
     lm, block = LanguageModel(model, tokenizer=word_tokenizer()), Block(model, ROWS[0])
-    if FIVE and first_run:
-        assert block.path
-    name = encoder("hidden_states", family)
-    seen = []
-    for _ in range(1 if first_run else 2):
+    for _ in range(runs):
         with lm.trace(text(ROWS[0]), output_hidden_states=True) as tracer:
             block.replace(lm, block.hidden(lm) * 0 + 7)
-            states = getattr(tracer.result, name).save()
-        seen.append(bool((states[1] == 7).all()))
-    print(family, first_run, seen)
+            states, logits = getattr(tracer.result, encoder("hidden_states", family)).save(), tracer.result.logits.save()
+        # transformers 4.57 keeps Llama's hidden states inside the block's forward, where the value of no hook is seen
+        assert bool((states[1] == 7).all()) == (FIVE or family != "llama")
+        assert not torch.allclose(logits.value, call(model, ROWS[0]).logits)

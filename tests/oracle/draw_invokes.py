@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,30 @@ from .trees import leaves
 ALIKE = ("{0} * 0.5", "1.0 - {0}", "torch.relu({0})", "{0}.softmax(-1)", "{0}.clone()", "{0}.mean(-1, keepdim=True)")
 ALIKE_VIEWS = ("{0}[:, 0]", "{0}[..., 1:]", "{0}.transpose(-1, -2)", "{0}[:, -1:]", "{0}.detach()")
 ALIKE_BINARY = ("{0} + {1}", "{0} * {1}", "torch.maximum({0}, {1})")
-ALIKE_EDITS = ("{0}[:, 0] = 0", "{0} += 0.5", "{0} *= -0.75", "{0}[..., -1] += 2", "{0}.clamp_(min=0)", "{0}.transpose(-1, -2).neg_()")
+Style = Literal["writes", "methods", "edits", "all"]
+"""Which lines change what passes: assignments; methods that work in place; those and `x[...] = `, `x += `; all of it."""
+
+ALIKE_EDITS = (
+    "{0}.mul_(0.25)",
+    "{0}[:, 0] = 0",
+    "{0} += 0.5",
+    "{0} *= -0.75",
+    "{0}[..., -1] += 2",
+    "{0}.clamp_(min=0)",
+    "{0}.transpose(-1, -2).neg_()",
+)
 
 
 class Rows(Writer):
     """Writes the lines of one block; `lines` and `native` are those of the whole batch."""
 
-    def __init__(self, rng: random.Random, module: nn.Module, xs: list[Tensor], plain: Forward, mode: Mode, mixing: float) -> None:
+    def __init__(
+        self, rng: random.Random, module: nn.Module, xs: list[Tensor], plain: Forward, mode: Mode, mixing: float, style: str
+    ) -> None:
         self.number, self.block, self.blocks = 0, Block(0), [Block(0)]
         self.lines: list[Line] = []
         self.home: dict[str, int] = {}
-        self.mixing = mixing
+        self.mixing, self.style = mixing, style
         self.usable = rows_first(module, xs[0])
         super().__init__(rng, module, xs[0], plain, mode)
         constant = self.constants.pop("c")
@@ -44,14 +57,14 @@ class Rows(Writer):
     def focus(self) -> list[Site]:
         """A few sites, the same for all blocks."""
         ordered = [site for key in self.plain.order if key[0].startswith("0:") for site in self.names(key)]
-        ordered = [site for site in ordered if self.plain.paths[site.path].partition(":")[2] in self.usable[site.kind == "output"]] or ordered
+        first = {site: self.plain.paths[site.path].partition(":")[2] for site in ordered}
+        ordered = [site for site in ordered if first[site] in self.usable[site.kind == "output"]]
         count = self.rng.randint(2, 4)
         start = self.rng.randrange(max(1, len(ordered) - count))
         return ordered[start : start + count] if self.rng.random() < 0.6 else self.rng.sample(ordered, min(count, len(ordered)))
 
     def names(self, key: Key) -> list[Site]:
-        path, kind = key
-        if kind == "result":
+        if key[1] == "result":
             return [RowSite("0:", "result")]
         return [RowSite(site.path, site.kind) for site in super().names(key)]
 
@@ -72,8 +85,17 @@ class Rows(Writer):
         mine = {f"x{self.block.own}", "c"}
         return [name for name in found if name in mine or self.home.get(name) == self.number]
 
+    def allows(self, statement: Statement) -> bool:
+        """Whether the style of this batch has such lines."""
+        changes = isinstance(statement, (Edit, Augment))
+        if self.style == "writes":
+            return not changes
+        if isinstance(statement, Write):
+            return self.style == "all"
+        return not changes or self.style != "methods" or re.search(r"_\([^()]*\)$", statement.template) is not None
+
     def append(self, drawn: list[Statement]) -> bool:
-        kept = super().append(drawn)
+        kept = all(map(self.allows, drawn)) and super().append(drawn)
         if kept:
             self.lines += [Line(self.number, statement, (statement,)) for statement in drawn]
             self.home |= {statement.target: self.number for statement in drawn if statement.target}
@@ -140,7 +162,7 @@ class Whole:
     def append(self, drawn: list[Statement]) -> bool:
         rows = self.rows
         means = [[self.of(statement, number) for number in rows.block.inputs] for statement in drawn]
-        if not Writer.append(rows, [statement for several in means for statement in several]):
+        if not all(map(rows.allows, drawn)) or not Writer.append(rows, [statement for several in means for statement in several]):
             return False
         rows.lines += [Line(rows.number, statement, tuple(several)) for statement, several in zip(drawn, means, strict=True)]
         rows.home |= {str(one.target): -1 for several in means for one in several if one.target}
@@ -203,9 +225,15 @@ def rows_first(module: nn.Module, x: Tensor) -> tuple[set[str], set[str]]:
     return found[0] | {""}, found[1] | {""}
 
 
-def draw_batch(seed: int, mixing: float | None = None, whole: bool = True) -> Batch:
-    """The batch of a seed; the same on every machine. `mixing`: how often a line takes values from other blocks."""
+def draw_batch(seed: int, style: Style, mixing: float | None = None, whole: bool | None = None) -> Batch:
+    """The batch of a seed; the same on every machine.
+
+    `mixing` is how often a line takes values from other blocks, `whole` whether there are blocks that see several inputs. Writes and
+    edits below them are not drawn together there: a write makes a new tensor of the batch, and whose edits still reach the old one is
+    not laid down.
+    """
     rng = random.Random(f"batch {seed}")
+    whole = style != "all" if whole is None else whole
     module_seed = rng.randrange(4000)
     module, x = draw_module(module_seed)
     count = rng.choice((1, 2, 2, 2, 3, 3, 4, 5))
@@ -215,7 +243,7 @@ def draw_batch(seed: int, mixing: float | None = None, whole: bool = True) -> Ba
     xs = [torch.randn(size, *x.shape[1:], generator=generator, dtype=x.dtype).mul(100).round() / 100 for size in sizes]
     mode: Mode = rng.choices(("no_grad", "enable_grad", "inference_mode"), (6, 3, 1))[0]
     plain = run_side_by_side(module, xs, {})
-    writer = Rows(rng, module, xs, plain, mode, rng.choice((0.0, 0.2, 0.5)) if mixing is None else mixing)
+    writer = Rows(rng, module, xs, plain, mode, rng.choice((0.0, 0.2, 0.5)) if mixing is None else mixing, style)
     for number in range(count):
         writer.write_block(Block(number), 10 if count < 4 else 6)
         if whole and rng.random() < 0.25:

@@ -306,9 +306,7 @@ def execute(module: nn.Module, program: Program, forward: Forward) -> Native:
     return native
 
 
-def answer(
-    module: nn.Module, x: Any, program: Program, plain: Forward | None = None, run: Callable[..., Forward] = run_forward
-) -> Answer:
+def answer(module: nn.Module, x: Any, program: Program, plain: Forward | None = None, run: Callable[..., Forward] = run_forward) -> Answer:
     """The meaning of a program: its saved values, or its error; `run` makes the forwards."""
     forward = plain or run(module, x, {})
     for _ in range(len(forward.order) + 2):
