@@ -80,7 +80,7 @@ class Tracer:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)
         if holds_proxy((args, kwargs), Proxy):
-            raise RecordError("an input has to be there when the trace is written; this one is drawn or computed while it runs: make it above")
+            raise RecordError("an input has to be there when the trace is written; this one comes while it runs: make it above")
         return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs))
 
     def barrier(self, _count: int) -> Callable[[], None]:
