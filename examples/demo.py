@@ -108,7 +108,8 @@ def show_patching(model: LanguageModel, output: Path) -> torch.Tensor:
     picture = heatmap_svg(restored, **labels, **titles, column_title="patched position")
     output.mkdir(parents=True, exist_ok=True)
     (output / "patching.svg").write_text(picture, encoding="utf-8")
-    print(f"\n{prompts} prompts in one forward, {restored.numel()} of them patched: {seconds:.2f} s. As a picture: {output / 'patching.svg'}")
+    print(f"\n{prompts} prompts in one forward, {restored.numel()} of them patched: {seconds:.2f} s.", end=" ")
+    print(f"As a picture: {output / 'patching.svg'}")
     return restored
 
 
