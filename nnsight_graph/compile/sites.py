@@ -86,7 +86,7 @@ class SiteWriter:
         cell, point = self.cell(node), node.site.point
         part = self._part(cell, node.number)
         roots = self._roots(cell, part)
-        if self.rows is None and point != "input" and not cell.written:
+        if self.rows is None and point != "input" and not cell.written and cell.write is None:
             value = Value(node.number, cell.slot, cell.bit, roots)
         else:
             step = self._take(node, cell, part, point)
@@ -98,8 +98,11 @@ class SiteWriter:
 
     def _part(self, cell: Cell, number: int) -> Part:
         """What is known of the rows that this line sees; written rows of others are joined first if they overlap."""
-        if any(part.written is not None and key != self.rows and overlap(key, self.rows) for key, part in cell.parts.items()):
+        others = [part for key, part in cell.parts.items() if key != self.rows and overlap(key, self.rows)]
+        if any(part.written is not None for part in others):
             self._join(cell, number)
+        elif any(part.passed is not None for part in others):
+            self._put_together(cell, number)
         return cell.part(self.rows)
 
     def _roots(self, cell: Cell, part: Part) -> tuple[Root, ...]:
@@ -108,9 +111,8 @@ class SiteWriter:
 
     def _take(self, node: Node, cell: Cell, part: Part, point: str) -> Step:
         """The step that takes a read's value from what passes."""
-        fresh = part.written is None
-        leaves = [cell.slot if part.written is None else part.written]
-        sliced = self.rows is not None and fresh
+        leaves = [part.own or cell.slot]
+        sliced = self.rows is not None and part.own is None
         if sliced and self.rows is not None:
             leaves.append(self.layout(self.rows))
         step = Step(node.number, _READERS[point, sliced], leaves, cell.bit | cell.write_needs | part.write_needs)
@@ -118,6 +120,8 @@ class SiteWriter:
         step.output = Slot(step)
         step.output.cells = (cell.index,)
         self.steps.append(step)
+        if leaves[0] is cell.slot:
+            cell.takes.append(step)
         return step
 
     def write(self, node: Node) -> None:
@@ -142,18 +146,19 @@ class SiteWriter:
     def _passing(self, node: Node, cell: Cell, part: Part, point: str) -> Slot:
         """What a write replaces, in whole or in part: the call of a module keeps its other arguments."""
         if self.rows is None or point == "output":
-            return cell.slot if part.written is None else part.written
+            return part.own or cell.slot
         return self._take(node, cell, part, "inputs").output or cell.slot
 
     def _put(self, cell: Cell, part: Part, step: Step) -> None:
         """A written value becomes the version that stands."""
         if self.rows is None:
             step.output = cell.slot
+            step.after += cell.takes
             cell.write, cell.write_needs = step, step.needs
             cell.renew()
         else:
             step.output = part.written = Slot(step)
-            part.write, part.write_needs, part.root = step, step.needs, Root(cell)
+            part.write, part.write_needs, part.root, part.passed = step, step.needs, Root(cell), None
 
     def _retire(self, roots: tuple[Root, ...], step: Step) -> None:
         """From this line on the names of these versions are no longer the model's."""
@@ -173,15 +178,15 @@ class SiteWriter:
         else:
             passing = [self._rows_again(last, cell, part)] if point == "input" else []
             step = Step(last.node, with_first if point == "input" else same, [*passing, read.slot], last.needs)
-            step.output = part.written = Slot(step)
+            step.output = part.passed = Slot(step)
             part.write, part.write_needs = step, step.needs
             cell.musts.append((step, None))
         step.after.append(last)
         self.steps.append(step)
 
     def _rows_again(self, last: Step, cell: Cell, part: Part) -> Slot:
-        if part.written is not None or part.key is None:
-            return part.written or cell.slot
+        if part.own is not None or part.key is None:
+            return part.own or cell.slot
         step = Step(last.node, rows_of, [cell.slot, self.layout(part.key)], cell.bit | cell.write_needs)
         step.output = Slot(step)
         self.steps.append(step)
@@ -189,29 +194,36 @@ class SiteWriter:
 
     def _join(self, cell: Cell, number: int) -> None:
         """Put written rows back among the others: a new version of the whole."""
-        written = [part for part in cell.parts.values() if part.written is not None]
-        roots = [part.root for part in cell.parts.values()]
+        step = self._joining(cell, number)
+        self._retire(tuple(part.root for part in cell.parts.values()), step)
+        self.steps.append(step)
+        cell.renew()
+
+    def _put_together(self, cell: Cell, number: int) -> None:
+        """As joining, where no rows were written: what was edited in place is there already, and its names stay the model's."""
+        self.steps.append(self._joining(cell, number))
+        for part in cell.parts.values():
+            part.passed = None
+
+    def _joining(self, cell: Cell, number: int) -> Step:
         step = Step(number, join_rows, [cell.slot], cell.bit | cell.write_needs)
-        for part in written:
-            assert part.key is not None
-            assert part.written is not None
-            step.leaves += [self.layout(part.key), part.written]
-            step.needs |= part.write_needs
-        for root in roots:
-            step.needs |= root.edit_needs
-            step.after.extend(root.edits)
-        step.after += [part.write for part in written if part.write] + ([cell.write] if cell.write else [])
+        for part in cell.parts.values():
+            if part.own is not None and part.key is not None:
+                step.leaves += [self.layout(part.key), part.own]
+                step.needs |= part.write_needs
+                step.after += [part.write] if part.write else []
+            step.needs |= part.root.edit_needs
+            step.after.extend(part.root.edits)
+        step.after += ([cell.write] if cell.write else []) + cell.takes
         step.output = cell.slot
         cell.musts.append((step, None))
-        self._retire(tuple(roots), step)
-        self.steps.append(step)
         cell.write, cell.write_needs = step, step.needs
-        cell.renew()
+        return step
 
     def join_all(self) -> None:
         """After the last line: what the model goes on with."""
         for cell in self.cells.values():
-            if any(part.written is not None for part in cell.parts.values()):
+            if any(part.own is not None for part in cell.parts.values()):
                 self._join(cell, max((part.write.node for part in cell.parts.values() if part.write), default=cell.nodes[-1]))
 
 

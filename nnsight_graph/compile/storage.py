@@ -39,25 +39,37 @@ RowsKey = tuple[str, int] | None
 
 
 class Part:
-    """The rows of an invoke in what passes at a visit: views of the whole until something is written there."""
+    """The rows of an invoke in what passes at a visit: views of the whole until something is written there.
 
-    __slots__ = ("key", "root", "write", "write_needs", "written")
+    Attributes:
+        written: What was assigned to the rows.
+        passed: What an edit may have put in their place: the same tensor, or a tuple made anew.
+    """
+
+    __slots__ = ("key", "passed", "root", "write", "write_needs", "written")
 
     def __init__(self, key: RowsKey, root: Root) -> None:
         self.key = key
         self.root = root
         self.written: Slot | None = None
+        self.passed: Slot | None = None
         self.write: Step | None = None
         self.write_needs = 0
+
+    @property
+    def own(self) -> Slot | None:
+        """Where the rows lie apart from the whole, if they do."""
+        return self.passed or self.written
 
 
 class Cell:
     """The value that passes at one visit, in versions: each write of the whole starts a new one."""
 
-    __slots__ = ("direction", "index", "keys", "musts", "nodes", "parts", "path", "slot", "write", "write_needs", "written")
+    __slots__ = ("direction", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "write", "write_needs", "written")
 
     def __init__(self, path: str, direction: str, index: int, written: bool, keys: tuple[RowsKey, ...]) -> None:
         self.keys = keys
+        self.takes: list[Step] = []
         self.parts: dict[RowsKey, Part] = {}
         self.path = path
         self.direction = direction
@@ -78,7 +90,7 @@ class Cell:
 
     def renew(self) -> None:
         """Start a new version of the whole."""
-        self.parts = {}
+        self.parts, self.takes = {}, []
 
     @property
     def bit(self) -> int:

@@ -47,8 +47,8 @@ def state(model: Any) -> list[Any]:
     """Where the weights are, and what accelerate put on the modules."""
     tensors = [(name, tensor.device.type) for name, tensor in [*model.named_parameters(), *model.named_buffers()]]
     modules = [
-        (name, id(getattr(module, "_hf_hook", None)), module.__dict__.get("forward"), [*module._forward_hooks], [*module._forward_pre_hooks])
-        for name, module in model.named_modules()
+        (name, getattr(each, "_hf_hook", None), each.__dict__.get("forward"), [*each._forward_hooks], [*each._forward_pre_hooks])
+        for name, each in model.named_modules()
     ]
     return [tensors, modules]
 

@@ -171,7 +171,7 @@ def test_hidden_states_have_an_edit_in_place_in_every_run(family: str) -> None:
     torch.testing.assert_close(again.logits, plain.logits, rtol=0, atol=0)
 
 
-LATER = pytest.mark.xfail(FIVE, strict=True, reason="from the second run on transformers' own hook comes before ours and keeps the old value")
+LATER = pytest.mark.xfail(FIVE, strict=True, reason="after the first run transformers' own hook comes before ours and keeps the old value")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def test_envoys_made_before_the_weights_came_go_on(folder: Path) -> None:
     lm = LanguageModel(folder / "gpt2")
     block, mlp, head, blocks = lm.transformer.h[1], lm.transformer.h[1].mlp, lm.lm_head, list(lm.transformer.h)
     with lm.trace(PROMPT):
-        first = (block.output, mlp.output.save(), head.output.save())
+        first, logits = mlp.output.save(), head.output.save()
+    assert logits.device == first.device == lm.device
     assert block._module is lm._module.transformer.h[1]
     assert mlp._module is lm._module.transformer.h[1].mlp
     assert blocks[1] is block
@@ -112,7 +113,7 @@ def test_envoys_made_before_the_weights_came_go_on(folder: Path) -> None:
     assert mlp.c_fc.weight.device.type == "cpu"
     with lm.trace(PROMPT):
         again, weight = lm.transformer.h[1].mlp.output.save(), mlp.c_fc.weight.save()
-    torch.testing.assert_close(again.value, first[1].value)
+    torch.testing.assert_close(again.value, first.value)
     assert weight.device.type == "cpu"
 
 
@@ -177,26 +178,25 @@ def test_where_files_come_from(folder: Path) -> None:
 
 @pytest.mark.parametrize("by_name", [True, False])
 @pytest.mark.parametrize(
-    ("kind", "family", "shape"),
+    ("kind", "family", "name"),
     [
-        ("AutoModelForMaskedLM", "bert", ("logits", 3)),
-        ("AutoModelForSeq2SeqLM", "t5", ("logits", 3)),
-        ("AutoModel", "bert", ("pooler_output", 2)),
-        ("AutoModel", "gpt2", ("last_hidden_state", 3)),
+        ("AutoModelForMaskedLM", "bert", "logits"),
+        ("AutoModelForSeq2SeqLM", "t5", "logits"),
+        ("AutoModel", "bert", "last_hidden_state"),
+        ("AutoModel", "gpt2", "last_hidden_state"),
     ],
 )
-def test_other_classes_of_models(folder: Path, kind: str, family: str, shape: tuple[str, int], by_name: bool) -> None:
+def test_other_classes_of_models(folder: Path, kind: str, family: str, name: str, by_name: bool) -> None:
     lm = LanguageModel(folder / family, automodel=kind if by_name else getattr(transformers, kind))
     plain = loaded(folder / family, kind)
     assert type(lm._module) is type(plain)
     with lm.trace(PROMPT) as tracer:
-        value = getattr(tracer.result, shape[0]).save()
+        value = getattr(tracer.result, name).save()
     assert type(lm._module) is type(plain)
     inputs = dict(lm.tokenizer(PROMPT, return_tensors="pt"))
     extra = {"decoder_input_ids": torch.zeros(1, 1, dtype=torch.long)} if family == "t5" else {}
     with torch.no_grad():
-        expected = plain(input_ids=inputs["input_ids"], **extra)[shape[0]]
-    assert value.dim() == shape[1]
+        expected = plain(input_ids=inputs["input_ids"], **extra)[name]
     torch.testing.assert_close(value.value, expected, rtol=1e-4, atol=1e-5)
 
 
