@@ -53,7 +53,7 @@ def plain_forward(rows: int) -> Call:
 
 @figure("overhead per invoke, from 1 to 256 invokes")
 def cost_by_invokes(budget: Budget) -> list[Reading]:
-    """A trace less a plain batched forward of the same size, for each invoke. It includes the edits themselves, as the hooks' number does."""
+    """A trace less a plain batched forward of its size, for each invoke. It includes the edits, as the hooks' number does."""
     ways: dict[str, Call] = {"add": add_many}
     for invokes in COUNTS:
         variants = patch_and_save(invokes)

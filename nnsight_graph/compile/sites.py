@@ -159,6 +159,7 @@ class SiteWriter:
         else:
             step.output = part.written = Slot(step)
             part.write, part.write_needs, part.root, part.passed = step, step.needs, Root(cell), None
+            cell.parts = {key: other for key, other in cell.parts.items() if key == self.rows or not overlap(key, self.rows)}
 
     def _retire(self, roots: tuple[Root, ...], step: Step) -> None:
         """From this line on the names of these versions are no longer the model's."""

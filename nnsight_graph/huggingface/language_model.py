@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -12,6 +12,7 @@ from ..errors import RecordError
 from ..model import NNsight
 from ..model.invoker import Call, Invoke
 from ..ops.rows import Rows
+from ..record import recording_here
 from ..record.settled import plain
 from .batching import join_prompts
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
@@ -63,7 +64,13 @@ class LanguageModel(NNsight):
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         own = self.__dict__
+        if not isinstance(model, (str, Path, torch.nn.Module)):
+            raise TypeError(f"LanguageModel takes a name, a folder or a model, not {type(model).__name__}")
         if isinstance(model, torch.nn.Module):
+            if automodel != "AutoModelForCausalLM":
+                kwargs["automodel"] = automodel
+            if tokenizer_kwargs:
+                kwargs["tokenizer_kwargs"] = tokenizer_kwargs
             if kwargs:
                 raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
@@ -150,8 +157,16 @@ class LanguageModel(NNsight):
     def _callable(self) -> Callable[..., Any]:
         self.dispatch()
         module, device = self._module, self.device
+        if device is None or device.type == "meta":  # weights that come at their module's turn: accelerate moves the inputs, too
+            return cast("Callable[..., Any]", module)
 
         def call(**inputs: Any) -> Any:
             return module(**{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()})
 
         return call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model, with its weights loaded."""
+        if recording_here() is None:
+            self.dispatch()
+        return super().__call__(*args, **kwargs)

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 _SHIPPED = Path(__file__).parent / "models"
 _PREFIX = "nnsight-graph/"
+_OF_LOADING = ("config", "attn_implementation", "dtype", "device_map", "quantization_config", "offload_folder", "max_memory")
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code", "local_files_only", "subfolder", "force_download", "proxies")
 
 
@@ -66,7 +67,8 @@ def auto_class(wanted: type | str) -> Any:
 def load_without_weights(name: str, options: dict[str, Any], loader: Any) -> torch.nn.Module:
     """The model with its parameters on the meta device: all modules, no memory."""
     where = hub_options(options)
-    config = options.get("config") or AutoConfig.from_pretrained(resolve(name), **where)
+    changes = {key: value for key, value in options.items() if key not in (*where, *_OF_LOADING)}
+    config = options.get("config") or AutoConfig.from_pretrained(resolve(name), **where, **changes, return_unused_kwargs=True)[0]
     built: dict[str, Any] = {}
     if options.get("attn_implementation") is not None:
         built["attn_implementation"] = options["attn_implementation"]
@@ -75,7 +77,8 @@ def load_without_weights(name: str, options: dict[str, Any], loader: Any) -> tor
     if "trust_remote_code" in where:
         built["trust_remote_code"] = where["trust_remote_code"]
     with torch.device("meta"):
-        model: torch.nn.Module = loader.from_config(config, **built)
+        build = getattr(loader, "from_config", None) or loader._from_config  # a model's own class has only the latter
+        model: torch.nn.Module = build(config, **built)
     return model.eval()
 
 

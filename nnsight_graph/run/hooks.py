@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -71,9 +72,12 @@ def install(run: Run, modules: ModuleIndex) -> list[Callable[[], None]]:
 
 
 def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool) -> Callable[[], None]:
-    hooks: dict[Any, Hook] = module.__dict__[table]
+    hooks: OrderedDict[Any, Hook] = module.__dict__[table]
     if not with_kwargs:
+        capturing = [key for key, other in hooks.items() if _captures(other)] if hooks else ()
         hooks[hook] = hook
+        for key in capturing:  # transformers keeps its hooks once it has captured: they record what the model goes on with
+            hooks.move_to_end(key)
         return lambda: hooks.pop(hook, None) and None
     flags: dict[Any, bool] = module.__dict__[table + "_with_kwargs"]
     flags[hook] = True
@@ -84,6 +88,10 @@ def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: 
         flags.pop(hook, None)
 
     return remove
+
+
+def _captures(hook: Hook) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 def _add_publicly(module: torch.nn.Module, table: str, hook: Hook, _with_kwargs: bool) -> Callable[[], None]:

@@ -78,8 +78,9 @@ class ModuleIndex:
     def parameter(self, path: str) -> torch.Tensor:
         """The parameter or buffer at ``path``."""
         owner, _, name = path.rpartition(".")
-        tensor: torch.Tensor = getattr(self.root.get_submodule(owner), name)
-        return tensor
+        module = self.root.get_submodule(owner)
+        tensor: torch.Tensor = getattr(module, name)
+        return tensor if tensor.device.type != "meta" else _offloaded(module, name, path)
 
 
 def on_device(constants: list[Any], device: torch.device) -> list[Any]:
@@ -92,3 +93,13 @@ def on_device(constants: list[Any], device: torch.device) -> list[Any]:
         return value.to(device) if isinstance(value, torch.Tensor) and value.dim() and value.device != device else value
 
     return list(map(moved, constants))
+
+
+def _offloaded(module: torch.nn.Module, name: str, path: str) -> torch.Tensor:
+    """A parameter that accelerate keeps elsewhere until its module's turn."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        if getattr(one, "weights_map", None) is not None:
+            tensor: torch.Tensor = one.weights_map[name]
+            return tensor if one.execution_device is None else tensor.to(one.execution_device)
+    raise NNsightError(f"{path} is on the meta device: it has no values to read")

@@ -200,7 +200,6 @@ def test_other_classes_of_models(folder: Path, kind: str, family: str, name: str
     torch.testing.assert_close(value.value, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="only auto classes have from_config")
 def test_the_class_of_a_model_itself(folder: Path) -> None:
     lm = LanguageModel(folder / "gpt2", automodel=transformers.GPT2LMHeadModel, attn_implementation="eager", dtype=torch.float64)
     assert devices(lm) == {"meta"}
@@ -245,13 +244,11 @@ def test_a_class_that_is_none(folder: Path) -> None:
         LanguageModel(folder / "gpt2", automodel="AutoModelForSeq2SeqLM")
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="anything that is no module is looked up as a name")
 def test_neither_a_name_nor_a_model() -> None:
     with pytest.raises(TypeError, match="int"):
         LanguageModel(3)  # type: ignore[arg-type]
 
 
-IGNORED = pytest.mark.xfail(strict=True, reason="these options are dropped")
 
 
 @pytest.mark.parametrize(
@@ -262,8 +259,8 @@ IGNORED = pytest.mark.xfail(strict=True, reason="these options are dropped")
         {"device_map": "cpu"},
         {"attn_implementation": "eager"},
         {"revision": "main"},
-        pytest.param({"tokenizer_kwargs": {"padding_side": "left"}}, marks=IGNORED),
-        pytest.param({"automodel": "AutoModel"}, marks=IGNORED),
+        {"tokenizer_kwargs": {"padding_side": "left"}},
+        {"automodel": "AutoModel"},
     ],
 )
 def test_options_for_loading_do_not_go_with_a_loaded_model(options: dict[str, Any]) -> None:
@@ -271,7 +268,6 @@ def test_options_for_loading_do_not_go_with_a_loaded_model(options: dict[str, An
         LanguageModel(tiny_model("gpt2"), **options)
 
 
-@pytest.mark.xfail(strict=True, reason="the model without weights is built without the options that change its config")
 def test_options_that_change_the_config(folder: Path) -> None:
     lm = LanguageModel(folder / "gpt2", n_layer=1)
     before = len(lm.transformer.h)
@@ -284,7 +280,6 @@ def test_an_option_that_nothing_knows(folder: Path) -> None:
         LanguageModel(folder / "gpt2", nonsense=3)
 
 
-@pytest.mark.xfail(strict=True, reason="outside a trace the model without weights is called")
 def test_a_call_outside_a_trace_loads_the_weights(folder: Path) -> None:
     lm = LanguageModel(folder / "gpt2")
     assert lm(torch.tensor([[3]])).logits.device.type == "cpu"

@@ -160,9 +160,6 @@ def test_an_edit_of_one_input_leaves_the_gradients_of_another(model: Any) -> Non
 # ---------------------------------------------------------------------- versions and shared storage
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an edit by `rows[...] = ` passes on a copy of the batch, so that later edits miss the model's other names for it"
-)
 def test_edits_of_rows_reach_the_residual_stream() -> None:
     model = nnsight.NNsight(Residual(nn.Identity(), nn.ReLU()))
     with model.trace() as tracer:
@@ -177,7 +174,6 @@ def test_edits_of_rows_reach_the_residual_stream() -> None:
     close(result, x + x.relu())
 
 
-@pytest.mark.xfail(strict=True, reason="an edit through a name that a write has retired is passed on beside the written rows")
 @pytest.mark.parametrize("replaced", [True, False])
 def test_an_old_name_of_rows_that_an_empty_invoke_changed(model: Any, replaced: bool) -> None:
     with torch.no_grad(), model.trace() as tracer:
@@ -200,7 +196,6 @@ def test_an_old_name_of_rows_that_an_empty_invoke_changed(model: Any, replaced: 
         close(every, torch.cat([first * 0 if replaced else first - 0.25, model._module[0](C)]))
 
 
-@pytest.mark.xfail(strict=True, reason="the rows are read after those of all inputs were joined, if the joining needs only earlier visits")
 def test_names_above_a_write_keep_the_old_rows(model: Any) -> None:
     with torch.no_grad(), model.trace() as tracer:
         with tracer.invoke(A):
