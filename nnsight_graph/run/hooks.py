@@ -57,9 +57,8 @@ def input_hook(run: Run, index: int) -> Hook:
     return hook
 
 
-def install(run: Run, modules: ModuleIndex) -> list[Callable[[], None]]:
-    """Put the hooks of a run on their modules, after the user's own; what is returned takes them away again."""
-    undo: list[Callable[[], None]] = []
+def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
+    """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
     for path, (before, after) in run.plan.hooks.items():
         module = modules.modules[path]
         if before >= 0:
@@ -68,13 +67,12 @@ def install(run: Run, modules: ModuleIndex) -> list[Callable[[], None]]:
             visit = run.plan.visits[after]
             hook = keeping_hook(run, after, visit.slot) if visit.only_kept and not run.plan.guards else output_hook(run, after)
             undo.append(_add(module, "_forward_hooks", hook, False))
-    return undo
 
 
 def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool) -> Callable[[], None]:
     hooks: OrderedDict[Any, Hook] = module.__dict__[table]
     if not with_kwargs:
-        capturing = [key for key, other in hooks.items() if _captures(other)] if hooks else ()
+        capturing = [key for key, other in list(hooks.items()) if _captures(other)] if hooks else ()
         hooks[hook] = hook
         for key in capturing:  # transformers keeps its hooks once it has captured: they record what the model goes on with
             hooks.move_to_end(key)

@@ -41,7 +41,7 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     token = current.set(run)
     try:
         _start(run)
-        undo = install(run, modules)
+        install(run, modules, undo)
         result = function(*args, **kwargs)
         if plan.result >= 0 and run.error is None:
             run.arrive(plan.result, result)

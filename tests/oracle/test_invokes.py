@@ -19,7 +19,9 @@ from tests.oracle.trees import difference, leaves
 
 FIRST = 14
 COUNT = 3000 if os.environ.get("NNSIGHT_GRAPH_LONG") == "1" else 10 if os.environ.get("NNSIGHT_GRAPH_TINY") == "1" else 100
-SHARED = pytest.mark.xfail(strict=True, reason="rows share the version counter of the batch: torch refuses gradients of another input")
+SHARED = pytest.mark.xfail(
+    strict=True, reason="where one input's rows are replaced, the others are copied: their later edits in place miss its other uses"
+)
 
 
 def check(style: Style, **choices: Any) -> None:
