@@ -13,6 +13,7 @@ Usage: op_table.py             rewrite the table
        op_table.py --why NAME  what each source says about some names
 """
 import argparse
+import builtins
 import inspect
 import itertools
 import operator
@@ -59,7 +60,8 @@ PREFIXES = {"torch.fft": "fft_", "torch.linalg": "linalg_", "torch.special": "sp
 
 OPERATORS = """
  add sub mul matmul truediv floordiv mod pow and_ or_ xor lshift rshift neg pos invert abs eq ne lt le gt ge getitem setitem delitem
- contains divmod round iadd isub imul imatmul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift""".split()
+ contains divmod round not_ truth is_ is_not len int float bool str min max sum range enumerate zip sorted reversed any all list dict
+ tuple set iadd isub imul imatmul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift""".split()
 
 # Methods of containers, strings and arrays that are called on traced values, and dunders that torch announces.
 OTHER_METHODS = """
@@ -84,6 +86,7 @@ EXCLUDED = {".eig", ".lstsq", ".reinforce", ".solve", ".symeig", "@volatile", "t
 OVERRIDES = {
     # operators; tensors have no in-place matmul: `x @= y` gives a new one
     "pure": """
+ not_ truth is_ is_not len int float bool str sum range any all
  abs add sub mul matmul truediv floordiv mod pow and_ or_ xor lshift rshift neg invert eq ne lt le gt ge contains divmod round imatmul
  .keys .count .join .rsplit .splitlines .strip .lstrip .rstrip .lower .upper .title .capitalize .format .replace .startswith .endswith
  .find .encode .decode .issubset .issuperset .bit_length .hex .as_integer_ratio .is_integer .item .tolist .is_shared .data_ptr
@@ -108,6 +111,7 @@ OVERRIDES = {
  ~adjoint ~broadcast_to ~chunk ~dsplit ~hsplit ~vsplit ~split ~tensor_split ~unsafe_chunk ~unsafe_split ~unsafe_split_with_sizes
  ~expand_as ~moveaxis ~movedim ~narrow ~swapaxes ~swapdims ~unflatten ~view_as ~imag torch.linalg.diagonal torch.from_numpy
  torch.frombuffer .as_subclass .__iter__ @T @mT @H @mH @imag @data""",
+    # containers and iterators hold what they are made of
     "view:*": "torch.broadcast_tensors torch.meshgrid",
     "maybe:0": """
  getitem pos .items .to_tuple .copy .union .intersection .difference .astype .index .__copy__ .__array__ .__reversed__ .numpy .type
@@ -120,7 +124,9 @@ OVERRIDES = {
  torch.sparse_csr_tensor torch.sparse_csc_tensor torch.sparse_bsr_tensor torch.sparse_bsc_tensor torch.sparse_compressed_tensor""",
     "maybe:0,2": ".get",
     "maybe:1": "torch.histogramdd",
-    "maybe:*": "torch.atleast_1d torch.atleast_2d torch.atleast_3d torch.cartesian_prod torch.einsum torch.chain_matmul .new",
+    "maybe:*": """
+ min max enumerate zip sorted reversed list dict tuple set torch.atleast_1d torch.atleast_2d torch.atleast_3d torch.cartesian_prod
+ torch.einsum torch.chain_matmul .new""",
     # evaluation mode gives the argument back
     "random maybe:0": "torch.dropout torch.alpha_dropout torch.feature_dropout torch.feature_alpha_dropout torch.native_dropout",
     "random maybe:0 writes:input@0?inplace@3": """
@@ -150,7 +156,7 @@ class Seen:
 
 def objects() -> dict[str, Any]:
     """Every name of the table with the object behind it, None for a method that Tensor lacks."""
-    found: dict[str, Any] = {name: getattr(operator, name, None) or {"divmod": divmod, "round": round}[name] for name in OPERATORS}
+    found: dict[str, Any] = {name: getattr(operator, name, None) or getattr(builtins, name) for name in OPERATORS}
     for name, value in inspect.getmembers(torch.Tensor):
         if not name.startswith("_") and not isinstance(value, type):
             found[f".{name}" if callable(value) else f"@{name}"] = value

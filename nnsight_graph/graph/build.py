@@ -36,19 +36,26 @@ class _Constants:
 def build_nodes(entries: Iterable[tuple[Any, ...]], indices: Iterable[int]) -> tuple[Node, ...]:
     """Frozen nodes of ``entries``; ``indices`` are the constants' positions in order of use.
 
-    An entry of a kind that holds regions opens one; everything up to the matching ``("end",)`` stands in it.
+    An entry of a kind that holds regions opens one; everything up to the matching ``("else",)`` or ``("end", ...)`` stands
+    in it. The operands of an end are the region's results.
     """
     constants = _Constants(indices)
-    open_nodes: list[Node] = []
+    opened: list[tuple[Node, list[Region]]] = []
     levels: list[list[Node]] = [[]]
     for number, entry in enumerate(entries):
-        if entry[0] == "end":
-            node, inner = open_nodes.pop(), levels.pop()
-            levels[-1].append(msgspec.structs.replace(node, regions=(Region(tuple(inner)),)))
+        target = entry[0]
+        if target == "end" or target == "else":
+            results = tuple(map(constants.operand, entry[1:]))
+            opened[-1][1].append(Region(tuple(levels.pop()), results))
+            if target == "else":
+                levels.append([])
+            else:
+                node, regions = opened.pop()
+                levels[-1].append(msgspec.structs.replace(node, regions=tuple(regions)))
             continue
         node = _node(number, entry, constants)
         if law_of(node.target).regions:
-            open_nodes.append(node)
+            opened.append((node, []))
             levels.append([])
         else:
             levels[-1].append(node)

@@ -36,8 +36,17 @@ LAWS: dict[str, Law] = {
     "bound": Law(operands=2),
     "unpack": Law(operands=2),
     "invoke": Law(operands=1, regions=1, value=False),
+    "if": Law(operands=1, regions=2),
+    "merge": Law(operands=3),
+    "for": Law(regions=1),
+    "while": Law(regions=1),
+    "param": Law(operands=2),
+    "check": Law(value=False),
+    "result": Law(operands=2),
 }
-"""The structural kinds. Every other target is an operation of the op table and follows :data:`OPERATION`."""
+"""The structural kinds. The value of an ``if`` is its truth, that of a loop what it carried out; ``merge`` takes one of two
+values by an ``if``, ``param`` is the item of a turn (``"item"``) or a carried value (``"0"``, ``"1"`` ...), ``check`` leaves a
+``while``, ``result`` is a carried value after the loop. Every other target is an operation of the op table and follows :data:`OPERATION`."""
 
 OPERATION = Law()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -75,9 +76,15 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Region(msgspec.Struct, frozen=True):
-    """Nodes in program order."""
+    """Nodes in program order.
+
+    Attributes:
+        nodes: The nodes.
+        results: For the body of a loop: whether to leave after this turn, then what is carried to the next.
+    """
 
     nodes: tuple[Node, ...]
+    results: tuple[Operand, ...] = ()
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -98,4 +105,12 @@ class Graph(msgspec.Struct, frozen=True):
     @property
     def sites(self) -> tuple[Site, ...]:
         """The sites the graph touches, in order of first use."""
-        return tuple(dict.fromkeys(node.site for node in self.body.nodes if node.site is not None))
+        return tuple(dict.fromkeys(_sites(self.body)))
+
+
+def _sites(region: Region) -> Iterator[Site]:
+    for node in region.nodes:
+        if node.site is not None:
+            yield node.site
+        for inner in node.regions:
+            yield from _sites(inner)

@@ -14,6 +14,8 @@ _INFIX = {
     "xor": "^", "lshift": "<<", "rshift": ">>", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
 }  # fmt: skip
 _IN_PLACE = {f"i{name.rstrip('_')}": f"{sign}=" for name, sign in _INFIX.items()}
+_BLOCKS = ("if", "check", "for", "while")
+_FIRST = {"if": 1, "check": 1, "for": 1, "while": 0}
 _WIDTH = 64
 
 
@@ -63,6 +65,16 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return False, f"{node.site} = {args[0]}"
     if target == "invoke":
         return False, f"invoke {args[0]}:"
+    if target == "else":
+        return False, "else:"
+    if target in _BLOCKS:
+        return target == "if", _block_text(target, args)
+    if target == "param":
+        return True, "item" if args[1] == "item" else f"carried {args[1]} of %{node.operands[0].node}"  # type: ignore[union-attr]
+    if target == "merge":
+        return True, f"{args[1]} if {args[0]} else {args[2]}"
+    if target == "result":
+        return True, f"{args[0]} carried {args[1]}"
     if target == "save":
         return False, f"save {args[0]}"
     if target == "getitem":
@@ -76,6 +88,15 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     if target in _IN_PLACE:
         return True, f"{args[0]} {_IN_PLACE[target]} {args[1]}"
     return target != "log", _call_text(node, args, constants)
+
+
+def _block_text(target: str, args: list[str]) -> str:
+    carried = f", carrying {', '.join(args[_FIRST[target]:])}" if args[_FIRST[target] :] else ""
+    if target == "for":
+        return f"for each item of {args[0]}{carried}:"
+    if target == "check":
+        return f"leave unless {args[0]}"
+    return f"while{carried}:" if target == "while" else f"if {args[0]}:"
 
 
 def _call_text(node: Node, args: list[str], constants: tuple[Any, ...]) -> str:
@@ -117,14 +138,26 @@ def graph_text(graph: Graph, around: int | None = None) -> str:
             continue
         mark = "" if around is None else ("--> " if node.number == around else "    ")
         rows.append(_with_line(mark + "    " * depth + node_text(node, graph.constants), graph, node.number))
+        rows += [mark + "    " * depth + text for text in _endings(node, graph.constants)]
     return "\n".join(rows)
 
 
 def _nested(region: Region, depth: int) -> Iterator[tuple[Node, int]]:
     for node in region.nodes:
         yield node, depth
-        for inner in node.regions:
+        for place, inner in enumerate(node.regions):
+            if place and inner.nodes:
+                yield Node(node.number, "else"), depth
             yield from _nested(inner, depth + 1)
+
+
+def _endings(node: Node, constants: tuple[Any, ...]) -> list[str]:
+    """What stands below a loop's head: what a turn hands to the next, and when it is the last."""
+    if node.target not in ("for", "while"):
+        return []
+    leave, *following = [operand_text(operand, constants) for operand in node.regions[0].results]
+    carried = [f"    carry {', '.join(following)}"] if following else []
+    return carried + ([f"    last turn if {leave}"] if leave != "False" else [])
 
 
 def _with_line(text: str, graph: Graph, number: int) -> str:

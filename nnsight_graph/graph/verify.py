@@ -4,42 +4,79 @@ from __future__ import annotations
 
 from ..errors import CheckError
 from .laws import law_of
-from .nodes import Const, Graph, Node
-from .walk import operands_of, references_of, walk
+from .nodes import Const, Graph, Node, Ref, Region
+from .walk import operands_of, references_in, references_of
 
 
 def verify(graph: Graph) -> None:
-    """Check every node against its law, and every reference against what stands above it.
+    """Check every node against its law, and every reference against what stands above it and is seen from there.
+
+    What is defined in a branch or in the body of a loop is seen only inside; a ``merge`` sees both branches of its ``if``.
 
     Raises:
-        CheckError: names the node, its line and the rule it breaks.
+        CheckError: names the node, its line and the rule it breaks; it has a ``node``.
     """
-    defined: set[int] = set()
-    last = -1
-    for node in walk(graph.body):
-        problem = _problem(node, defined, len(graph.constants)) if node.number > last else f"stands below %{last}"
-        last = node.number
-        if problem:
-            where = f" ({graph.lines[node.number][0]}:{graph.lines[node.number][1]})" if graph.lines else ""
-            raise CheckError(f"node %{node.number} {node.target}{where}: {problem}")
-        if law_of(node.target).value:
-            defined.add(node.number)
+    _Verifier(graph).region(graph.body, set())
 
 
-def _problem(node: Node, defined: set[int], constants: int) -> str | None:
-    law = law_of(node.target)
-    if bool(law.points) != (node.site is not None):
-        return "needs a site" if law.points else "may not have a site"
-    if node.site is not None and node.site.point not in law.points:
-        return f"may not stand on {node.site}"
-    if law.operands is not None and len(node.operands) != law.operands:
-        return f"takes {law.operands} operands, has {len(node.operands)}"
-    if len(node.regions) != law.regions:
-        return f"holds {law.regions} regions, has {len(node.regions)}"
-    for reference in references_of(node):
-        if reference not in defined:
-            return f"uses %{reference}, which is not a value above it"
-    for operand in operands_of(node):
-        if type(operand) is Const and not 0 <= operand.index < constants:
-            return f"uses constant {operand.index} of {constants}"
-    return None
+class _Verifier:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.last = -1
+        self.inside: dict[int, set[int]] = {}
+
+    def region(self, region: Region, defined: set[int], loop: Node | None = None) -> None:
+        """Check the nodes of ``region``; what they define joins ``defined``."""
+        for node in region.nodes:
+            problem = self.problem(node, defined) if node.number > self.last else f"stands below %{self.last}"
+            self.last = node.number
+            if problem:
+                raise self.error(node, problem)
+            for inner in node.regions:
+                seen = defined if node.target == "invoke" else {*defined, node.number}
+                known = set(seen)
+                self.region(inner, seen, node)
+                self.inside.setdefault(node.number, set()).update(seen - known)
+            if law_of(node.target).value:
+                defined.add(node.number)
+        for result in region.results:
+            if loop is not None and (missing := [ref for ref in references_in(result) if ref not in defined]):
+                raise self.error(loop, f"carries %{missing[0]}, which is not a value of its body")
+
+    def error(self, node: Node, problem: str) -> CheckError:
+        lines = self.graph.lines
+        where = f" ({lines[node.number][0]}:{lines[node.number][1]})" if lines else ""
+        error = CheckError(f"node %{node.number} {node.target}{where}: {problem}")
+        error.node = node.number  # type: ignore[attr-defined]
+        return error
+
+    def problem(self, node: Node, defined: set[int]) -> str | None:
+        law = law_of(node.target)
+        if bool(law.points) != (node.site is not None):
+            return "needs a site" if law.points else "may not have a site"
+        if node.site is not None and node.site.point not in law.points:
+            return f"may not stand on {node.site}"
+        if law.operands is not None and len(node.operands) != law.operands:
+            return f"takes {law.operands} operands, has {len(node.operands)}"
+        if len(node.regions) != law.regions:
+            return f"holds {law.regions} regions, has {len(node.regions)}"
+        return self.unseen(node, defined)
+
+    def unseen(self, node: Node, defined: set[int]) -> str | None:
+        seen = defined
+        if node.target == "merge" and type(node.operands[0]) is Ref:
+            seen = defined | self.inside.get(node.operands[0].node, set())
+        for reference in references_of(node):
+            if reference not in seen:
+                if node.target == "save" and any(reference in inner for inner in self.inside.values()):
+                    continue  # of a branch or a loop: the value it had last, if there was one
+                if any(reference in inner for inner in self.inside.values()):
+                    return (
+                        f"uses %{reference}, which was made in a branch or a loop and may not exist here. "
+                        "Use it inside, or write Python's if, else and for, which carry names out"
+                    )
+                return f"uses %{reference}, which is not a value above it"
+        for operand in operands_of(node):
+            if type(operand) is Const and not 0 <= operand.index < len(self.graph.constants):
+                return f"uses constant {operand.index} of {len(self.graph.constants)}"
+        return None

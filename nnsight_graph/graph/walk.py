@@ -34,7 +34,16 @@ def references_of(node: Node) -> Iterator[int]:
     return (operand.node for operand in operands_of(node) if type(operand) is Ref)
 
 
+def references_in(operand: Operand) -> Iterator[int]:
+    """The numbers of the nodes that an operand names."""
+    return (item.node for item in _opened(operand) if type(item) is Ref)
+
+
 def unused_methods(region: Region) -> set[int]:
     """The nodes that took a method to call it: the call names the method itself, so nothing else needs them."""
     taken = {node.number for node in walk(region) if node.target == "bound"}
-    return taken - {reference for node in walk(region) for reference in references_of(node)} if taken else taken
+    if not taken:
+        return taken
+    used = {reference for node in walk(region) for reference in references_of(node)}
+    used |= {ref for node in walk(region) for inner in node.regions for result in inner.results for ref in references_in(result)}
+    return taken - used

@@ -62,7 +62,7 @@ def _announced(name: str) -> list[Any]:
         found = _dotted(name)
     else:
         dunder = getattr(torch.Tensor, f"__{name.rstrip('_')}__", None)
-        return [_plain(name)] if dunder is None else [_plain(name), dunder]
+        return [_plain(name), dunder] if callable(dunder) else [_plain(name)]
     return [] if found is None else [found]
 
 
