@@ -1,0 +1,175 @@
+"""Computing on fake tensors: shapes, dtypes and devices come out, no number does."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
+
+from ..ops.nested import map_tensors, tensors_in
+from ..record.torch_calls import RECORDING
+from .specs import Spec, map_items, spec_of
+
+_BLIND = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, fake_tensor.UnsupportedOperatorException)
+_BLIND_TEXTS = ("supported for tensor subclasses", "data pointer of Tensor", "Cannot copy out of meta tensor")
+_SMALL = 1_000_000
+_ASK = torch.ops.aten._local_scalar_dense.default
+
+Number = Callable[[torch.Tensor], bool | int | float | None]
+
+
+class Fakes(FakeTensorMode):
+    """The mode of one evaluation on fakes. Tensors that are real all the same are read, but never written.
+
+    Args:
+        number: Asked for the number in a fake when code wants it; ``None`` is no answer.
+    """
+
+    def __init__(self, number: Number | None = None) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self._number = number
+        self._failed = 0
+
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        if not types and func._schema.is_mutable:  # all its tensors are real
+            args = self._faked(args)
+            kwargs = self._faked(kwargs or {})
+        if func is _ASK and self._number is not None and args[0].constant is None:
+            told = self._number(args[0])
+            if told is not None:
+                return told
+        try:
+            return super().dispatch(func, types, args, kwargs)
+        except Exception as error:
+            if id(error) == self._failed:  # of an operation inside this one
+                raise
+            real = _real_error(func, args, kwargs or {}, error) or error
+            self._failed = id(real)
+            try:
+                raise real from None
+            finally:
+                del real  # else the error and this frame hold each other
+
+    def _faked(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value if isinstance(value, FakeTensor) else self.from_tensor(value)
+        found = map_items(value, self._faked)
+        return value if found is NotImplemented else found
+
+
+def _real_error(func: Any, args: Any, kwargs: Any, error: Exception) -> Exception | None:
+    """What an operation that failed on fakes raises on real tensors (of zeros): the words that everyone knows."""
+    tensors = list(tensors_in((args, kwargs)))
+    if isinstance(error, NotImplementedError) or is_blind(error) or func.namespace != "aten":
+        return None
+    if sum(tensor.numel() for tensor in tensors) > _SMALL or any(tensor.layout is not torch.strided for tensor in tensors):
+        return None
+    try:
+        with torch._C._DisableTorchDispatch():
+            func(*map_tensors(args, _zeros), **map_tensors(kwargs, _zeros))
+    except Exception as real:
+        return None if isinstance(real, NotImplementedError) else real.with_traceback(None)
+    return None
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).zero_()
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """While it lasts, torch does not log what it raises on fakes in this thread, and a trace that is being written records nothing."""
+    logger, here = logging.getLogger(fake_tensor.__name__), threading.get_ident()
+    modes = _get_current_function_mode_stack()
+    others = [mode for mode in modes if mode is not RECORDING]
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    logger.addFilter(elsewhere)
+    _exchange(modes, others)
+    try:
+        yield
+    finally:
+        _exchange(others, modes)
+        logger.removeFilter(elsewhere)
+
+
+def _exchange(some: list[Any], others: list[Any]) -> None:
+    if len(some) != len(others):
+        for _ in some:
+            _pop_mode()
+        for mode in others:
+            _push_mode(mode)
+
+
+def is_blind(error: BaseException) -> bool:
+    """Whether ``error`` only says that a fake has no numbers: on real tensors there might be none.
+
+    >>> is_blind(IndexError("index 10 is out of bounds for dimension 1 with size 10"))
+    False
+    """
+    return isinstance(error, _BLIND) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _BLIND_TEXTS))
+
+
+def fake_from(spec: Spec, mode: FakeTensorMode) -> torch.Tensor:
+    """A fake tensor of which ``spec`` is true; no leaf, so that it may be edited.
+
+    Raises:
+        Exception: there is no such device: autograd would end the process.
+    """
+    _find(spec.device)
+    if spec.layout is torch.strided:
+        empty = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device="meta")
+        fake: torch.Tensor = FakeTensor(mode, empty, spec.device)
+    else:
+        with mode:
+            fake = torch.empty(spec.shape, dtype=spec.dtype, device=spec.device, layout=spec.layout)
+    if not spec.requires_grad:
+        return fake
+    with torch.enable_grad():
+        return fake.requires_grad_().clone()
+
+
+@functools.cache
+def _find(device: torch.device) -> None:
+    torch.empty(0, device=device)
+
+
+def fake_of(value: Any, mode: FakeTensorMode) -> Any:
+    """``value`` with a fake tensor for every :class:`~nnsight_graph.run.specs.Spec` in it."""
+    if isinstance(value, Spec):
+        return fake_from(value, mode)
+    found = map_items(value, lambda item: fake_of(item, mode))
+    return value if found is NotImplemented else found
+
+
+def evaluate_on_fakes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What ``function`` makes of values of which only specs are known: specs in, specs out; no number is computed.
+
+    Args:
+        function: Anything made of torch operations.
+        *args: Its arguments, with a spec for each tensor.
+        **kwargs: Its named arguments.
+
+    Raises:
+        Exception: what ``function`` raises, as it would on real tensors; :func:`is_blind` tells the errors that it would not raise there.
+
+    Example:
+        >>> one, other = spec_of(torch.zeros(2, 3)), spec_of(torch.zeros(3, 5))
+        >>> print(evaluate_on_fakes(torch.matmul, one, other))
+        float32[2, 5] on cpu
+    """
+    mode = Fakes()
+    given, named = fake_of(args, mode), fake_of(kwargs, mode)
+    with quietly(), mode:
+        return spec_of(function(*given, **named))
