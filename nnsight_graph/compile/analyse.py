@@ -9,12 +9,15 @@ from typing import Any
 import msgspec
 
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods
+from ..ops.control import assigned, raise_error, take_result
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
 from ..ops.running import call_listening, call_module
 from ..ops.table import effect_of, function_of
+from .bodies import analyse_loop
+from .branches import BranchAnalysis
 from .edits import prepare_edit
-from .plan import Slot, Step
+from .plan import Guard, Slot, Step
 from .sites import SiteWriter, rows_key, rows_touched, written_cells
 from .storage import Cell, Root, RowsKey, Value
 
@@ -24,11 +27,14 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "unpack": (unpack, VIEW),
     "setattr": (assign_attribute, parse("mutates:0")),
     "log": (log, parse("pure")),
+    "assigned": (assigned, VIEW),
+    "result": (take_result, parse("maybe:0")),
+    "raise": (raise_error, parse("pure")),
 }
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter):
+class Analysis(SiteWriter, BranchAnalysis):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
     def __init__(self, graph: Graph) -> None:
@@ -47,13 +53,18 @@ class Analysis(SiteWriter):
         self._written = written_cells(graph)
         self._whose = rows_touched(graph)
         self.rows: RowsKey = None
+        self.guard: Guard | None = None
+        self.edited_if: list[tuple[Step, tuple[Root, ...]]] = []
+        self.containers: set[int] = set()
+        self.virtual: dict[Any, int] = {}
         self.layouts: dict[tuple[str, int], Slot] = {}
         self._shared = {index: group[0] for group in graph.shared for index in group}
-        self._dropped = unused_methods(graph.body)
-        self._saves: list[Node] = []
+        self.dropped = unused_methods(graph.body)
+        self.saves: list[Node] = []
+        self.given: dict[int, Guard] = {}
         self._region(graph.body)
         self.join_all()
-        for node in self._saves:
+        for node in self.saves:
             self._save(node)
 
     def _region(self, region: Region) -> None:
@@ -62,10 +73,14 @@ class Analysis(SiteWriter):
                 self.rows = rows_key(node)
                 self._region(node.regions[0])
                 self.rows = None
+            elif node.target == "if":
+                self.branch(node)
+            elif node.target in ("for", "while"):
+                analyse_loop(self, node)
             elif node.target == "save":
-                self._saves.append(node)
-            elif node.number not in self._dropped:
-                self._node(node)
+                self.saves.append(node)
+            elif node.number not in self.dropped:
+                self.node(node)
 
     def _save(self, node: Node) -> None:
         operand = node.operands[0]
@@ -73,8 +88,13 @@ class Analysis(SiteWriter):
         value = self.current(self.values[operand.node], node.number)
         value.slot.saved = True
         self.saved.append((operand.node, value.slot))
+        if value.step is not None and value.step.guard is not None:
+            self.given[operand.node] = value.step.guard
 
-    def _node(self, node: Node) -> None:
+    # ------------------------------------------------------------------ nodes
+
+    def node(self, node: Node) -> None:
+        """Analyse a node without regions."""
         if node.target == "read":
             self.values[node.number] = self.read(node)
         elif node.target == "write":
@@ -84,6 +104,8 @@ class Analysis(SiteWriter):
             root = Root()
             root.parameter = True
             self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (root,))
+        elif node.target == "merge":
+            self.merge(node)
         else:
             self._operation(node)
 
@@ -124,9 +146,10 @@ class Analysis(SiteWriter):
             assert node.site is not None
             step.leaves.append(self.module(node.site.path, False))
         inside = [list(self._inside(operand, node.number)) for operand in operands]
-        mutated, viewed = self._touched(node, effect)
+        mutated, viewed = self.touched(node, effect)
         copies = bool(effect.maybe) or not mutated <= set(effect.mutates)
         step.needs = self._needs(inside, mutated, viewed if not copies else set(), effect)
+        self.guarded(step)
         base = self._base(inside, viewed)
         if base is not None and not effect.metadata:
             step.needs |= base.edit_needs
@@ -138,6 +161,7 @@ class Analysis(SiteWriter):
             for value in inside[place]:
                 prepare_edit(self, step, value)
         self.steps.append(step)
+        self.settle_edits()
         if effect.mutates and mutated:
             self._edited(node, step, inside[min(mutated)][0])
         else:
@@ -162,6 +186,8 @@ class Analysis(SiteWriter):
                 if root.edits:
                     step.after.extend(root.edits)
             leaves.append(value.slot)
+        if self.guard is not None:
+            self.guarded(step)
         self.steps.append(step)
         step.output = Slot(step)
         self.values[node.number] = Value(node.number, step.output, step.needs, (Root(),), step)
@@ -193,7 +219,7 @@ class Analysis(SiteWriter):
         return type(operand) is Literal and operand.name not in ("True", "False")
 
     @staticmethod
-    def _touched(node: Node, effect: Effect) -> tuple[set[int], set[int]]:
+    def touched(node: Node, effect: Effect) -> tuple[set[int], set[int]]:
         """Which operands are written into, and which the result may share storage with."""
         places = iter(range(len(node.operands) + len(node.keywords)))
         args = [_seen(operand, next(places)) for operand in node.operands]
@@ -249,6 +275,7 @@ class Analysis(SiteWriter):
         for place, item in enumerate(group.items):
             pack.leaves.append(self._leaf(item, pack, reading, place))
         pack.output = Slot(pack)
+        self.guarded(pack)
         self.steps.append(pack)
         return pack.output
 
@@ -304,6 +331,7 @@ class Analysis(SiteWriter):
             back = Step(step.node, put_back, [target.base.slot, target.step.leaves[1], target.slot], step.needs)
             back.output = target.base.slot
             back.after.append(last)
+            self.guarded(back)
             self.steps.append(back)
             last, target = back, target.base
         self.pass_on(target, last)

@@ -23,13 +23,20 @@ class Segment:
         held: ``(slot, visits)`` of activations made here that outlive it.
         releases: Slots whose count of users goes down when it has run.
         calls: Whether it calls modules or opaque functions (hooks are deaf meanwhile).
+        guard: The branch it stands in, if whether that is taken is known before the segment could run.
+        undecided, voids: ``(truth, polarity, segment)``: what is given up, when this has run, unless the truth is so.
     """
 
-    __slots__ = ("calls", "checks", "code", "downstream", "held", "index", "needs", "own", "releases", "waits")
+    __slots__ = (
+        "calls", "checks", "code", "downstream", "guard", "held", "index", "needs", "own", "releases", "undecided", "voids", "waits",
+    )  # fmt: skip
 
-    def __init__(self, index: int, needs: int) -> None:
+    def __init__(self, index: int, needs: int, guard: Guard | None = None) -> None:
         self.index = index
         self.needs = needs
+        self.guard = guard
+        self.voids: tuple[tuple[int, bool, int], ...] = ()
+        self.undecided: list[tuple[Slot, bool, int]] = []
         self.code: list[Instruction] = []
         self.own = 0
         self.waits = 0
@@ -56,9 +63,10 @@ class Visit:
             unless the edit is on what may or may not be a view of the passing value.
         nodes: The nodes that read or write here.
         only_kept: Whether the value is saved as it passes, and that is all.
+        guards: ``(truth, polarity)`` of the branches its nodes stand in; ``None`` if one stands in none.
     """
 
-    __slots__ = ("changes", "clears", "counted", "direction", "held", "musts", "nodes", "only_kept", "path", "slot", "triggers")
+    __slots__ = ("changes", "clears", "counted", "direction", "guards", "held", "musts", "nodes", "only_kept", "path", "slot", "triggers")
 
     def __init__(self, path: str, direction: str, slot: int) -> None:
         self.path = path
@@ -72,6 +80,7 @@ class Visit:
         self.musts: list[tuple[int, int, int]] = []
         self.nodes: list[int] = []
         self.only_kept = False
+        self.guards: tuple[tuple[int, bool], ...] | None = None
 
 
 class Plan:
@@ -91,11 +100,13 @@ class Plan:
         edited: The visits whose value is edited in place.
         guards: Whether an edit may meet, on the same storage, something read at another site that is still held.
         needs: For each node, the visits it depends on (for messages).
+        given: For saved nodes in branches, ``(truth, polarity)`` of the branch.
+        virtual: Visits that stand for the completion of branches: no module brings them.
     """
 
     __slots__ = (
-        "blanks", "edited", "fixed", "guards", "hooks", "layouts", "modules", "needs", "prologue", "result", "saved", "segments",
-        "unchecked", "uses", "visits", "waits",
+        "blanks", "edited", "fixed", "given", "guards", "hooks", "layouts", "modules", "needs", "prologue", "result", "saved", "segments",
+        "unchecked", "uses", "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -115,6 +126,8 @@ class Plan:
         self.edited: tuple[int, ...] = ()
         self.guards = False
         self.needs: dict[int, int] = {}
+        self.given: dict[int, tuple[int, bool]] = {}
+        self.virtual: tuple[int, ...] = ()
 
 
 class Slot:
@@ -141,10 +154,11 @@ class Step:
         output: Where the result goes.
         needs: Bit mask of the visits it depends on.
         after: Steps that have to run before it although it does not use their values.
-        special: What runs in place of a call: ``"protect"``, ``"snapshot"`` or ``"detach"``, with ``extra``.
+        special: What runs in place of a call: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"loop"`` or ``"branch"``, with ``extra``.
+        guard: The branch it stands in.
     """
 
-    __slots__ = ("after", "extra", "function", "leaves", "names", "needs", "node", "opaque", "output", "segment", "special")
+    __slots__ = ("after", "extra", "function", "guard", "leaves", "names", "needs", "node", "opaque", "output", "segment", "special")
 
     def __init__(self, node: int, function: Callable[..., Any] | None, leaves: list[Slot], needs: int, names: tuple[str, ...] = ()) -> None:
         self.node = node
@@ -158,3 +172,34 @@ class Step:
         self.special: str | None = None
         self.extra: Any = None
         self.opaque = False
+        self.guard: Guard | None = None
+
+
+class Guard:
+    """A branch of an ``if`` while a graph is compiled.
+
+    Attributes:
+        slot: Where the truth lies: exactly ``True`` or ``False``, and ``None`` while it is unknown.
+        polarity: What it has to be.
+        parent: The branch around it.
+        step: What makes the truth.
+    """
+
+    __slots__ = ("parent", "polarity", "slot", "step")
+
+    def __init__(self, step: Step, slot: Slot, polarity: bool, parent: Guard | None) -> None:
+        self.step = step
+        self.slot = slot
+        self.polarity = polarity
+        self.parent = parent
+
+    @property
+    def needs(self) -> int:
+        """The visits that the truth depends on."""
+        return self.step.needs
+
+    def around(self, other: Guard | None) -> bool:
+        """Whether ``other`` is this branch or stands in it."""
+        while other is not None and other is not self:
+            other = other.parent
+        return other is self

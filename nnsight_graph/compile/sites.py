@@ -8,7 +8,7 @@ from typing import Any
 from ..graph import Graph, Node, walk
 from ..ops.evaluate import first_argument, put, put_first, put_inputs, same, with_first
 from ..ops.rows import join_rows, rows_of, rows_of_first
-from .plan import Slot, Step
+from .plan import Guard, Slot, Step
 from .storage import Cell, Part, Root, RowsKey, Value
 
 _DIRECTIONS = {"input": "in", "inputs": "in", "output": "out", "result": "result"}
@@ -63,7 +63,10 @@ class SiteWriter:
     cells: dict[tuple[str, str], Cell]
     values: dict[int, Value]
     rows: RowsKey
+    guard: Guard | None
     layouts: dict[tuple[str, int], Slot]
+    guarded: Callable[[Step], None]
+    settle: Callable[..., Step]
     _written: set[tuple[str, str]]
     _whose: dict[tuple[str, str], set[RowsKey]]
 
@@ -74,6 +77,7 @@ class SiteWriter:
         if cell is None:
             cell = self.cells[key] = Cell(*key, len(self.cells), key in self._written, tuple(self._whose[key]))
         cell.nodes.append(node.number)
+        cell.guards.append(self.guard)
         return cell
 
     def layout(self, rows: tuple[str, int]) -> Slot:
@@ -139,9 +143,12 @@ class SiteWriter:
         step.after += [edit for root in roots for edit in root.edits] + [write for write in (cell.write, part.write) if write is not None]
         step.after = [other for other in step.after if other is not step]
         cell.musts.append((step, None))
-        self._retire(roots, step)
-        self.steps.append(step)
-        self._put(cell, part, step)
+        if self.guard is None:
+            self._retire(roots, step)
+            self.steps.append(step)
+            self._put(cell, part, step)
+        else:
+            self._put_if(cell, part, step, roots)
 
     def _passing(self, node: Node, cell: Cell, part: Part, point: str) -> Slot:
         """What a write replaces, in whole or in part: the call of a module keeps its other arguments."""
@@ -161,6 +168,38 @@ class SiteWriter:
             part.write, part.write_needs, part.root, part.passed = step, step.needs, Root(cell), None
             cell.parts = {key: other for key, other in cell.parts.items() if key == self.rows or not overlap(key, self.rows)}
 
+    def _put_if(self, cell: Cell, part: Part, step: Step, roots: tuple[Root, ...]) -> None:
+        """A value that is written only if a branch is taken; the names of the old one stay the model's until that is known."""
+        for root in roots:
+            root.loose = True
+        if self.rows is None:
+            step.output = cell.slot
+            step.after += cell.takes
+            self.guarded(step)
+            self.steps.append(step)
+            cell.write = self.settle(step, cell.slot, cell.bit | cell.write_needs, [cell.write])
+            cell.write_needs = cell.write.needs
+            return
+        before = self._prefill(cell, part, step.node)
+        step.output = before.output
+        step.after.append(before)
+        self.guarded(step)
+        self.steps.append(step)
+        part.write = self.settle(step, before.output, before.needs, [before])
+        part.written, part.write_needs, part.passed = before.output, part.write.needs, None
+
+    def _prefill(self, cell: Cell, part: Part, number: int) -> Step:
+        """What passes if the branch is not taken: the rows as they are."""
+        leaves = [part.own or cell.slot]
+        if part.own is None and part.key is not None:
+            leaves.append(self.layout(part.key))
+        step = Step(number, same if len(leaves) == 1 else rows_of, leaves, cell.bit | cell.write_needs | part.write_needs)
+        step.after += [write for write in (cell.write, part.write) if write is not None]
+        step.output = Slot(step)
+        step.output.cells = (cell.index,)
+        self.steps.append(step)
+        return step
+
     def _retire(self, roots: tuple[Root, ...], step: Step) -> None:
         """From this line on the names of these versions are no longer the model's."""
         for root in roots:
@@ -176,14 +215,23 @@ class SiteWriter:
         if part.key is None:
             step = Step(last.node, with_first if point == "input" else _second, [cell.slot, read.slot], last.needs)
             step.output = cell.slot
-        else:
-            passing = [self._rows_again(last, cell, part)] if point == "input" else []
-            step = Step(last.node, with_first if point == "input" else same, [*passing, read.slot], last.needs)
-            step.output = part.passed = Slot(step)
-            part.write, part.write_needs = step, step.needs
-            cell.musts.append((step, None))
+            step.after.append(last)
+            self.guarded(step)
+            self.steps.append(step)
+            if self.guard is not None:
+                cell.write = self.settle(step, cell.slot, cell.bit | cell.write_needs, [cell.write])
+                cell.write_needs = cell.write.needs
+            return
+        before = self._prefill(cell, part, last.node) if self.guard is not None else None
+        passing = [self._rows_again(last, cell, part)] if point == "input" else []
+        step = Step(last.node, with_first if point == "input" else same, [*passing, read.slot], last.needs)
         step.after.append(last)
+        step.output = part.passed = before.output if before is not None else Slot(step)
+        cell.musts.append((step, None))
+        self.guarded(step)
         self.steps.append(step)
+        part.write = step if before is None else self.settle(step, before.output, before.needs, [before])
+        part.write_needs = part.write.needs
 
     def _rows_again(self, last: Step, cell: Cell, part: Part) -> Slot:
         if part.own is not None or part.key is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .plan import Slot, Step
+from .plan import Guard, Slot, Step
 
 
 class Root:
@@ -18,14 +18,16 @@ class Root:
         aliases: The values on it, in program order.
         parameter: Whether it is a parameter of the model.
         detached: Whether its names got storage of their own when it was replaced.
+        loose: Whether a write in a branch may have replaced it.
         retired: Set when a write replaced it at its site: an empty step at the line of that write.
     """
 
-    __slots__ = ("aliases", "cell", "detached", "edit_needs", "edits", "parameter", "readers", "retired")
+    __slots__ = ("aliases", "cell", "detached", "edit_needs", "edits", "loose", "parameter", "readers", "retired")
 
     def __init__(self, cell: Cell | None = None) -> None:
         self.cell = cell
         self.detached = False
+        self.loose = False
         self.parameter = False
         self.edit_needs = 0
         self.edits: list[Step] = []
@@ -65,7 +67,9 @@ class Part:
 class Cell:
     """The value that passes at one visit, in versions: each write of the whole starts a new one."""
 
-    __slots__ = ("direction", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "write", "write_needs", "written")
+    __slots__ = (
+        "direction", "guards", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "write", "write_needs", "written",
+    )  # fmt: skip
 
     def __init__(self, path: str, direction: str, index: int, written: bool, keys: tuple[RowsKey, ...]) -> None:
         self.keys = keys
@@ -81,6 +85,7 @@ class Cell:
         self.write_needs = 0
         self.musts: list[tuple[Step, Slot | None]] = []
         self.nodes: list[int] = []
+        self.guards: list[Guard | None] = []
 
     def part(self, key: RowsKey) -> Part:
         """The rows of ``key`` in the present version."""

@@ -44,9 +44,11 @@ LAWS: dict[str, Law] = {
     "check": Law(value=False),
     "result": Law(operands=2),
 }
-"""The structural kinds. The value of an ``if`` is its truth, that of a loop what it carried out; ``merge`` takes one of two
-values by an ``if``, ``param`` is the item of a turn (``"item"``) or a carried value (``"0"``, ``"1"`` ...), ``check`` leaves a
-``while``, ``result`` is a carried value after the loop. Every other target is an operation of the op table and follows :data:`OPERATION`."""
+"""The structural kinds.
+
+The value of an ``if`` is its truth, that of a loop what it carried out; ``merge`` takes one of two values by an ``if``, ``param``
+is the item of a turn (``"item"``) or a carried value (``"0"``, ``"1"`` ...), ``check`` leaves a ``while``, ``result`` is a carried
+value after the loop. Every other target is an operation of the op table and follows :data:`OPERATION`."""
 
 OPERATION = Law()
 

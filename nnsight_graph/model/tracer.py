@@ -12,7 +12,9 @@ from torch.overrides import _pop_mode, _push_mode
 from ..compile import Plan, cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
+from ..ops.control import NEVER
 from ..record import Proxy, Recorder, Recording, apply, log
+from ..record.branches import Branch, Iteration, emitter_of
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.torch_calls import RECORDING
@@ -87,6 +89,19 @@ class Tracer:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""
         return lambda: None
 
+    def cond(self, test: Any) -> Branch:
+        """A block whose lines take part only where ``test`` is true: ``with tracer.cond(value) as c:``, then ``with c.else_():``.
+
+        Args:
+            test: A traced value, or a plain one.
+        """
+        return Branch(emitter_of(self._recorder), test)
+
+    @property
+    def iter(self) -> Iteration:
+        """Loops: ``with tracer.iter(collection) as item:`` runs its lines once per item."""
+        return Iteration(emitter_of(self._recorder))
+
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The same as :func:`nnsight_graph.apply`."""
         return apply(function, *args, **kwargs)
@@ -118,14 +133,18 @@ class Tracer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         _pop_mode()
         recorder = self._recorder
-        saved = recorder.saved
+        saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
         recording = self._recording = recorder.finish()
         if error is not None:
             recorder.failure = f"its trace was given up ({kind.__name__ if kind else ''} in the block)"
             if isinstance(error, NNsightError):
                 _end_at_users_line(traceback)
             return
+        if poison is not None:
+            recorder.failure = "its trace was refused"
+            raise poison
         problem = self._run(recording, saved, sys._getframe(1))
+        _refill(refilled)
         if problem is not None:
             recorder.failure = f"its trace failed: {type(problem).__name__}"
             try:
@@ -161,6 +180,15 @@ class Tracer:
         return problem
 
 
+def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
+    """The user's own containers get what the run has put into those that stood for them."""
+    for container, proxy in refilled:
+        value = proxy._value
+        if type(value) is type(container):
+            container.clear()
+            (container.extend if type(container) is list else container.update)(value)
+
+
 def _end_at_users_line(traceback: TracebackType | None) -> None:
     """Take off the end of a traceback what lies below the user's own line."""
     last = None
@@ -181,6 +209,9 @@ def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording,
 
 def _settle(run: Run, saved: dict[int, Proxy]) -> None:
     """Give saved proxies their values, those that were reached."""
+    given, slots = run.plan.given, run.slots
     for node, slot, segment, visit in run.plan.saved:
         if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost:
-            object.__setattr__(saved[node], "_value", run.slots[slot])
+            if (given and node in given and slots[given[node][0]] is not given[node][1]) or slots[slot] is NEVER:
+                continue
+            object.__setattr__(saved[node], "_value", slots[slot])

@@ -92,6 +92,10 @@ class Recorder:
         reads: The proxy of each site's present version.
         target: What is being recorded.
         saved_indices: The nodes that were saved, after the trace too.
+        poison: A refusal in the block: the trace may not run, whoever caught it.
+        regions: How many branches and loops the line stands in.
+        emitter: What writes its branches and loops, once there is one.
+        refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
         failure: Why nothing was computed, if the trace failed.
         make: The class of proxies.
     """
@@ -101,6 +105,10 @@ class Recorder:
     open = False
     target = ""
     failure = ""
+    poison: BaseException | None = None
+    regions = 0
+    emitter: Any = None
+    refilled: tuple[tuple[Any, Proxy], ...] = ()
     grad_changed = False
     invoking = False
     repeats = False
@@ -265,6 +273,13 @@ class Recorder:
         self.add("write", (value,), None, site, depth)
         for point in ("input", "inputs") if site.point != "output" else ("output",):
             self.reads.pop(site._replace(point=point), None)
+
+    def refill(self, container: Any, proxy: Proxy) -> None:
+        """After the run, ``container`` holds what ``proxy`` stands for."""
+        self.refilled = (*self.refilled, (container, proxy))
+        if proxy._index not in self.saved:
+            self.saved[proxy._index] = proxy
+            self.put(("save", proxy._index), sys._getframe(1))
 
     def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
         """A parameter or buffer of the model, as a value."""

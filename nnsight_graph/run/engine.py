@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
-from ..compile import Plan
+from ..compile import Plan, Segment
 from ..errors import NNsightError, OutOfOrderError
-from ..ops.evaluate import run_code
+from ..ops.evaluate import CLEAR, run_code
 from ..ops.nested import clone, copy_together, shares, storages_of, tensors_in, versions_of
 
 
@@ -29,6 +29,7 @@ def in_checkpoint(frame: FrameType | None) -> bool:
     return False
 
 
+_VOID = -(1 << 40)
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -37,7 +38,7 @@ class Run:
 
     Attributes:
         slots: Where values lie.
-        waits: For each segment what it still waits for; ``-1`` when it has run.
+        waits: For each segment what it still waits for; ``-1`` when it has run, far below when its branch was not taken.
         seen: For each visit, whether it was.
         busy: Whether a segment runs that may call modules: hooks are deaf meanwhile.
         error: What went wrong inside a segment.
@@ -53,6 +54,8 @@ class Run:
         self.slots = slots
         self.waits = plan.waits.copy()
         self.seen = [False] * len(plan.visits)
+        for index in plan.virtual:
+            self.seen[index] = True
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -114,9 +117,29 @@ class Run:
                 fresh.append(segment.held)
             if segment.releases:
                 self._release(segment.releases)
+            if segment.voids:
+                self._give_up(segment, ready)
             for other in segment.downstream:
                 waits[other] -= 1
                 if not waits[other]:
+                    insort(ready, other)
+
+    def _give_up(self, segment: Segment, ready: list[int]) -> None:
+        """A branch is decided: what stands in one that is not taken is done with, and nobody waits for it."""
+        for truth, polarity, index in segment.voids:
+            if self.slots[truth] is polarity or self.waits[index] < 0:
+                continue
+            self.waits[index] = _VOID
+            given_up = self.plan.segments[index]
+            for instruction in given_up.code:
+                if instruction[0] == CLEAR:
+                    self.slots[instruction[2]] = None
+            if given_up.releases:
+                self._release(given_up.releases)
+            self._give_up(given_up, ready)
+            for other in given_up.downstream:
+                self.waits[other] -= 1
+                if not self.waits[other]:
                     insort(ready, other)
 
     def _release(self, slots: tuple[int, ...]) -> None:
@@ -181,7 +204,7 @@ class Run:
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
-        if self.waits[segment] != -1:
+        if self.waits[segment] >= 0:
             self.slots[kept] = clone(self.slots[kept])
 
     def detach(self, reads: tuple[int, ...], views: tuple[tuple[int, int, Any], ...]) -> None:
@@ -196,7 +219,7 @@ class Run:
 
     def _check_late(self, musts: list[tuple[int, int, int]], passing: int, index: int) -> None:
         for segment, node, target in musts:
-            if self.waits[segment] == -1:
+            if self.waits[segment] < 0:
                 continue
             if target >= 0 and self.slots[target] is not None and not shares(self.slots[target], self.slots[passing]):
                 continue

@@ -116,7 +116,9 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     """The error of a run whose model never reached a site of the trace; ``None`` if it reached them all."""
     if all(run.seen):
         return None
-    index = run.seen.index(False)
+    index = next((i for i, seen in enumerate(run.seen) if not seen and _wanted(run, i)), -1)
+    if index < 0:
+        return None
     node = run.plan.visits[index].nodes[0]
     at = _at(recording, node)
     name = _site_name(run, index)
@@ -126,6 +128,12 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     )
     error.__traceback__ = traceback_at(recording.places[node], frame)
     return error
+
+
+def _wanted(run: Run, index: int) -> bool:
+    """Whether a line that was to take part in the run stands at the visit: one outside branches, or in one that was taken."""
+    guards = run.plan.visits[index].guards
+    return guards is None or any(run.slots[truth] is polarity for truth, polarity in guards)
 
 
 def _let_go(error: BaseException) -> None:
