@@ -18,7 +18,8 @@ from .bodies import analyse_loop
 from .branches import BranchAnalysis
 from .edits import prepare_edit
 from .plan import Guard, Slot, Step
-from .sites import SiteWriter, rows_key, rows_touched, written_cells
+from .sites import CellKey, SiteWriter, rows_key, rows_touched, written_cells
+from .steps import Latest, StepAnalysis
 from .storage import Cell, Root, RowsKey, Value
 
 _PURE, VIEW = parse("pure"), parse("view:0")
@@ -34,15 +35,20 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter, BranchAnalysis):
+class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, bound: int = 1) -> None:
         self.graph = graph
+        self.bound = bound
+        self.turn = 0
+        self.touched_roots: list[Root] = []
+        self.ends: list[int] = []
+        self._turns: dict[int, Latest] = {}
         self.steps: list[Step] = []
         self.values: dict[int, Value] = {}
         self.by_step: dict[int, Value] = {}
-        self.cells: dict[tuple[str, str], Cell] = {}
+        self.cells: dict[CellKey, Cell] = {}
         self.saved: list[tuple[int, Slot]] = []
         self.any_kept = False
         self.edited: dict[int, None] = {}
@@ -66,6 +72,7 @@ class Analysis(SiteWriter, BranchAnalysis):
         self.join_all()
         for node in self.saves:
             self._save(node)
+        self.saved += self.kept_turns()
 
     def _region(self, region: Region) -> None:
         for node in region.nodes:
@@ -77,9 +84,11 @@ class Analysis(SiteWriter, BranchAnalysis):
                 self.branch(node)
             elif node.target in ("for", "while"):
                 analyse_loop(self, node)
+            elif node.target == "steps":
+                self.all_steps(node)
             elif node.target == "save":
                 self.saves.append(node)
-            elif node.number not in self.dropped:
+            elif node.number not in self.dropped and node.target != "param":
                 self.node(node)
 
     def _save(self, node: Node) -> None:
@@ -126,6 +135,14 @@ class Analysis(SiteWriter, BranchAnalysis):
         if name not in self._fixed_slots:
             self._fixed_slots[name] = Slot(index=len(self.fixed))
             self.fixed.append(literal(name))
+        return self._fixed_slots[name]
+
+    def number(self, value: int) -> Slot:
+        """The slot of a number that belongs to the structure."""
+        name = f"#{value}"
+        if name not in self._fixed_slots:
+            self._fixed_slots[name] = Slot(index=len(self.fixed))
+            self.fixed.append(value)
         return self._fixed_slots[name]
 
     def constants(self) -> Iterator[tuple[int, Slot]]:

@@ -14,6 +14,7 @@ from ..graph import Node, Operand, Region
 from ..ops.control import select
 from ..ops.evaluate import nothing, same
 from .plan import Guard, Slot, Step
+from .sites import CellKey
 from .storage import Cell, Root, Value
 
 
@@ -21,7 +22,7 @@ class BranchAnalysis:
     """The part of the analysis that knows branches."""
 
     steps: list[Step]
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[CellKey, Cell]
     values: dict[int, Value]
     by_step: dict[int, Value]
     guard: Guard | None
@@ -72,9 +73,14 @@ class BranchAnalysis:
             return guard.needs
         key = (guard.step, needs, known)
         if key not in self.virtual:
-            cell = self.cells["", f"branch {len(self.virtual)}"] = Cell("", "branch", len(self.cells), False, ())
-            self.virtual[key] = cell.bit
+            self.virtual[key] = self.mark("branch").bit
         return guard.needs | self.virtual[key]
+
+    def mark(self, what: str) -> Cell:
+        """A visit that no module brings: it stands for an event of the run."""
+        number = len(self.cells)
+        cell = self.cells["", f"{what} {number}", 0, 0] = Cell("", what, number, False, ())
+        return cell
 
     def merge(self, node: Node) -> None:
         """Analyse the choice between two values of an ``if``."""

@@ -31,6 +31,7 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         if root.parameter:
             raise refused(step.node, "changes a parameter of the model in place, for good. Edit a .clone() of it")
     _reach_the_model(analysis, step, target)
+    analysis.touched_roots.extend(target.roots)
     if analysis.guard is not None:
         analysis.edited_if.append((step, target.roots))
         return

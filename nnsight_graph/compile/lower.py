@@ -8,15 +8,16 @@ from .emit import Emitter
 from .numbering import Numbering
 from .plan import Plan, Segment, Slot, Step
 from .schedule import make_segments, make_visits
+from .steps import LIMIT
 
 
-def lower(graph: Graph) -> Plan:
-    """Compile a graph.
+def lower(graph: Graph, bound: int = 1) -> Plan:
+    """Compile a graph, for runs of at most ``bound`` steps.
 
     Raises:
         KeyError: a target that neither the op table nor the laws know.
     """
-    analysis = Analysis(graph)
+    analysis = Analysis(graph, bound)
     analysis.steps = [step for step in analysis.steps if step.function is not None or step.special]
     virtual = sum(analysis.virtual.values())
     segments, members = make_segments(analysis.steps, virtual)
@@ -26,6 +27,8 @@ def lower(graph: Graph) -> Plan:
     numbering.place_shared(used, segments)
     plan.edited = tuple(analysis.edited)
     plan.virtual = tuple(cell.index for cell in analysis.cells.values() if cell.bit & virtual)
+    plan.ends = tuple(analysis.ends)
+    plan.limit = min(bound, LIMIT) if plan.ends else 0
     plan.guards = _meets_others(plan, analysis, segments)
     for segment, steps in zip(segments, members, strict=True):
         segment.voids = tuple((slot.index, polarity, index) for slot, polarity, index in segment.undecided)
@@ -81,6 +84,6 @@ def _finish_visits(plan: Plan, analysis: Analysis, segments: list[Segment]) -> N
             visit.held = ((slot.index, slot.cells),)
         if cell.direction == "result":
             plan.result = index
-        elif index not in plan.virtual:
-            before = plan.hooks.get(cell.path, (-1, -1))
-            plan.hooks[cell.path] = (index, before[1]) if cell.direction == "in" else (before[0], index)
+        elif cell.direction in ("in", "out"):
+            plan.repeats = plan.repeats or cell.turn != (0, 0)
+            plan.hooks.setdefault(cell.path, ({}, {}))[cell.direction == "out"][cell.turn] = index

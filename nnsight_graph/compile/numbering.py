@@ -50,6 +50,9 @@ class Numbering:
                 segments[slot.producer.segment].held += ((slot.index, slot.cells),)
             for index in users:
                 segments[index].checks += (slot.index,)
+        for step, cells in slot.makers:
+            if cells:
+                segments[step.segment].held += ((slot.index, cells),)
         if slot.saved:
             return
         count = len(users) + (cell is not None)

@@ -9,6 +9,10 @@ Instruction = tuple[int, Any, int, int, int, Any, int]
 """``(kind, function, out, a, b, rest, node)``; the kinds are the constants of :mod:`nnsight_graph.ops.evaluate`."""
 
 
+Passes = dict[tuple[int | str, int], int]
+"""Visits of one module's input, or output, by step and call."""
+
+
 class Segment:
     """Nodes that run together.
 
@@ -64,12 +68,17 @@ class Visit:
         nodes: The nodes that read or write here.
         only_kept: Whether the value is saved as it passes, and that is all.
         guards: ``(truth, polarity)`` of the branches its nodes stand in; ``None`` if one stands in none.
+        step, call: Which pass of the module it is; the step is a number or ``"last"``.
     """
 
-    __slots__ = ("changes", "clears", "counted", "direction", "guards", "held", "musts", "nodes", "only_kept", "path", "slot", "triggers")
+    __slots__ = (
+        "call", "changes", "clears", "counted", "direction", "guards", "held", "musts", "nodes", "only_kept", "path", "slot", "step",
+        "triggers",
+    )  # fmt: skip
 
-    def __init__(self, path: str, direction: str, slot: int) -> None:
+    def __init__(self, path: str, direction: str, slot: int, turn: tuple[int | str, int] = (0, 0)) -> None:
         self.path = path
+        self.step, self.call = turn
         self.direction = direction
         self.slot = slot
         self.changes = False
@@ -93,7 +102,7 @@ class Plan:
         blanks: How many empty slots follow.
         segments: In the order of their first line; the ones that wait for nothing are :attr:`prologue`.
         visits: By number of their bit.
-        hooks: For each module path, the visits of its input and its output (``-1`` for none).
+        hooks: For each module path, the visits of its input and of its output, by step and call.
         saved: ``(node, slot, segment, visit)`` of what outlives the run: the segment or visit that brings it, or ``-1``.
         uses: ``(slot, users)`` of values that several segments read.
         unchecked: Slots that the trace itself may edit after the visit: they are not checked for overwriting.
@@ -101,12 +110,15 @@ class Plan:
         guards: Whether an edit may meet, on the same storage, something read at another site that is still held.
         needs: For each node, the visits it depends on (for messages).
         given: For saved nodes in branches, ``(truth, polarity)`` of the branch.
+        ends: Visits that stand for the end of the run.
+        repeats: Whether it knows more than the first call of the first step.
+        limit: How many steps it is made for, where it has a loop over all of them; 0 where it has none.
         virtual: Visits that stand for the completion of branches: no module brings them.
     """
 
     __slots__ = (
-        "blanks", "edited", "fixed", "given", "guards", "hooks", "layouts", "modules", "needs", "prologue", "result", "saved", "segments",
-        "unchecked", "uses", "virtual", "visits", "waits",
+        "blanks", "edited", "ends", "fixed", "given", "guards", "hooks", "layouts", "limit", "modules", "needs", "prologue", "repeats",
+        "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -117,7 +129,7 @@ class Plan:
         self.segments: list[Segment] = []
         self.prologue: list[int] = []
         self.visits: list[Visit] = []
-        self.hooks: dict[str, tuple[int, int]] = {}
+        self.hooks: dict[str, tuple[Passes, Passes]] = {}
         self.result = -1
         self.saved: tuple[tuple[int, int, int, int], ...] = ()
         self.uses: tuple[tuple[int, int], ...] = ()
@@ -128,18 +140,22 @@ class Plan:
         self.needs: dict[int, int] = {}
         self.given: dict[int, tuple[int, bool]] = {}
         self.virtual: tuple[int, ...] = ()
+        self.ends: tuple[int, ...] = ()
+        self.repeats = False
+        self.limit = 0
 
 
 class Slot:
     """A place for a value while a graph is compiled; ``index`` is given last."""
 
-    __slots__ = ("cells", "index", "producer", "saved", "segments", "unchecked")
+    __slots__ = ("cells", "index", "makers", "producer", "saved", "segments", "unchecked")
 
     def __init__(self, producer: Step | None = None, index: int = -1) -> None:
         self.producer = producer
         self.index = index
         self.segments: set[int] = set()
         self.saved = False
+        self.makers: list[tuple[Step, tuple[int, ...]]] = []  # of a slot that is filled again and again
         self.cells: tuple[int, ...] = ()
         self.unchecked = False
 

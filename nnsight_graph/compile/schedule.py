@@ -58,7 +58,7 @@ def make_visits(analysis: Analysis, segments: list[Segment]) -> list[Visit]:
     """The visits, each with the segments that wait for it and the edits that must be done when it ends."""
     visits = []
     for cell in analysis.cells.values():
-        visit = Visit(cell.path, cell.direction, cell.slot.index)
+        visit = Visit(cell.path, cell.direction, cell.slot.index, cell.turn)
         visit.nodes = cell.nodes
         known = [(guard.slot.index, guard.polarity) for guard in cell.guards if guard is not None]
         visit.guards = tuple(known) if cell.guards and len(known) == len(cell.guards) else None

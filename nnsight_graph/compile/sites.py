@@ -19,25 +19,29 @@ _READERS: dict[tuple[str, bool], Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def cell_key(node: Node) -> tuple[str, str]:
-    """Path and direction of the visit that a read or write belongs to."""
+CellKey = tuple[str, str, int | str, int]
+"""A visit: path, direction, step, call."""
+
+
+def passing_key(node: Node) -> tuple[str, str]:
+    """Path and direction of the visits that a read or write belongs to."""
     assert node.site is not None
     return node.site.path, _DIRECTIONS[node.site.point]
 
 
 def written_cells(graph: Graph) -> set[tuple[str, str]]:
     """The visits at which something is written."""
-    return {cell_key(node) for node in walk(graph.body) if node.target == "write"}
+    return {passing_key(node) for node in walk(graph.body) if node.target == "write"}
 
 
 def rows_touched(graph: Graph) -> dict[tuple[str, str], set[RowsKey]]:
-    """For each visit, whose rows are read or written there."""
+    """For each module's input or output, in whatever step, whose rows are read or written there."""
     touched: dict[tuple[str, str], set[RowsKey]] = {}
 
     def visit(nodes: tuple[Node, ...], rows: RowsKey) -> None:
         for node in nodes:
             if node.target in ("read", "write"):
-                touched.setdefault(cell_key(node), set()).add(rows)
+                touched.setdefault(passing_key(node), set()).add(rows)
             for region in node.regions:
                 visit(region.nodes, rows_key(node) if node.target == "invoke" else rows)
 
@@ -60,7 +64,8 @@ class SiteWriter:
     """The part of the analysis that knows sites."""
 
     steps: list[Step]
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[CellKey, Cell]
+    turn: int
     values: dict[int, Value]
     rows: RowsKey
     guard: Guard | None
@@ -72,10 +77,13 @@ class SiteWriter:
 
     def cell(self, node: Node) -> Cell:
         """The cell of a read or a write."""
-        key = cell_key(node)
-        cell = self.cells.get(key)
+        assert node.site is not None
+        passing = passing_key(node)
+        turn = (self.turn if node.site.step == "turn" else node.site.step, node.site.call)
+        cell = self.cells.get((*passing, *turn))
         if cell is None:
-            cell = self.cells[key] = Cell(*key, len(self.cells), key in self._written, tuple(self._whose[key]))
+            cell = Cell(*passing, len(self.cells), passing in self._written, tuple(self._whose[passing]), turn)
+            self.cells[(*passing, *turn)] = cell
         cell.nodes.append(node.number)
         cell.guards.append(self.guard)
         return cell

@@ -68,11 +68,15 @@ class Cell:
     """The value that passes at one visit, in versions: each write of the whole starts a new one."""
 
     __slots__ = (
-        "direction", "guards", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "write", "write_needs", "written",
+        "direction", "guards", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "turn", "write", "write_needs",
+        "written",
     )  # fmt: skip
 
-    def __init__(self, path: str, direction: str, index: int, written: bool, keys: tuple[RowsKey, ...]) -> None:
+    def __init__(
+        self, path: str, direction: str, index: int, written: bool, keys: tuple[RowsKey, ...], turn: tuple[int | str, int] = (0, 0)
+    ) -> None:
         self.keys = keys
+        self.turn = turn
         self.takes: list[Step] = []
         self.parts: dict[RowsKey, Part] = {}
         self.path = path

@@ -15,16 +15,23 @@ class Site(NamedTuple):
         path: The module's canonical path, ``""`` for the root.
         point: ``"input"`` (first argument), ``"inputs"`` (all arguments), ``"output"``, ``"result"`` (what the traced
             call returned), ``"parameter"`` or ``"call"`` (the module itself, called on a traced value).
-        call: Which call of the module within one forward, counted from 0.
+        call: Which call of the module within one step, counted from 0.
+        step: Which forward of the model within the run, counted from 0; ``"turn"``: the step of the loop around it;
+            ``"last"``: the last that came.
     """
 
     path: str
     point: str
     call: int = 0
+    step: int | str = 0
 
     def __str__(self) -> str:
         name = f"{self.path}.{self.point}" if self.path else self.point
-        return f"{name}@{self.call}" if self.call else name
+        name = f"{name}@{self.call}" if self.call else name
+        return f"{name} [{_STEPS.get(self.step, f'step {self.step}')}]" if self.step else name
+
+
+_STEPS: dict[int | str, str] = {"turn": "this step", "last": "last step"}
 
 
 class Ref(msgspec.Struct, frozen=True):

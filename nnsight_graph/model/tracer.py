@@ -17,9 +17,10 @@ from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
+from ..record.steps import Steps
 from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
-from ..run.failures import explain, missed
+from ..run.failures import explain, missed, unset_reasons
 from ..source_location import is_users, traceback_at
 from .handle import GraphHandle
 from .invoker import Call, Invoke, Invoker
@@ -47,12 +48,15 @@ class Tracer:
 
     __slots__ = ("__weakref__", "_call", "_envoy", "_function", "_invokes", "_recorder", "_recording", "_shared")
 
-    def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any]) -> None:
+    def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "") -> None:
         self._envoy = envoy
         self._call = call
         self._shared = shared
         self._invokes: list[Invoke] = []
         self._recorder = Recorder(envoy._tree)
+        self._function = function
+        if function:
+            self._recorder.generating = True
         self._recording: Recording | None = None
 
     # ------------------------------------------------------------------ in the block
@@ -101,6 +105,22 @@ class Tracer:
     def iter(self) -> Iteration:
         """Loops: ``with tracer.iter(collection) as item:`` runs its lines once per item."""
         return Iteration(emitter_of(self._recorder))
+
+    def all(self) -> Steps:
+        """All steps: the same as ``tracer.iter[:]``."""
+        return self.iter[:]
+
+    def next(self, count: int = 1) -> Tracer:
+        """From here on lines stand ``count`` steps further.
+
+        Raises:
+            RecordError: in or after a loop over an open range of steps.
+        """
+        recorder = self._recorder
+        if isinstance(recorder.step, str):
+            raise RecordError("tracer.next() in, or after, an open loop over steps: name the step, as in tracer.iter[2]")
+        recorder.go_to(recorder.step + count)
+        return self
 
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The same as :func:`nnsight_graph.apply`."""
@@ -153,13 +173,13 @@ class Tracer:
                 del problem  # else the error and this frame hold each other
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
-        call = self._call or self._envoy._joined(self._invokes, self._shared)
-        function = self._envoy._callable()  # loads weights that are not there yet
+        call = self._call or self._envoy._joined(self._invokes, self._shared, self._function)
+        function = self._envoy._callable(call.function)  # loads weights that are not there yet
         self._call, self._invokes = None, []
         tree = self._envoy._tree
         plan = None
         try:
-            plan = cached_plan(recording.key, recording.graph)
+            plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
             if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
                 tree.replace(tree.index.root)
         except NNsightError as refused:
@@ -175,6 +195,7 @@ class Tracer:
             run.slots.clear()  # the traceback holds the run
             raise
         _settle(run, saved)
+        self._recorder.reasons = unset_reasons(run)
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
         run.slots.clear()
         return problem
@@ -203,7 +224,8 @@ def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording,
     """An error that knows the node, or the module, it is about."""
     node = getattr(refused, "node", None)
     if plan is not None and hasattr(refused, "path"):
-        node = plan.visits[max(plan.hooks[refused.path])].nodes[0]
+        before, after = plan.hooks[refused.path]
+        node = plan.visits[next(iter((after or before).values()))].nodes[0]
     return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
 
 

@@ -82,6 +82,11 @@ def run_branch(run: Any, rest: tuple[int, bool, Code]) -> None:
         run_code(code, run.slots, run)
 
 
+def never() -> Any:
+    """No value yet."""
+    return NEVER
+
+
 def select(truth: bool, yes: Any, no: Any) -> Any:
     """One of two values."""
     return yes if truth else no

@@ -19,12 +19,14 @@ class Rows(NamedTuple):
         start, stop: The rows, as a range.
         size: Rows in the whole batch.
         length: Tokens in a row (padded), where that is known: some models fold them into the first dimension.
+        multiples: How many rows one row of the batch may become: beams, or sequences that are returned for it.
     """
 
     start: int
     stop: int
     size: int
     length: int = 0
+    multiples: tuple[int, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -42,6 +44,8 @@ class Rows(NamedTuple):
         count = tensor.shape[0]
         if count == self.size:
             return 1
+        if self.multiples and count % self.size == 0 and count // self.size in self.multiples:
+            return count // self.size
         if count == 0 or count % self.size or (tensor.dim() < 3 and count != self.size * self.length):
             return 0
         return count // self.size

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import RecordError
 from .recorder import Recorder, recording_here
 from .regions import RegionEmitter
+from .steps import GENERATED, PROMPT, Steps
 
 
 def emitter_of(recorder: Recorder) -> RegionEmitter:
@@ -119,7 +120,7 @@ class Items:
 
 
 class Iteration:
-    """What ``tracer.iter`` is: called with a collection it is a block over its items."""
+    """What ``tracer.iter`` is: called with a collection it is a block over its items; indexed, a choice of steps."""
 
     __slots__ = ("_emitter",)
 
@@ -129,6 +130,21 @@ class Iteration:
     def __call__(self, collection: Any) -> Items:
         """A block whose lines run once per item of ``collection``."""
         return Items(self._emitter, collection)
+
+
+    def __getitem__(self, chosen: Any) -> Steps:
+        """Steps of a run of several forwards: an integer, a slice (open ones too) or a list of integers."""
+        return Steps(self._emitter, chosen)
+
+    @property
+    def prompt(self) -> Steps:
+        """The step that reads the prompt: its activations have all the prompt's positions."""
+        return Steps(self._emitter, PROMPT)
+
+    @property
+    def generated(self) -> Steps:
+        """The steps after the prompt's: each reads the token generated before it."""
+        return Steps(self._emitter, GENERATED)
 
 
 def cond(test: Any) -> Branch:

@@ -54,9 +54,10 @@ class Recording:
         shared: Groups of constants on one storage, where the program edits a constant.
         places: Where each node was written.
         edits_constants: Whether the program edits a captured tensor in place.
+        open_ended: Whether it has a loop over an open range of steps.
     """
 
-    __slots__ = ("constants", "edits_constants", "entries", "indices", "places", "repeats", "shared")
+    __slots__ = ("constants", "edits_constants", "entries", "indices", "open_ended", "places", "repeats", "shared")
 
     def __init__(self, recorder: Recorder) -> None:
         self.entries = recorder.entries
@@ -65,6 +66,7 @@ class Recording:
         self.repeats = recorder.repeats
         self.places = recorder.places
         self.edits_constants = recorder.edits_constants
+        self.open_ended = recorder.open_ended
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @property
@@ -95,7 +97,12 @@ class Recorder:
         poison: A refusal in the block: the trace may not run, whoever caught it.
         regions: How many branches and loops the line stands in.
         emitter: What writes its branches and loops, once there is one.
+        step: The step that lines stand in: a number, ``"turn"`` in a loop over steps, ``"last"`` after an open one.
+        generating: Whether the model runs several forwards, so that the next of a module is the next step's.
+        open_ended: Whether a loop over an open range of steps stands above.
+        nexts: How far modules were moved on, by path.
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
+        reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
         make: The class of proxies.
     """
@@ -105,9 +112,15 @@ class Recorder:
     open = False
     target = ""
     failure = ""
+    reasons: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     poison: BaseException | None = None
     regions = 0
     emitter: Any = None
+    step: int | str = 0
+    generating = False
+    open_ended = False
+    nexts: dict[str, int] = {}  # noqa: RUF012  (replaced, never filled)
+    _by_step: dict[int | str, dict[Site, Proxy]] = {}  # noqa: RUF012  (replaced, never filled)
     refilled: tuple[tuple[Any, Proxy], ...] = ()
     grad_changed = False
     invoking = False
@@ -257,20 +270,61 @@ class Recorder:
         proxy = self.reads.get(site)
         if proxy is None or owner is not self.owner:
             self._refuse_others(owner, site)
-            proxy = self.reads[site] = self.make(self, self.put(("read", site), sys._getframe(depth - 1)))
+            proxy = self.reads[site] = self.make(self, self.put(("read", self.located(site)), sys._getframe(depth - 1)))
         return proxy
+
+    def located(self, site: Site) -> Site:
+        """The site in the step, and at the call, that the line stands in."""
+        if (self.step != 0 or self.nexts) and site.point != "result":
+            ahead = self.nexts.get(site.path, 0)
+            if not ahead:
+                return site._replace(step=self.step)
+            if not self.generating:
+                return site._replace(step=self.step, call=site.call + ahead)
+            if isinstance(self.step, str):
+                raise RecordError(".next() inside or after an open loop over steps: name the step, as in tracer.iter[2]")
+            return site._replace(step=self.step + ahead)
+        return site
+
+    def go_to(self, step: int | str) -> None:
+        """From here on lines stand in ``step``; what was read there before is known again."""
+        if not self.regions:
+            self._by_step = {**self._by_step, self.step: self.reads}
+        self.step = step
+        self.reads = self._by_step.get(step, {}) if not self.regions else {}
+
+    def forget_steps(self) -> None:
+        """What was read in other steps may have been replaced: it is read again."""
+        self._by_step = {}
+
+    def move_on(self, path: str) -> None:
+        """From here on lines about the module at ``path`` mean its next step, or its next call."""
+        self.nexts = {**self.nexts, path: self.nexts.get(path, 0) + 1}
+        self.reads = {site: proxy for site, proxy in self.reads.items() if site.path != path}
+
+    def rewound(self, step: int | str) -> Callable[[], None]:
+        """Begin anew at ``step``, for the lines of one input; what is returned brings back where it stood."""
+        kept = self.reads, self.step, self.nexts, self._by_step
+        self.reads, self.step, self.nexts, self._by_step = {}, step, {}, {}
+
+        def back() -> None:
+            self.reads, self.step, self.nexts, self._by_step = kept
+
+        return back
 
     def write(self, site: Site, owner: Any, value: Any, depth: int) -> None:
         """Replace what passes at ``site``; ``site += x`` has edited it in place already."""
         self._refuse_others(owner, site)
         if site.point == "result":
             raise RecordError("the result of a call cannot be replaced; assign to the output of the model instead")
+        if self.step == "last":
+            raise RecordError(f"{site} of the last step cannot be assigned: that it was the last is known only when it is over")
         present = self.reads.get(site)
         if present is not None and isinstance(value, self.make) and value._trace is self:
             entry = self.entries[value._index]
             if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
                 return
-        self.add("write", (value,), None, site, depth)
+        self.add("write", (value,), None, self.located(site), depth)
         for point in ("input", "inputs") if site.point != "output" else ("output",):
             self.reads.pop(site._replace(point=point), None)
 
@@ -310,7 +364,7 @@ class Recorder:
     def unset_reason(self, index: int) -> str:
         """Why a value of a finished trace is not there."""
         if index in self.saved_indices:
-            return self.failure or "it was never reached"
+            return self.failure or self.reasons.get(index) or "it was never reached"
         return "it was not saved: add .save() to the line"
 
     # ------------------------------------------------------------------ constants

@@ -12,6 +12,7 @@ from ..source_location import is_users
 from .control import UNBOUND
 from .proxy import Proxy
 from .recorder import Name, Recorder
+from .steps import Steps
 
 _UNBOUND = Name("unbound")
 
@@ -19,11 +20,12 @@ _UNBOUND = Name("unbound")
 class RegionEmitter:
     """Writes the control flow of one trace into its recorder; values are proxies."""
 
-    __slots__ = ("_merging", "_opened", "recorder")
+    __slots__ = ("_opened", "_steps", "recorder")
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._opened: list[tuple[int, dict[Any, Proxy]]] = []
+        self._steps: list[tuple[Steps, int | str]] = []
 
     # ------------------------------------------------------------------ questions
 
@@ -33,7 +35,7 @@ class RegionEmitter:
 
     def steps(self, value: Any) -> bool:
         """Whether ``value`` is an open range of steps."""
-        return False
+        return type(value) is Steps and not value.bounded
 
     # ------------------------------------------------------------------ branches
 
@@ -59,6 +61,9 @@ class RegionEmitter:
         values = [_known(value) for _, value in carried]
         opened = self._put(kind, *([] if kind == "while" else [source]), *values)
         self._open(opened)
+        if kind == "steps":
+            self._steps.append((source, self.recorder.step))
+            self.recorder.go_to("turn")
         loop = Proxy(self.recorder, opened)
         item = None if kind == "while" else self._made("param", loop, Name("item"))
         return item, [self._made("param", loop, Name(str(place))) for place in range(len(values))]
@@ -71,8 +76,19 @@ class RegionEmitter:
         """Close the body; the results after the loop."""
         opened = self._close()
         self._put("end", leave, *map(_known, following))
+        if self.recorder.entries[opened][0] == "steps":
+            self._leave_steps()
         loop = Proxy(self.recorder, opened)
         return [self._made("result", loop, Name(str(place))) for place in range(len(following))]
+
+    def _leave_steps(self) -> None:
+        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
+        recorder = self.recorder
+        steps, before = self._steps.pop()
+        recorder.open_ended = recorder.open_ended or not steps.bounded
+        recorder.step, recorder.reads = before, {}
+        if before != "turn":
+            recorder.step = steps.following
 
     # ------------------------------------------------------------------ lines
 
@@ -142,6 +158,7 @@ class RegionEmitter:
     def _close(self) -> int:
         number, outer = self._opened.pop()
         self.recorder.reads = self._still(outer)
+        self.recorder.forget_steps()
         self.recorder.regions -= 1
         return number
 

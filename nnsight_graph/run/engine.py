@@ -44,10 +44,17 @@ class Run:
         error: What went wrong inside a segment.
         grad: Whether gradients were on when it was made.
         failed: The instruction at fault, or ``("late", node, visit)``, ``("overwritten", slot)``, ``("checkpoint", visit)``.
+        step: The forward of the model that goes on, counted from 0.
+        forwards: How many have begun.
+        latest: What passed last at the visits that mean the last step.
+        outside: What brings values that pass outside modules (the tokens of a generation), by path.
         lost: The slot of a saved value that the model has overwritten.
     """
 
-    __slots__ = ("busy", "error", "failed", "grad", "held", "lost", "noted", "plan", "seen", "slots", "uses", "waits")
+    __slots__ = (
+        "busy", "error", "failed", "forwards", "grad", "held", "latest", "lost", "noted", "outside", "plan", "seen", "slots", "step",
+        "uses", "waits",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
         self.plan = plan
@@ -56,6 +63,10 @@ class Run:
         self.seen = [False] * len(plan.visits)
         for index in plan.virtual:
             self.seen[index] = True
+        self.step = 0
+        self.forwards = 0
+        self.latest: dict[int, Any] = {}
+        self.outside: dict[str, Any] = {}
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -147,6 +158,24 @@ class Run:
             self.uses[slot] -= 1
             if not self.uses[slot]:
                 self.slots[slot] = None
+
+    def begin_step(self) -> None:
+        """A forward of the model begins."""
+        self.step = self.forwards
+        self.forwards += 1
+        if self.plan.limit and self.forwards > self.plan.limit:
+            self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
+            raise Leave
+
+    def end(self) -> None:
+        """The last step is over: what means the last one, or the end, is there."""
+        for index, value in list(self.latest.items()):
+            if self.error is None:
+                self.arrive(index, value)
+        for index in self.plan.ends:
+            if self.error is None:
+                self.arrive(index, None)
+        self.latest.clear()
 
     # ------------------------------------------------------------------ storage
 
