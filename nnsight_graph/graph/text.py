@@ -163,7 +163,7 @@ def _endings(node: Node, constants: tuple[Any, ...]) -> list[str]:
 
 
 def _with_line(text: str, graph: Graph, number: int) -> str:
-    if not graph.lines:
+    if number >= len(graph.lines):
         return text
     file, line, _ = graph.lines[number]
     return f"{text:<{_WIDTH}}  # {os.path.basename(file)}:{line}"

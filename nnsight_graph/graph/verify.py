@@ -22,14 +22,14 @@ def verify(graph: Graph) -> None:
 class _Verifier:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.last = -1
+        self.numbers: set[int] = set()
         self.inside: dict[int, set[int]] = {}
 
     def region(self, region: Region, defined: set[int], loop: Node | None = None) -> None:
         """Check the nodes of ``region``; what they define joins ``defined``."""
         for node in region.nodes:
-            problem = self.problem(node, defined) if node.number > self.last else f"stands below %{self.last}"
-            self.last = node.number
+            problem = self.problem(node, defined) if node.number not in self.numbers else "stands there twice"
+            self.numbers.add(node.number)
             if problem:
                 raise self.error(node, problem)
             for inner in node.regions:

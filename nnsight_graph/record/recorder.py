@@ -14,6 +14,7 @@ import torch
 
 from ..errors import RecordError, UnsetValueError
 from ..graph import Graph, Site, build_graph
+from ..graph.every import EVERY, gather
 from ..ops.effect import written
 from ..ops.nested import storage_of
 from ..ops.table import effect_of
@@ -77,7 +78,9 @@ class Recording:
     def graph(self, lines: bool = True) -> Graph:
         """The program as a graph."""
         places = [locate(place) for place in self.places] if lines else []
-        return build_graph(self.entries, self.indices, self.constants, self.shared, tuple((at.file, at.line, at.text) for at in places))
+        lined = tuple((at.file, at.line, at.text) for at in places)
+        graph = build_graph(self.entries, self.indices, self.constants, self.shared, lined)
+        return graph if not self.open_ended else Graph(gather(graph.body, len(self.entries)), graph.constants, graph.shared, graph.lines)
 
 
 class Recorder:
@@ -98,6 +101,7 @@ class Recorder:
         regions: How many branches and loops the line stands in.
         emitter: What writes its branches and loops, once there is one.
         step: The step that lines stand in: a number, ``"turn"`` in a loop over steps, ``"last"`` after an open one.
+        every: Modules whose lines mean every step, by path.
         generating: Whether the model runs several forwards, so that the next of a module is the next step's.
         open_ended: Whether a loop over an open range of steps stands above.
         nexts: How far modules were moved on, by path.
@@ -118,6 +122,7 @@ class Recorder:
     emitter: Any = None
     step: int | str = 0
     generating = False
+    every: tuple[str, ...] = ()
     open_ended = False
     nexts: dict[str, int] = {}  # noqa: RUF012  (replaced, never filled)
     _by_step: dict[int | str, dict[Site, Proxy]] = {}  # noqa: RUF012  (replaced, never filled)
@@ -275,8 +280,10 @@ class Recorder:
 
     def located(self, site: Site) -> Site:
         """The site in the step, and at the call, that the line stands in."""
+        if self.every and site.point != "result" and any(_below(site.path, path) for path in self.every):
+            return site._replace(step=EVERY)
         if (self.step != 0 or self.nexts) and site.point != "result":
-            ahead = self.nexts.get(site.path, 0)
+            ahead = 0 if site.call else self.nexts.get(site.path, 0)
             if not ahead:
                 return site._replace(step=self.step)
             if not self.generating:
@@ -292,6 +299,10 @@ class Recorder:
             self._by_step = {**self._by_step, self.step: self.reads}
         self.step = step
         self.reads = self._by_step.get(step, {}) if not self.regions else {}
+
+    def mean_every_step(self, path: str) -> None:
+        """From here on lines about the module at ``path``, and those below it, mean every step."""
+        self.every, self.open_ended, self.reads = (*self.every, path), True, {}
 
     def forget_steps(self) -> None:
         """What was read in other steps may have been replaced: it is read again."""
@@ -395,6 +406,10 @@ class Recorder:
             if isinstance(constant, torch.Tensor):
                 groups.setdefault(storage_of(constant), []).append(index)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _below(path: str, above: str) -> bool:
+    return not above or path == above or path.startswith(above + ".")
 
 
 def _is_augmented(frame: types.FrameType) -> bool:
