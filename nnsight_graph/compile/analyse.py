@@ -18,7 +18,7 @@ from .bodies import analyse_loop
 from .branches import BranchAnalysis
 from .edits import prepare_edit
 from .plan import Guard, Slot, Step
-from .sites import CellKey, SiteWriter, rows_key, rows_touched, written_cells
+from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, written_cells
 from .steps import Latest, StepAnalysis
 from .storage import Cell, Root, RowsKey, Value
 
@@ -58,6 +58,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self._constants: dict[int, Value] = {}
         self._written = written_cells(graph)
         self._whose = rows_touched(graph)
+        self._pieces = edits_rows(graph)
         self.rows: RowsKey = None
         self.guard: Guard | None = None
         self.edited_if: list[tuple[Step, tuple[Root, ...]]] = []

@@ -13,7 +13,9 @@ import torch.utils.checkpoint
 from ..compile import Plan, Segment
 from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import CLEAR, run_code
-from ..ops.nested import clone, copy_together, shares, storages_of, tensors_in, versions_of
+from ..ops.joined import StandIn, stand_ins
+from ..ops.nested import clone, copy_together, map_tensors, shares, storages_of, tensors_in, versions_of
+from ..ops.rows import Rows, join_rows, rows_of
 
 
 class Leave(BaseException):
@@ -47,13 +49,15 @@ class Run:
         step: The forward of the model that goes on, counted from 0.
         forwards: How many have begun.
         latest: What passed last at the visits that mean the last step.
+        pieces: Rows that are copies of the batch's, by identity; what was edited of them goes back.
+        joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
         lost: The slot of a saved value that the model has overwritten.
     """
 
     __slots__ = (
-        "busy", "error", "failed", "forwards", "grad", "held", "latest", "lost", "noted", "outside", "plan", "seen", "slots", "step",
-        "uses", "waits",
+        "busy", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside", "pieces", "plan", "seen",
+        "slots", "step", "uses", "waits",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -67,6 +71,8 @@ class Run:
         self.forwards = 0
         self.latest: dict[int, Any] = {}
         self.outside: dict[str, Any] = {}
+        self.joined: list[StandIn] = []
+        self.pieces: dict[int, torch.Tensor] = {}
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -96,6 +102,8 @@ class Run:
                 self.fire(ready, fresh)
             if visit.musts:
                 self._check_late(visit.musts, visit.slot, index)
+            for stand_in in reversed(self.joined):
+                stand_in.share(self.joined, self.part)
             result = slots[visit.slot] if visit.changes else None
             for group in fresh:
                 self._note(group)
@@ -219,17 +227,61 @@ class Run:
 
     def protect(self, target: int, cells: tuple[int, ...]) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
-        value = self.slots[target]
+        self.protect_value(self.slots[target], cells)
+
+    def protect_value(self, value: Any, cells: tuple[int, ...]) -> None:
+        """The same, for a value."""
+        for stand_in in self.joined:
+            stand_in.note(value, cells)
         for tensor in tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
                 raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
-        for address in storages_of(value) if self.held else ():
+        if self.held:
+            self.part(value, cells)
+
+    def part(self, value: Any, cells: tuple[int, ...]) -> None:
+        """What was read at other sites than ``cells`` and lies on the storage of ``value`` gets storage of its own."""
+        for address in storages_of(value):
             for slot, owners in self.held.get(address, ()):
                 other = self.slots[slot]
                 if other is not None and set(cells).isdisjoint(owners) and address in storages_of(other):
                     intact = not self.noted.get(slot) or versions_of(other) == self.noted[slot]
                     self.slots[slot] = clone(other)
                     self.noted[slot] = versions_of(self.slots[slot]) if intact else (-1,)
+
+    def join(self, out: int, leaves: tuple[int, ...], cells: tuple[int, ...]) -> None:
+        """Put replaced rows among the others; these stay the same rows as in the tensor that the model may use elsewhere."""
+        whole, *pieces = [self.slots[leaf] for leaf in leaves]
+        if self.pieces:
+            for place in range(1, len(pieces), 2):
+                pieces[place] = self._put_back(whole, pieces[place - 1], pieces[place], cells)
+        joined = self.slots[out] = join_rows(whole, *pieces)
+        self.joined += stand_ins(whole, joined, pieces)
+
+    def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
+        """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
+        views = iter(list(tensors_in(rows_of(whole, rows))))
+
+        def back(tensor: torch.Tensor) -> torch.Tensor:
+            view = next(views, tensor)
+            if self.pieces.get(id(tensor)) is not tensor:
+                return tensor
+            if tensor._version:  # else nobody has edited it
+                self.protect_value(view, cells)
+                view.copy_(tensor)
+            return view
+
+        return map_tensors(piece, back)
+
+    def piece(self, out: int, leaves: tuple[int, ...]) -> None:
+        """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
+        whole, rows = self.slots[leaves[0]], self.slots[leaves[1]]
+        if not torch.is_grad_enabled():
+            self.slots[out] = rows_of(whole, rows)
+            return
+        self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
+        for tensor in tensors_in(piece) if not rows.whole else ():
+            self.pieces[id(tensor)] = tensor
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
