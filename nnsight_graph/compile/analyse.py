@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods
+from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods, walk
 from ..ops.control import assigned, raise_error, take_result
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
@@ -22,7 +22,7 @@ from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, writ
 from .steps import Latest, StepAnalysis
 from .storage import Cell, Root, RowsKey, Value
 
-_PURE, VIEW = parse("pure"), parse("view:0")
+_PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "bound": (getattr, parse("maybe:0")),
     "unpack": (unpack, VIEW),
@@ -62,7 +62,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.rows: RowsKey = None
         self.guard: Guard | None = None
         self.edited_if: list[tuple[Step, tuple[Root, ...]]] = []
-        self.containers: set[int] = set()
+        self.sets = {node.number for node in walk(graph.body) if node.target == "set"}
         self.virtual: dict[Any, int] = {}
         self.layouts: dict[tuple[str, int], Slot] = {}
         self._shared = {index: group[0] for group in graph.shared for index in group}
@@ -215,6 +215,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         target = node.target
         if target in _STRUCTURAL:
             return _STRUCTURAL[target]
+        if target == ".add" and self._is_set(node.operands[0]):  # of a tensor it gives a new one
+            return function_of(target), _PUT_IN
         if target == "call":
             mutates = node.operands[1]
             assert type(mutates) is Literal
@@ -227,6 +229,9 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         if target in ("add", "mul") and any(type(operand) is Group for operand in node.operands):
             return function_of(target), OPAQUE  # a tuple made of other tuples' items
         return (set_item if target == "setitem" else function_of(target)), effect_of(target)
+
+    def _is_set(self, operand: Operand) -> bool:
+        return type(operand) is Ref and operand.node in self.sets
 
     def _plain_index(self, operand: Operand) -> bool:
         """Whether indexing by ``operand`` gives a view (of a tensor) or an element (of a container)."""

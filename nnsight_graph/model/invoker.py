@@ -111,7 +111,7 @@ def rows_in_turn(counts: Sequence[int], length: int = 0) -> tuple[Rows, ...]:
     """The rows of inputs that stand one after the other, ``counts`` rows each.
 
     >>> rows_in_turn([1, 2])
-    (Rows(start=0, stop=1, size=3, length=0), Rows(start=1, stop=3, size=3, length=0))
+    (Rows(start=0, stop=1, size=3, length=0, multiples=()), Rows(start=1, stop=3, size=3, length=0, multiples=()))
     """
     size, start, rows = sum(counts), 0, []
     for count in counts:
