@@ -32,6 +32,7 @@ def in_checkpoint(frame: FrameType | None) -> bool:
 
 
 _VOID = -(1 << 40)
+_NOTHING: dict[Any, Any] = {}  # most runs need none of these tables; it is replaced, never filled
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -69,10 +70,8 @@ class Run:
             self.seen[index] = True
         self.step = 0
         self.forwards = 0
-        self.latest: dict[int, Any] = {}
-        self.outside: dict[str, Any] = {}
-        self.joined: list[StandIn] = []
-        self.pieces: dict[int, torch.Tensor] = {}
+        self.latest = self.outside = self.pieces = _NOTHING
+        self.joined: tuple[StandIn, ...] = ()
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -175,6 +174,12 @@ class Run:
             self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
             raise Leave
 
+    def keep_latest(self, index: int, value: Any) -> None:
+        """What passes now is the last so far."""
+        if self.latest is _NOTHING:
+            self.latest = {}
+        self.latest[index] = value
+
     def end(self) -> None:
         """The last step is over: what means the last one, or the end, is there."""
         for index, value in list(self.latest.items()):
@@ -183,7 +188,7 @@ class Run:
         for index in self.plan.ends:
             if self.error is None:
                 self.arrive(index, None)
-        self.latest.clear()
+        self.latest = _NOTHING
 
     # ------------------------------------------------------------------ storage
 
@@ -256,7 +261,7 @@ class Run:
             for place in range(1, len(pieces), 2):
                 pieces[place] = self._put_back(whole, pieces[place - 1], pieces[place], cells)
         joined = self.slots[out] = join_rows(whole, *pieces)
-        self.joined += stand_ins(whole, joined, pieces)
+        self.joined += tuple(stand_ins(whole, joined, pieces))
 
     def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
         """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
@@ -280,8 +285,8 @@ class Run:
             self.slots[out] = rows_of(whole, rows)
             return
         self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
-        for tensor in tensors_in(piece) if not rows.whole else ():
-            self.pieces[id(tensor)] = tensor
+        if not rows.whole:
+            self.pieces = {**self.pieces, **{id(tensor): tensor for tensor in tensors_in(piece)}}
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""

@@ -79,7 +79,7 @@ class Repeated:
         index = self.passes.get((self.step, self.call), -1)
         result = run.arrive(index, value) if index >= 0 else None
         if self.last >= 0 and self.call == 0:
-            run.latest[self.last] = value if result is None else result
+            run.keep_latest(self.last, value if result is None else result)
         return result
 
 
@@ -121,7 +121,7 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
     for path, (before, after) in plan.hooks.items():
         module = modules.modules.get(path)
         if module is None:
-            run.outside[path] = Repeated(run, after).bring
+            run.outside = {**run.outside, path: Repeated(run, after).bring}
             continue
         if before:
             pre_hook = repeated_input_hook(run, before) if plan.repeats else input_hook(run, before[0, 0])
