@@ -45,6 +45,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.touched_roots: list[Root] = []
         self.ends: list[int] = []
         self._turns: dict[int, Latest] = {}
+        self.carried_out: dict[Operand, list[Value]] = {}
         self.steps: list[Step] = []
         self.values: dict[int, Value] = {}
         self.by_step: dict[int, Value] = {}
@@ -116,6 +117,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (root,))
         elif node.target == "merge":
             self.merge(node)
+        elif node.target == "result" and node.operands[0] in self.carried_out:
+            self.values[node.number] = self.carried_out[node.operands[0]][int(node.operands[1].name)]  # type: ignore[union-attr]
         else:
             self._operation(node)
 
@@ -129,6 +132,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             first = self._shared.get(index, index)
             roots = (Root(),) if first == index else self.constant(first).roots
             self._constants[index] = Value(-1, Slot(), 0, roots)
+            self._constants[index].plain = type(self.graph.constants[index]) in (int, str)
         return self._constants[index]
 
     def literal(self, name: str) -> Slot:
@@ -238,7 +242,9 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         if type(operand) is Group:
             return operand.kind != "list" and all(map(self._plain_index, operand.items))
         if type(operand) is Const:
-            return type(self.graph.constants[operand.index]) in (int, str)
+            return self.constant(operand.index).plain
+        if type(operand) is Ref:
+            return operand.node in self.values and self.values[operand.node].plain
         return type(operand) is Literal and operand.name not in ("True", "False")
 
     @staticmethod

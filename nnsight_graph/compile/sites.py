@@ -246,6 +246,7 @@ class SiteWriter:
         for root in roots:
             if root.cell is not None:
                 root.retired = Step(step.node, None, [], root.cell.bit | root.edit_needs)
+                root.above = len(root.aliases)
                 self.steps.append(root.retired)
 
     def pass_on(self, read: Value, last: Step) -> None:

@@ -20,9 +20,10 @@ class Root:
         detached: Whether its names got storage of their own when it was replaced.
         loose: Whether a write in a branch may have replaced it.
         retired: Set when a write replaced it at its site: an empty step at the line of that write.
+        above: How many of the aliases stand above that line.
     """
 
-    __slots__ = ("aliases", "cell", "detached", "edit_needs", "edits", "loose", "parameter", "readers", "retired")
+    __slots__ = ("above", "aliases", "cell", "detached", "edit_needs", "edits", "loose", "parameter", "readers", "retired")
 
     def __init__(self, cell: Cell | None = None) -> None:
         self.cell = cell
@@ -34,6 +35,7 @@ class Root:
         self.readers: list[tuple[Step, int]] = []
         self.aliases: list[Value] = []
         self.retired: Step | None = None
+        self.above = 0
 
 
 RowsKey = tuple[str, int] | None
@@ -123,9 +125,10 @@ class Value:
         kept: Where operands are kept as they were before an edit, if the value is known too late for that edit; and
             where they really lie.
         read: For what a site delivered: its cell, point and version.
+        plain: Whether it is surely a number or a string.
     """
 
-    __slots__ = ("base", "kept", "maybe", "needs", "node", "read", "roots", "slot", "step")
+    __slots__ = ("base", "kept", "maybe", "needs", "node", "plain", "read", "roots", "slot", "step")
 
     def __init__(self, node: int, slot: Slot, needs: int, roots: tuple[Root, ...], step: Step | None = None) -> None:
         self.node = node
@@ -137,6 +140,7 @@ class Value:
         self.maybe = False
         self.kept: dict[Slot, Slot] = _NONE_KEPT
         self.read: Any = None
+        self.plain = False
 
     @property
     def edit_needs(self) -> int:

@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from ..errors import RecordError, UnsetValueError
-from ..graph import Graph, Site, build_graph
+from ..graph import Graph, Site, Turn, build_graph
 from ..graph.every import EVERY, gather
 from ..ops.effect import written
 from ..ops.nested import storage_of
@@ -56,9 +56,10 @@ class Recording:
         places: Where each node was written.
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
+        turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
     """
 
-    __slots__ = ("constants", "edits_constants", "entries", "indices", "open_ended", "places", "repeats", "shared")
+    __slots__ = ("constants", "edits_constants", "entries", "indices", "open_ended", "places", "repeats", "shared", "turns")
 
     def __init__(self, recorder: Recorder) -> None:
         self.entries = recorder.entries
@@ -68,6 +69,7 @@ class Recording:
         self.places = recorder.places
         self.edits_constants = recorder.edits_constants
         self.open_ended = recorder.open_ended
+        self.turns = recorder.turns
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @property
@@ -77,10 +79,13 @@ class Recording:
 
     def graph(self, lines: bool = True) -> Graph:
         """The program as a graph."""
-        places = [locate(place) for place in self.places] if lines else []
-        lined = tuple((at.file, at.line, at.text) for at in places)
+        lined = tuple(map(_line_of, self.places)) if lines else ()
         graph = build_graph(self.entries, self.indices, self.constants, self.shared, lined)
-        return graph if not self.open_ended else Graph(gather(graph.body, len(self.entries)), graph.constants, graph.shared, graph.lines)
+        if not self.open_ended and not self.turns:
+            return graph
+        body = gather(graph.body, len(self.entries)) if self.open_ended else graph.body
+        turns = tuple(Turn(*turn[:5], _line_of(turn[5]) if lines else None) for turn in self.turns)
+        return Graph(body, graph.constants, graph.shared, graph.lines, turns)
 
 
 class Recorder:
@@ -104,6 +109,7 @@ class Recorder:
         every: Modules whose lines mean every step, by path.
         generating: Whether the model runs several forwards, so that the next of a module is the next step's.
         open_ended: Whether a loop over an open range of steps stands above.
+        loops, turns: How many bounded loops over steps there were, and their turns.
         nexts: How far modules were moved on, by path.
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
         reasons: Why single values were not reached, by node.
@@ -124,6 +130,8 @@ class Recorder:
     generating = False
     every: tuple[str, ...] = ()
     open_ended = False
+    loops = 0
+    turns: tuple[tuple[int, str, int, int, int, Place], ...] = ()
     nexts: dict[str, int] = {}  # noqa: RUF012  (replaced, never filled)
     _by_step: dict[int | str, dict[Site, Proxy]] = {}  # noqa: RUF012  (replaced, never filled)
     refilled: tuple[tuple[Any, Proxy], ...] = ()
@@ -406,6 +414,11 @@ class Recorder:
             if isinstance(constant, torch.Tensor):
                 groups.setdefault(storage_of(constant), []).append(index)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _line_of(place: Place) -> tuple[str, int, str]:
+    at = locate(place)
+    return at.file, at.line, at.text
 
 
 def _below(path: str, above: str) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
+from ..source_location import Place, user_place
 
 if TYPE_CHECKING:
+    from .recorder import Recorder
     from .regions import RegionEmitter
 
 
@@ -79,17 +82,27 @@ class Steps:
     def __iter__(self) -> Iterator[Any]:
         recorder = self._emitter.recorder
         if self.bounded:
-            try:
-                for number in self.numbers:
-                    recorder.go_to(number)
-                    yield number
-            finally:
-                if recorder.open:
-                    recorder.go_to(self.following)
+            yield from self._turns(recorder, user_place(sys._getframe(1)))
             return
         item, _ = self._emitter.begin_loop("steps", self, ())
         yield item
         self._emitter.end_loop(False, ())
+
+    def _turns(self, recorder: Recorder, place: Place) -> Iterator[int]:
+        recorder.loops += 1
+        loop, chosen = recorder.loops, self._record_as_operand(recorder)
+        try:
+            for number in self.numbers:
+                recorder.go_to(number)
+                first = len(recorder.entries)
+                try:
+                    yield number
+                finally:  # it may have been left by a break
+                    if recorder.open:
+                        recorder.turns = (*recorder.turns, (loop, chosen, number, first, len(recorder.entries), place))
+        finally:
+            if recorder.open:
+                recorder.go_to(self.following)
 
     def __enter__(self) -> Any:
         if self.single:
