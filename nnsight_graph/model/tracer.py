@@ -235,9 +235,9 @@ def _settle(run: Run, saved: dict[int, Proxy]) -> bool:
     everything = True
     given, slots = run.plan.given, run.slots
     for node, slot, segment, visit in run.plan.saved:
-        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost:
-            if not (given and node in given and slots[given[node][0]] is not given[node][1]) and slots[slot] is not NEVER:
-                object.__setattr__(saved[node], "_value", slots[slot])
-                continue
-        everything = False
+        reached = (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost
+        if reached and slots[slot] is not NEVER and not (given and node in given and slots[given[node][0]] is not given[node][1]):
+            object.__setattr__(saved[node], "_value", slots[slot])
+        else:
+            everything = False
     return everything
