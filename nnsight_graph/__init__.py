@@ -35,6 +35,16 @@ if TYPE_CHECKING:
     from .huggingface import LanguageModel
     from .model import Envoy, NNsight, Tracer
     from .record import Proxy, apply, log, save, trace
+    from .record.branches import cond
+    from .record.branches import iter as iter
+    from .record.constructors import bool_ as bool_
+    from .record.constructors import dict_ as dict_
+    from .record.constructors import float_ as float_
+    from .record.constructors import int_ as int_
+    from .record.constructors import list_ as list_
+    from .record.constructors import set_ as set_
+    from .record.constructors import str_ as str_
+    from .record.constructors import tuple_ as tuple_
 
 __version__ = "0.1.0"
 
@@ -48,6 +58,9 @@ _LAZY = {
     "log": ".record",
     "save": ".record",
     "trace": ".record",
+    "cond": ".record.branches",
+    "iter": ".record.branches",
+    **{f"{name}_": ".record.constructors" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")},
 }
 
 __all__ = [
@@ -71,6 +84,7 @@ __all__ = [
     "Tracer",
     "UnsetValueError",
     "apply",
+    "cond",
     "log",
     "save",
     "trace",
@@ -79,9 +93,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch, or transformers, when it is first asked for."""
-    if name not in _LAZY:
+    real = name if name in _LAZY else f"{name}_"  # nnsight_graph.list is list_: as a name of this file it would hide Python's own
+    if real not in _LAZY:
         raise AttributeError(f"module 'nnsight_graph' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    value = getattr(importlib.import_module(_LAZY[real], __name__), real)
     globals()[name] = value
     return value
 

@@ -8,35 +8,48 @@ from typing import Any
 
 import msgspec
 
-from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods
+from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods, walk
+from ..ops.control import assigned, raise_error, take_result
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
 from ..ops.running import call_listening, call_module
 from ..ops.table import effect_of, function_of
+from .bodies import analyse_loop
+from .branches import BranchAnalysis
 from .edits import prepare_edit
-from .plan import Slot, Step
-from .sites import SiteWriter, rows_key, rows_touched, written_cells
+from .plan import Guard, Slot, Step
+from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, written_cells
+from .steps import Latest, StepAnalysis
 from .storage import Cell, Root, RowsKey, Value
 
-_PURE, VIEW = parse("pure"), parse("view:0")
+_PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "bound": (getattr, parse("maybe:0")),
     "unpack": (unpack, VIEW),
     "setattr": (assign_attribute, parse("mutates:0")),
     "log": (log, parse("pure")),
+    "assigned": (assigned, VIEW),
+    "result": (take_result, parse("maybe:0")),
+    "raise": (raise_error, parse("pure")),
 }
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter):
+class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, bound: int = 1) -> None:
         self.graph = graph
+        self.bound = bound
+        self.turn = 0
+        self.touched_roots: list[Root] = []
+        self.ends: list[int] = []
+        self._turns: dict[int, Latest] = {}
+        self.carried_out: dict[Operand, list[Value]] = {}
         self.steps: list[Step] = []
         self.values: dict[int, Value] = {}
         self.by_step: dict[int, Value] = {}
-        self.cells: dict[tuple[str, str], Cell] = {}
+        self.cells: dict[CellKey, Cell] = {}
         self.saved: list[tuple[int, Slot]] = []
         self.any_kept = False
         self.edited: dict[int, None] = {}
@@ -46,15 +59,22 @@ class Analysis(SiteWriter):
         self._constants: dict[int, Value] = {}
         self._written = written_cells(graph)
         self._whose = rows_touched(graph)
+        self._pieces = edits_rows(graph)
         self.rows: RowsKey = None
+        self.guard: Guard | None = None
+        self.edited_if: list[tuple[Step, tuple[Root, ...]]] = []
+        self.sets = {node.number for node in walk(graph.body) if node.target == "set"}
+        self.virtual: dict[Any, int] = {}
         self.layouts: dict[tuple[str, int], Slot] = {}
         self._shared = {index: group[0] for group in graph.shared for index in group}
-        self._dropped = unused_methods(graph.body)
-        self._saves: list[Node] = []
+        self.dropped = unused_methods(graph.body)
+        self.saves: list[Node] = []
+        self.given: dict[int, Guard] = {}
         self._region(graph.body)
         self.join_all()
-        for node in self._saves:
+        for node in self.saves:
             self._save(node)
+        self.saved += self.kept_turns()
 
     def _region(self, region: Region) -> None:
         for node in region.nodes:
@@ -62,10 +82,16 @@ class Analysis(SiteWriter):
                 self.rows = rows_key(node)
                 self._region(node.regions[0])
                 self.rows = None
+            elif node.target == "if":
+                self.branch(node)
+            elif node.target in ("for", "while"):
+                analyse_loop(self, node)
+            elif node.target == "steps":
+                self.all_steps(node)
             elif node.target == "save":
-                self._saves.append(node)
-            elif node.number not in self._dropped:
-                self._node(node)
+                self.saves.append(node)
+            elif node.number not in self.dropped and node.target != "param":
+                self.node(node)
 
     def _save(self, node: Node) -> None:
         operand = node.operands[0]
@@ -73,8 +99,13 @@ class Analysis(SiteWriter):
         value = self.current(self.values[operand.node], node.number)
         value.slot.saved = True
         self.saved.append((operand.node, value.slot))
+        if value.step is not None and value.step.guard is not None:
+            self.given[operand.node] = value.step.guard
 
-    def _node(self, node: Node) -> None:
+    # ------------------------------------------------------------------ nodes
+
+    def node(self, node: Node) -> None:
+        """Analyse a node without regions."""
         if node.target == "read":
             self.values[node.number] = self.read(node)
         elif node.target == "write":
@@ -84,6 +115,10 @@ class Analysis(SiteWriter):
             root = Root()
             root.parameter = True
             self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (root,))
+        elif node.target == "merge":
+            self.merge(node)
+        elif node.target == "result" and node.operands[0] in self.carried_out:
+            self.values[node.number] = self.carried_out[node.operands[0]][int(node.operands[1].name)]  # type: ignore[union-attr]
         else:
             self._operation(node)
 
@@ -97,6 +132,7 @@ class Analysis(SiteWriter):
             first = self._shared.get(index, index)
             roots = (Root(),) if first == index else self.constant(first).roots
             self._constants[index] = Value(-1, Slot(), 0, roots)
+            self._constants[index].plain = type(self.graph.constants[index]) in (int, str)
         return self._constants[index]
 
     def literal(self, name: str) -> Slot:
@@ -104,6 +140,14 @@ class Analysis(SiteWriter):
         if name not in self._fixed_slots:
             self._fixed_slots[name] = Slot(index=len(self.fixed))
             self.fixed.append(literal(name))
+        return self._fixed_slots[name]
+
+    def number(self, value: int) -> Slot:
+        """The slot of a number that belongs to the structure."""
+        name = f"#{value}"
+        if name not in self._fixed_slots:
+            self._fixed_slots[name] = Slot(index=len(self.fixed))
+            self.fixed.append(value)
         return self._fixed_slots[name]
 
     def constants(self) -> Iterator[tuple[int, Slot]]:
@@ -124,9 +168,10 @@ class Analysis(SiteWriter):
             assert node.site is not None
             step.leaves.append(self.module(node.site.path, False))
         inside = [list(self._inside(operand, node.number)) for operand in operands]
-        mutated, viewed = self._touched(node, effect)
+        mutated, viewed = self.touched(node, effect)
         copies = bool(effect.maybe) or not mutated <= set(effect.mutates)
         step.needs = self._needs(inside, mutated, viewed if not copies else set(), effect)
+        self.guarded(step)
         base = self._base(inside, viewed)
         if base is not None and not effect.metadata:
             step.needs |= base.edit_needs
@@ -138,6 +183,7 @@ class Analysis(SiteWriter):
             for value in inside[place]:
                 prepare_edit(self, step, value)
         self.steps.append(step)
+        self.settle_edits()
         if effect.mutates and mutated:
             self._edited(node, step, inside[min(mutated)][0])
         else:
@@ -162,6 +208,8 @@ class Analysis(SiteWriter):
                 if root.edits:
                     step.after.extend(root.edits)
             leaves.append(value.slot)
+        if self.guard is not None:
+            self.guarded(step)
         self.steps.append(step)
         step.output = Slot(step)
         self.values[node.number] = Value(node.number, step.output, step.needs, (Root(),), step)
@@ -171,6 +219,8 @@ class Analysis(SiteWriter):
         target = node.target
         if target in _STRUCTURAL:
             return _STRUCTURAL[target]
+        if target == ".add" and self._is_set(node.operands[0]):  # of a tensor it gives a new one
+            return function_of(target), _PUT_IN
         if target == "call":
             mutates = node.operands[1]
             assert type(mutates) is Literal
@@ -184,16 +234,21 @@ class Analysis(SiteWriter):
             return function_of(target), OPAQUE  # a tuple made of other tuples' items
         return (set_item if target == "setitem" else function_of(target)), effect_of(target)
 
+    def _is_set(self, operand: Operand) -> bool:
+        return type(operand) is Ref and operand.node in self.sets
+
     def _plain_index(self, operand: Operand) -> bool:
         """Whether indexing by ``operand`` gives a view (of a tensor) or an element (of a container)."""
         if type(operand) is Group:
             return operand.kind != "list" and all(map(self._plain_index, operand.items))
         if type(operand) is Const:
-            return type(self.graph.constants[operand.index]) in (int, str)
+            return self.constant(operand.index).plain
+        if type(operand) is Ref:
+            return operand.node in self.values and self.values[operand.node].plain
         return type(operand) is Literal and operand.name not in ("True", "False")
 
     @staticmethod
-    def _touched(node: Node, effect: Effect) -> tuple[set[int], set[int]]:
+    def touched(node: Node, effect: Effect) -> tuple[set[int], set[int]]:
         """Which operands are written into, and which the result may share storage with."""
         places = iter(range(len(node.operands) + len(node.keywords)))
         args = [_seen(operand, next(places)) for operand in node.operands]
@@ -249,6 +304,7 @@ class Analysis(SiteWriter):
         for place, item in enumerate(group.items):
             pack.leaves.append(self._leaf(item, pack, reading, place))
         pack.output = Slot(pack)
+        self.guarded(pack)
         self.steps.append(pack)
         return pack.output
 
@@ -304,6 +360,7 @@ class Analysis(SiteWriter):
             back = Step(step.node, put_back, [target.base.slot, target.step.leaves[1], target.slot], step.needs)
             back.output = target.base.slot
             back.after.append(last)
+            self.guarded(back)
             self.steps.append(back)
             last, target = back, target.base
         self.pass_on(target, last)

@@ -12,13 +12,15 @@ _LIMIT = 512
 _plans: dict[Hashable, Plan] = {}
 
 
-def cached_plan(key: Hashable, graph: Callable[[], Graph]) -> Plan:
-    """The plan for ``key``; on a miss ``graph()`` is verified and compiled, and the oldest plan makes room."""
+def cached_plan(key: Hashable, graph: Callable[[], Graph], bound: int = 1) -> Plan:
+    """The plan for ``key`` and runs of ``bound`` steps; on a miss ``graph()`` is verified and compiled, and the oldest makes room."""
+    if bound != 1:
+        key = (key, bound)
     plan = _plans.get(key)
     if plan is None:
         made = graph()
         verify(made)
-        plan = lower(made)
+        plan = lower(made, bound)
         if len(_plans) >= _LIMIT:
             _plans.pop(next(iter(_plans)), None)
         _plans[key] = plan

@@ -31,6 +31,10 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         if root.parameter:
             raise refused(step.node, "changes a parameter of the model in place, for good. Edit a .clone() of it")
     _reach_the_model(analysis, step, target)
+    analysis.touched_roots.extend(target.roots)
+    if analysis.guard is not None:
+        analysis.edited_if.append((step, target.roots))
+        return
     for root in target.roots:
         root.readers = []
         root.edit_needs |= step.needs
@@ -44,11 +48,13 @@ def _keep_old(analysis: Analysis, edit: Step, root: Root, reader: Step, leaf: in
     kept.cells = old.cells
     name = Step(edit.node, same, [old], _needs_of(analysis, old) | root.edit_needs)
     name.after.extend(root.edits)
+    name.guard = old.producer.guard if old.producer is not None else None
     name.output = kept
     kept.producer = name
     copy = Step(edit.node, snapshot, [kept], edit.needs)
     copy.special, copy.extra = "snapshot", reader
     copy.output = kept
+    analysis.guarded(copy)
     analysis.steps += [name, copy]
     edit.after.append(copy)
     reader.leaves[leaf] = kept
@@ -65,6 +71,7 @@ def _needs_of(analysis: Analysis, slot: Slot) -> int:
 
 def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
     """An edit of what passes at a site has to be done while the visit lasts, and may touch nothing read elsewhere."""
+    maybe = target.maybe or any(root.loose for root in target.roots)
     cells = [root.cell for root in target.roots if root.cell is not None and root.retired is None]
     if not cells:
         return
@@ -72,11 +79,12 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
     guard = Step(step.node, None, [target.slot], step.needs)
     guard.special, guard.extra = "protect", tuple(cell.index for cell in cells)
     guard.after = list(step.after)
+    analysis.guarded(guard)
     analysis.steps.append(guard)
     step.after.append(guard)
     for cell in cells:
-        cell.musts.append((step, target.slot if target.maybe else None))
-    if target.maybe:
+        cell.musts.append((step, target.slot if maybe else None))
+    if maybe:
         target.slot.unchecked = True
 
 
@@ -84,8 +92,7 @@ def _detach(edit: Step, root: Root) -> None:
     """Names of a value that a write has replaced get a copy at that write: edits below no longer reach the model."""
     step = root.retired
     assert step is not None
-    above = [value for value in root.aliases if value.node < step.node]
-    ready = [value for value in above if not value.needs & ~step.needs]
+    ready = [value for value in root.aliases[: root.above] if not value.needs & ~step.needs]
     reads = [value for value in ready if value.base is None]
     views = [value for value in ready if value.base is not None]
     step.special = "detach"

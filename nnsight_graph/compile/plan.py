@@ -9,6 +9,10 @@ Instruction = tuple[int, Any, int, int, int, Any, int]
 """``(kind, function, out, a, b, rest, node)``; the kinds are the constants of :mod:`nnsight_graph.ops.evaluate`."""
 
 
+Passes = dict[tuple[int | str, int], int]
+"""Visits of one module's input, or output, by step and call."""
+
+
 class Segment:
     """Nodes that run together.
 
@@ -23,13 +27,20 @@ class Segment:
         held: ``(slot, visits)`` of activations made here that outlive it.
         releases: Slots whose count of users goes down when it has run.
         calls: Whether it calls modules or opaque functions (hooks are deaf meanwhile).
+        guard: The branch it stands in, if whether that is taken is known before the segment could run.
+        undecided, voids: ``(truth, polarity, segment)``: what is given up, when this has run, unless the truth is so.
     """
 
-    __slots__ = ("calls", "checks", "code", "downstream", "held", "index", "needs", "own", "releases", "waits")
+    __slots__ = (
+        "calls", "checks", "code", "downstream", "guard", "held", "index", "needs", "own", "releases", "undecided", "voids", "waits",
+    )  # fmt: skip
 
-    def __init__(self, index: int, needs: int) -> None:
+    def __init__(self, index: int, needs: int, guard: Guard | None = None) -> None:
         self.index = index
         self.needs = needs
+        self.guard = guard
+        self.voids: tuple[tuple[int, bool, int], ...] = ()
+        self.undecided: list[tuple[Slot, bool, int]] = []
         self.code: list[Instruction] = []
         self.own = 0
         self.waits = 0
@@ -56,12 +67,18 @@ class Visit:
             unless the edit is on what may or may not be a view of the passing value.
         nodes: The nodes that read or write here.
         only_kept: Whether the value is saved as it passes, and that is all.
+        guards: ``(truth, polarity)`` of the branches its nodes stand in; ``None`` if one stands in none.
+        step, call: Which pass of the module it is; the step is a number or ``"last"``.
     """
 
-    __slots__ = ("changes", "clears", "counted", "direction", "held", "musts", "nodes", "only_kept", "path", "slot", "triggers")
+    __slots__ = (
+        "call", "changes", "clears", "counted", "direction", "guards", "held", "musts", "nodes", "only_kept", "path", "slot", "step",
+        "triggers",
+    )  # fmt: skip
 
-    def __init__(self, path: str, direction: str, slot: int) -> None:
+    def __init__(self, path: str, direction: str, slot: int, turn: tuple[int | str, int] = (0, 0)) -> None:
         self.path = path
+        self.step, self.call = turn
         self.direction = direction
         self.slot = slot
         self.changes = False
@@ -72,6 +89,7 @@ class Visit:
         self.musts: list[tuple[int, int, int]] = []
         self.nodes: list[int] = []
         self.only_kept = False
+        self.guards: tuple[tuple[int, bool], ...] | None = None
 
 
 class Plan:
@@ -84,18 +102,23 @@ class Plan:
         blanks: How many empty slots follow.
         segments: In the order of their first line; the ones that wait for nothing are :attr:`prologue`.
         visits: By number of their bit.
-        hooks: For each module path, the visits of its input and its output (``-1`` for none).
+        hooks: For each module path, the visits of its input and of its output, by step and call.
         saved: ``(node, slot, segment, visit)`` of what outlives the run: the segment or visit that brings it, or ``-1``.
         uses: ``(slot, users)`` of values that several segments read.
         unchecked: Slots that the trace itself may edit after the visit: they are not checked for overwriting.
         edited: The visits whose value is edited in place.
         guards: Whether an edit may meet, on the same storage, something read at another site that is still held.
         needs: For each node, the visits it depends on (for messages).
+        given: For saved nodes in branches, ``(truth, polarity)`` of the branch.
+        ends: Visits that stand for the end of the run.
+        repeats: Whether it knows more than the first call of the first step.
+        limit: How many steps it is made for, where it has a loop over all of them; 0 where it has none.
+        virtual: Visits that stand for the completion of branches: no module brings them.
     """
 
     __slots__ = (
-        "blanks", "edited", "fixed", "guards", "hooks", "layouts", "modules", "needs", "prologue", "result", "saved", "segments",
-        "unchecked", "uses", "visits", "waits",
+        "blanks", "edited", "ends", "fixed", "given", "guards", "hooks", "layouts", "limit", "modules", "needs", "prologue", "repeats",
+        "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -106,7 +129,7 @@ class Plan:
         self.segments: list[Segment] = []
         self.prologue: list[int] = []
         self.visits: list[Visit] = []
-        self.hooks: dict[str, tuple[int, int]] = {}
+        self.hooks: dict[str, tuple[Passes, Passes]] = {}
         self.result = -1
         self.saved: tuple[tuple[int, int, int, int], ...] = ()
         self.uses: tuple[tuple[int, int], ...] = ()
@@ -115,18 +138,24 @@ class Plan:
         self.edited: tuple[int, ...] = ()
         self.guards = False
         self.needs: dict[int, int] = {}
+        self.given: dict[int, tuple[int, bool]] = {}
+        self.virtual: tuple[int, ...] = ()
+        self.ends: tuple[int, ...] = ()
+        self.repeats = False
+        self.limit = 0
 
 
 class Slot:
     """A place for a value while a graph is compiled; ``index`` is given last."""
 
-    __slots__ = ("cells", "index", "producer", "saved", "segments", "unchecked")
+    __slots__ = ("cells", "index", "makers", "producer", "saved", "segments", "unchecked")
 
     def __init__(self, producer: Step | None = None, index: int = -1) -> None:
         self.producer = producer
         self.index = index
         self.segments: set[int] = set()
         self.saved = False
+        self.makers: list[tuple[Step, tuple[int, ...]]] = []  # of a slot that is filled again and again
         self.cells: tuple[int, ...] = ()
         self.unchecked = False
 
@@ -141,10 +170,12 @@ class Step:
         output: Where the result goes.
         needs: Bit mask of the visits it depends on.
         after: Steps that have to run before it although it does not use their values.
-        special: What runs in place of a call: ``"protect"``, ``"snapshot"`` or ``"detach"``, with ``extra``.
+        special: What runs in place of a call, with ``extra``: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"join"``, ``"piece"``,
+            ``"loop"`` or ``"branch"``.
+        guard: The branch it stands in.
     """
 
-    __slots__ = ("after", "extra", "function", "leaves", "names", "needs", "node", "opaque", "output", "segment", "special")
+    __slots__ = ("after", "extra", "function", "guard", "leaves", "names", "needs", "node", "opaque", "output", "segment", "special")
 
     def __init__(self, node: int, function: Callable[..., Any] | None, leaves: list[Slot], needs: int, names: tuple[str, ...] = ()) -> None:
         self.node = node
@@ -158,3 +189,34 @@ class Step:
         self.special: str | None = None
         self.extra: Any = None
         self.opaque = False
+        self.guard: Guard | None = None
+
+
+class Guard:
+    """A branch of an ``if`` while a graph is compiled.
+
+    Attributes:
+        slot: Where the truth lies: exactly ``True`` or ``False``, and ``None`` while it is unknown.
+        polarity: What it has to be.
+        parent: The branch around it.
+        step: What makes the truth.
+    """
+
+    __slots__ = ("parent", "polarity", "slot", "step")
+
+    def __init__(self, step: Step, slot: Slot, polarity: bool, parent: Guard | None) -> None:
+        self.step = step
+        self.slot = slot
+        self.polarity = polarity
+        self.parent = parent
+
+    @property
+    def needs(self) -> int:
+        """The visits that the truth depends on."""
+        return self.step.needs
+
+    def around(self, other: Guard | None) -> bool:
+        """Whether ``other`` is this branch or stands in it."""
+        while other is not None and other is not self:
+            other = other.parent
+        return other is self

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..graph import Graph, Node, walk
+from ..graph.laws import LAWS
 from ..ops.evaluate import first_argument, put, put_first, put_inputs, same, with_first
 from ..ops.rows import join_rows, rows_of, rows_of_first
-from .plan import Slot, Step
+from ..ops.table import effect_of
+from .plan import Guard, Slot, Step
 from .storage import Cell, Part, Root, RowsKey, Value
 
 _DIRECTIONS = {"input": "in", "inputs": "in", "output": "out", "result": "result"}
@@ -19,25 +21,29 @@ _READERS: dict[tuple[str, bool], Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def cell_key(node: Node) -> tuple[str, str]:
-    """Path and direction of the visit that a read or write belongs to."""
+CellKey = tuple[str, str, int | str, int]
+"""A visit: path, direction, step, call."""
+
+
+def passing_key(node: Node) -> tuple[str, str]:
+    """Path and direction of the visits that a read or write belongs to."""
     assert node.site is not None
     return node.site.path, _DIRECTIONS[node.site.point]
 
 
 def written_cells(graph: Graph) -> set[tuple[str, str]]:
     """The visits at which something is written."""
-    return {cell_key(node) for node in walk(graph.body) if node.target == "write"}
+    return {passing_key(node) for node in walk(graph.body) if node.target == "write"}
 
 
 def rows_touched(graph: Graph) -> dict[tuple[str, str], set[RowsKey]]:
-    """For each visit, whose rows are read or written there."""
+    """For each module's input or output, in whatever step, whose rows are read or written there."""
     touched: dict[tuple[str, str], set[RowsKey]] = {}
 
     def visit(nodes: tuple[Node, ...], rows: RowsKey) -> None:
         for node in nodes:
             if node.target in ("read", "write"):
-                touched.setdefault(cell_key(node), set()).add(rows)
+                touched.setdefault(passing_key(node), set()).add(rows)
             for region in node.regions:
                 visit(region.nodes, rows_key(node) if node.target == "invoke" else rows)
 
@@ -51,6 +57,20 @@ def rows_key(node: Node) -> RowsKey:
     return kind, int(number)
 
 
+def edits_rows(graph: Graph) -> bool:
+    """Whether several inputs share a batch in which something is edited in place."""
+    nodes = list(walk(graph.body))
+    invokes = {rows_key(node) for node in nodes if node.target == "invoke"}
+    return len([key for key in invokes if key and key[0] == "rows"]) > 1 and any(_edits(node.target) for node in nodes)
+
+
+def _edits(target: str) -> bool:
+    if target in LAWS:
+        return target in ("setattr", "call")
+    effect = effect_of(target)
+    return bool(effect.mutates or effect.writes)
+
+
 def overlap(one: RowsKey, other: RowsKey) -> bool:
     """Whether two invokes may see the same rows."""
     return one is None or other is None or one == other or "before" in (one[0], other[0])
@@ -60,20 +80,29 @@ class SiteWriter:
     """The part of the analysis that knows sites."""
 
     steps: list[Step]
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[CellKey, Cell]
+    turn: int
     values: dict[int, Value]
     rows: RowsKey
+    guard: Guard | None
     layouts: dict[tuple[str, int], Slot]
+    guarded: Callable[[Step], None]
+    settle: Callable[..., Step]
+    _pieces: bool
     _written: set[tuple[str, str]]
     _whose: dict[tuple[str, str], set[RowsKey]]
 
     def cell(self, node: Node) -> Cell:
         """The cell of a read or a write."""
-        key = cell_key(node)
-        cell = self.cells.get(key)
+        assert node.site is not None
+        passing = passing_key(node)
+        turn = (self.turn if node.site.step == "turn" else node.site.step, node.site.call)
+        cell = self.cells.get((*passing, *turn))
         if cell is None:
-            cell = self.cells[key] = Cell(*key, len(self.cells), key in self._written, tuple(self._whose[key]))
+            cell = Cell(*passing, len(self.cells), passing in self._written, tuple(self._whose[passing]), turn)
+            self.cells[(*passing, *turn)] = cell
         cell.nodes.append(node.number)
+        cell.guards.append(self.guard)
         return cell
 
     def layout(self, rows: tuple[str, int]) -> Slot:
@@ -111,6 +140,8 @@ class SiteWriter:
 
     def _take(self, node: Node, cell: Cell, part: Part, point: str) -> Step:
         """The step that takes a read's value from what passes."""
+        if self._pieces and part.own is None and cell.direction != "result" and all(key and key[0] == "rows" for key in cell.keys):
+            self._take_piece(node, cell, part)
         leaves = [part.own or cell.slot]
         sliced = self.rows is not None and part.own is None
         if sliced and self.rows is not None:
@@ -124,11 +155,25 @@ class SiteWriter:
             cell.takes.append(step)
         return step
 
+    def _take_piece(self, node: Node, cell: Cell, part: Part) -> None:
+        """Rows that get storage of their own under autograd, where edits of the one would spoil the gradients of the other."""
+        assert part.key is not None
+        step = Step(node.number, None, [cell.slot, self.layout(part.key)], cell.bit | cell.write_needs)
+        step.special = "piece"
+        step.after += [cell.write] if cell.write is not None else []
+        step.output = part.passed = Slot(step)
+        step.output.cells = (cell.index,)
+        part.write, part.write_needs = step, step.needs
+        self.steps.append(step)
+        cell.takes.append(step)
+
     def write(self, node: Node) -> None:
         """Put a value where another passed; names read above keep the old one."""
         assert node.site is not None
         cell, point = self.cell(node), node.site.point
         part = self._part(cell, node.number)
+        if self._pieces and part.passed is not None:
+            self._put_together(cell, node.number)  # what was edited above reaches the model's other uses of the rows
         step = Step(node.number, _WRITERS[point], [self._passing(node, cell, part, point)], cell.bit | cell.write_needs | part.write_needs)
         roots = self._roots(cell, part)
         for value in self._inside(node.operands[0], node.number):  # type: ignore[attr-defined]
@@ -139,9 +184,12 @@ class SiteWriter:
         step.after += [edit for root in roots for edit in root.edits] + [write for write in (cell.write, part.write) if write is not None]
         step.after = [other for other in step.after if other is not step]
         cell.musts.append((step, None))
-        self._retire(roots, step)
-        self.steps.append(step)
-        self._put(cell, part, step)
+        if self.guard is None:
+            self._retire(roots, step)
+            self.steps.append(step)
+            self._put(cell, part, step)
+        else:
+            self._put_if(cell, part, step, roots)
 
     def _passing(self, node: Node, cell: Cell, part: Part, point: str) -> Slot:
         """What a write replaces, in whole or in part: the call of a module keeps its other arguments."""
@@ -161,11 +209,44 @@ class SiteWriter:
             part.write, part.write_needs, part.root, part.passed = step, step.needs, Root(cell), None
             cell.parts = {key: other for key, other in cell.parts.items() if key == self.rows or not overlap(key, self.rows)}
 
+    def _put_if(self, cell: Cell, part: Part, step: Step, roots: tuple[Root, ...]) -> None:
+        """A value that is written only if a branch is taken; the names of the old one stay the model's until that is known."""
+        for root in roots:
+            root.loose = True
+        if self.rows is None:
+            step.output = cell.slot
+            step.after += cell.takes
+            self.guarded(step)
+            self.steps.append(step)
+            cell.write = self.settle(step, cell.slot, cell.bit | cell.write_needs, [cell.write])
+            cell.write_needs = cell.write.needs
+            return
+        before = self._prefill(cell, part, step.node)
+        step.output = before.output
+        step.after.append(before)
+        self.guarded(step)
+        self.steps.append(step)
+        part.write = self.settle(step, before.output, before.needs, [before])
+        part.written, part.write_needs, part.passed = before.output, part.write.needs, None
+
+    def _prefill(self, cell: Cell, part: Part, number: int) -> Step:
+        """What passes if the branch is not taken: the rows as they are."""
+        leaves = [part.own or cell.slot]
+        if part.own is None and part.key is not None:
+            leaves.append(self.layout(part.key))
+        step = Step(number, same if len(leaves) == 1 else rows_of, leaves, cell.bit | cell.write_needs | part.write_needs)
+        step.after += [write for write in (cell.write, part.write) if write is not None]
+        step.output = Slot(step)
+        step.output.cells = (cell.index,)
+        self.steps.append(step)
+        return step
+
     def _retire(self, roots: tuple[Root, ...], step: Step) -> None:
         """From this line on the names of these versions are no longer the model's."""
         for root in roots:
             if root.cell is not None:
                 root.retired = Step(step.node, None, [], root.cell.bit | root.edit_needs)
+                root.above = len(root.aliases)
                 self.steps.append(root.retired)
 
     def pass_on(self, read: Value, last: Step) -> None:
@@ -176,14 +257,23 @@ class SiteWriter:
         if part.key is None:
             step = Step(last.node, with_first if point == "input" else _second, [cell.slot, read.slot], last.needs)
             step.output = cell.slot
-        else:
-            passing = [self._rows_again(last, cell, part)] if point == "input" else []
-            step = Step(last.node, with_first if point == "input" else same, [*passing, read.slot], last.needs)
-            step.output = part.passed = Slot(step)
-            part.write, part.write_needs = step, step.needs
-            cell.musts.append((step, None))
+            step.after.append(last)
+            self.guarded(step)
+            self.steps.append(step)
+            if self.guard is not None:
+                cell.write = self.settle(step, cell.slot, cell.bit | cell.write_needs, [cell.write])
+                cell.write_needs = cell.write.needs
+            return
+        before = self._prefill(cell, part, last.node) if self.guard is not None else None
+        passing = [self._rows_again(last, cell, part)] if point == "input" else []
+        step = Step(last.node, with_first if point == "input" else same, [*passing, read.slot], last.needs)
         step.after.append(last)
+        step.output = part.passed = before.output if before is not None else Slot(step)
+        cell.musts.append((step, None))
+        self.guarded(step)
         self.steps.append(step)
+        part.write = step if before is None else self.settle(step, before.output, before.needs, [before])
+        part.write_needs = part.write.needs
 
     def _rows_again(self, last: Step, cell: Cell, part: Part) -> Slot:
         if part.own is not None or part.key is None:
@@ -203,11 +293,12 @@ class SiteWriter:
     def _put_together(self, cell: Cell, number: int) -> None:
         """As joining, where no rows were written: what was edited in place is there already, and its names stay the model's."""
         self.steps.append(self._joining(cell, number))
-        for part in cell.parts.values():
+        for part in cell.parts.values() if not self._pieces else ():
             part.passed = None
 
     def _joining(self, cell: Cell, number: int) -> Step:
         step = Step(number, join_rows, [cell.slot], cell.bit | cell.write_needs)
+        step.special, step.extra = "join", cell.index
         for part in cell.parts.values():
             if part.own is not None and part.key is not None:
                 step.leaves += [self.layout(part.key), part.own]

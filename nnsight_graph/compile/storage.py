@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .plan import Slot, Step
+from .plan import Guard, Slot, Step
 
 
 class Root:
@@ -18,20 +18,24 @@ class Root:
         aliases: The values on it, in program order.
         parameter: Whether it is a parameter of the model.
         detached: Whether its names got storage of their own when it was replaced.
+        loose: Whether a write in a branch may have replaced it.
         retired: Set when a write replaced it at its site: an empty step at the line of that write.
+        above: How many of the aliases stand above that line.
     """
 
-    __slots__ = ("aliases", "cell", "detached", "edit_needs", "edits", "parameter", "readers", "retired")
+    __slots__ = ("above", "aliases", "cell", "detached", "edit_needs", "edits", "loose", "parameter", "readers", "retired")
 
     def __init__(self, cell: Cell | None = None) -> None:
         self.cell = cell
         self.detached = False
+        self.loose = False
         self.parameter = False
         self.edit_needs = 0
         self.edits: list[Step] = []
         self.readers: list[tuple[Step, int]] = []
         self.aliases: list[Value] = []
         self.retired: Step | None = None
+        self.above = 0
 
 
 RowsKey = tuple[str, int] | None
@@ -65,10 +69,16 @@ class Part:
 class Cell:
     """The value that passes at one visit, in versions: each write of the whole starts a new one."""
 
-    __slots__ = ("direction", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "write", "write_needs", "written")
+    __slots__ = (
+        "direction", "guards", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "turn", "write", "write_needs",
+        "written",
+    )  # fmt: skip
 
-    def __init__(self, path: str, direction: str, index: int, written: bool, keys: tuple[RowsKey, ...]) -> None:
+    def __init__(
+        self, path: str, direction: str, index: int, written: bool, keys: tuple[RowsKey, ...], turn: tuple[int | str, int] = (0, 0)
+    ) -> None:
         self.keys = keys
+        self.turn = turn
         self.takes: list[Step] = []
         self.parts: dict[RowsKey, Part] = {}
         self.path = path
@@ -81,6 +91,7 @@ class Cell:
         self.write_needs = 0
         self.musts: list[tuple[Step, Slot | None]] = []
         self.nodes: list[int] = []
+        self.guards: list[Guard | None] = []
 
     def part(self, key: RowsKey) -> Part:
         """The rows of ``key`` in the present version."""
@@ -114,9 +125,10 @@ class Value:
         kept: Where operands are kept as they were before an edit, if the value is known too late for that edit; and
             where they really lie.
         read: For what a site delivered: its cell, point and version.
+        plain: Whether it is surely a number or a string.
     """
 
-    __slots__ = ("base", "kept", "maybe", "needs", "node", "read", "roots", "slot", "step")
+    __slots__ = ("base", "kept", "maybe", "needs", "node", "plain", "read", "roots", "slot", "step")
 
     def __init__(self, node: int, slot: Slot, needs: int, roots: tuple[Root, ...], step: Step | None = None) -> None:
         self.node = node
@@ -128,6 +140,7 @@ class Value:
         self.maybe = False
         self.kept: dict[Slot, Slot] = _NONE_KEPT
         self.read: Any = None
+        self.plain = False
 
     @property
     def edit_needs(self) -> int:

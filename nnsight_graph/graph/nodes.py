@@ -15,16 +15,23 @@ class Site(NamedTuple):
         path: The module's canonical path, ``""`` for the root.
         point: ``"input"`` (first argument), ``"inputs"`` (all arguments), ``"output"``, ``"result"`` (what the traced
             call returned), ``"parameter"`` or ``"call"`` (the module itself, called on a traced value).
-        call: Which call of the module within one forward, counted from 0.
+        call: Which call of the module within one step, counted from 0.
+        step: Which forward of the model within the run, counted from 0; ``"turn"``: the step of the loop around it;
+            ``"last"``: the last that came.
     """
 
     path: str
     point: str
     call: int = 0
+    step: int | str = 0
 
     def __str__(self) -> str:
         name = f"{self.path}.{self.point}" if self.path else self.point
-        return f"{name}@{self.call}" if self.call else name
+        name = f"{name}@{self.call}" if self.call else name
+        return f"{name} [{_STEPS.get(self.step, f'step {self.step}')}]" if self.step else name
+
+
+_STEPS: dict[int | str, str] = {"turn": "this step", "last": "last step"}
 
 
 class Ref(msgspec.Struct, frozen=True):
@@ -87,6 +94,25 @@ class Region(msgspec.Struct, frozen=True):
     results: tuple[Operand, ...] = ()
 
 
+class Turn(NamedTuple):
+    """A turn of a bounded loop over steps, whose nodes were recorded one by one.
+
+    Attributes:
+        loop: The loop: turns with the same number are of one; a loop inside another has the larger number.
+        chosen: The steps that the loop names: ``"2:5:1"``, ``"0,3"``.
+        step: The turn's step.
+        first, end: The numbers of its first node, and of the first one after it.
+        line: Where the loop was written, as in :attr:`Graph.lines`.
+    """
+
+    loop: int
+    chosen: str
+    step: int
+    first: int
+    end: int
+    line: tuple[str, int, str] | None = None
+
+
 class Graph(msgspec.Struct, frozen=True):
     """A recorded program.
 
@@ -95,12 +121,14 @@ class Graph(msgspec.Struct, frozen=True):
         constants: What was lifted out of the nodes: tensors, numbers, strings, local functions.
         shared: Groups of constants that share storage, named only where the program edits a constant in place.
         lines: For each node number, ``(file, line, source text)`` of where it was written; may be empty.
+        turns: The turns of bounded loops over steps, which ``fold`` makes into loops again.
     """
 
     body: Region
     constants: tuple[Any, ...] = ()
     shared: tuple[tuple[int, ...], ...] = ()
     lines: tuple[tuple[str, int, str], ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -14,8 +14,8 @@ _INFIX = {
     "xor": "^", "lshift": "<<", "rshift": ">>", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
 }  # fmt: skip
 _IN_PLACE = {f"i{name.rstrip('_')}": f"{sign}=" for name, sign in _INFIX.items()}
-_BLOCKS = ("if", "check", "for", "while")
-_FIRST = {"if": 1, "check": 1, "for": 1, "while": 0}
+_BLOCKS = ("if", "check", "for", "while", "steps")
+_FIRST = {"if": 1, "check": 1, "for": 1, "while": 0, "steps": 1}
 _WIDTH = 64
 
 
@@ -68,9 +68,9 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     if target == "else":
         return False, "else:"
     if target in _BLOCKS:
-        return target == "if", _block_text(target, args)
+        return target != "check", _block_text(target, args)
     if target == "param":
-        return True, "item" if args[1] == "item" else f"carried {args[1]} of %{node.operands[0].node}"  # type: ignore[union-attr]
+        return True, _param_text(node, args)
     if target == "merge":
         return True, f"{args[1]} if {args[0]} else {args[2]}"
     if target == "result":
@@ -90,10 +90,18 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     return target != "log", _call_text(node, args, constants)
 
 
+def _param_text(node: Node, args: list[str]) -> str:
+    if type(node.operands[1]) is Group:
+        return f"{args[1]}, one per turn of {args[0]}"
+    return f"item of {args[0]}" if args[1] == "item" else f"carried {args[1]} of {args[0]}"
+
+
 def _block_text(target: str, args: list[str]) -> str:
     carried = f", carrying {', '.join(args[_FIRST[target]:])}" if args[_FIRST[target] :] else ""
     if target == "for":
         return f"for each item of {args[0]}{carried}:"
+    if target == "steps":
+        return f"in the steps {args[0].replace('None', '').removesuffix(':1')}{carried}:"
     if target == "check":
         return f"leave unless {args[0]}"
     return f"while{carried}:" if target == "while" else f"if {args[0]}:"
@@ -153,7 +161,7 @@ def _nested(region: Region, depth: int) -> Iterator[tuple[Node, int]]:
 
 def _endings(node: Node, constants: tuple[Any, ...]) -> list[str]:
     """What stands below a loop's head: what a turn hands to the next, and when it is the last."""
-    if node.target not in ("for", "while"):
+    if node.target not in ("for", "while", "steps"):
         return []
     leave, *following = [operand_text(operand, constants) for operand in node.regions[0].results]
     carried = [f"    carry {', '.join(following)}"] if following else []
@@ -161,7 +169,7 @@ def _endings(node: Node, constants: tuple[Any, ...]) -> list[str]:
 
 
 def _with_line(text: str, graph: Graph, number: int) -> str:
-    if not graph.lines:
+    if number >= len(graph.lines) or not graph.lines[number][0]:
         return text
     file, line, _ = graph.lines[number]
     return f"{text:<{_WIDTH}}  # {os.path.basename(file)}:{line}"

@@ -22,14 +22,14 @@ def verify(graph: Graph) -> None:
 class _Verifier:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.last = -1
+        self.numbers: set[int] = set()
         self.inside: dict[int, set[int]] = {}
 
     def region(self, region: Region, defined: set[int], loop: Node | None = None) -> None:
         """Check the nodes of ``region``; what they define joins ``defined``."""
         for node in region.nodes:
-            problem = self.problem(node, defined) if node.number > self.last else f"stands below %{self.last}"
-            self.last = node.number
+            problem = self.problem(node, defined) if node.number not in self.numbers else "stands there twice"
+            self.numbers.add(node.number)
             if problem:
                 raise self.error(node, problem)
             for inner in node.regions:
@@ -45,7 +45,7 @@ class _Verifier:
 
     def error(self, node: Node, problem: str) -> CheckError:
         lines = self.graph.lines
-        where = f" ({lines[node.number][0]}:{lines[node.number][1]})" if lines else ""
+        where = f" ({lines[node.number][0]}:{lines[node.number][1]})" if node.number < len(lines) else ""
         error = CheckError(f"node %{node.number} {node.target}{where}: {problem}")
         error.node = node.number  # type: ignore[attr-defined]
         return error

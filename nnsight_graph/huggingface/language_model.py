@@ -8,13 +8,12 @@ from typing import Any, cast
 
 import torch
 
-from ..errors import RecordError
 from ..model import NNsight
 from ..model.invoker import Call, Invoke
 from ..ops.rows import Rows
 from ..record import recording_here
-from ..record.settled import plain
 from .batching import join_prompts
+from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
 from .prompts import read_prompt
@@ -94,16 +93,37 @@ class LanguageModel(NNsight):
             self.__dict__["_loaded"] = True
         return self
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Transformers' own ``generate`` on token ids; traced generation is not part of this version.
+    def generate(self, *args: Any, trace: bool = True, remote: bool = False, **kwargs: Any) -> Any:
+        """Open a block whose lines take part in a generation: every forward of the model is a step of it.
+
+        Outside loops lines stand in step 0, the forward of the prompt. ``tracer.iter[2]``, ``tracer.iter[1:5]`` and
+        ``tracer.iter[:]`` choose others, ``tracer.iter.prompt`` and ``tracer.iter.generated`` by name; ``tracer.result`` is
+        what transformers' ``generate`` returns.
+
+        Args:
+            *args: A prompt, as :meth:`trace` takes it; without one, the prompts come from ``tracer.invoke(...)``.
+            trace: ``False`` generates at once and returns the result.
+            remote: Not available in this version.
+            **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...
+
+        Returns:
+            A :class:`Tracer`, to be used in a ``with`` statement.
 
         Raises:
-            RecordError: it was called on text, as a traced generation would be.
+            RecordError: a kind of generation whose forwards are not one step each (assisted, contrastive ...).
+
+        Example:
+            >>> from nnsight_graph import LanguageModel
+            >>> model = LanguageModel("nnsight-graph/capitals")
+            >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2) as tracer:
+            ...     tokens = list().save()
+            ...     for step in tracer.iter[:]:
+            ...         tokens.append(model.lm_head.output[0, -1].argmax())
+            ...     ids = tracer.result.save()
+            >>> [model.tokenizer.decode(token) for token in tokens]
+            [' Paris', '.']
         """
-        if any(isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str)) for value in args):
-            raise RecordError("traced generation is not part of this version; on token ids, generate is transformers' own")
-        self.dispatch()
-        return self._module.generate(*plain(args), **plain(kwargs))
+        return self.trace(*args, trace=trace, remote=remote, fn="generate", **kwargs)
 
     def verify_batch(self, prompts: Sequence[Any], *, rtol: float = 1e-4, atol: float = 1e-5) -> list[float]:
         """Run prompts as one batch and each alone, and compare what the model returns for every token.
@@ -135,18 +155,33 @@ class LanguageModel(NNsight):
         else:
             super().__setattr__(name, value)
 
-    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    @property
+    def generator(self) -> Any:
+        """What a generation gives: ``generator.output``, its result, and ``generator.streamer.output``, tokens as they come."""
+        child = self._child("generator")
+        return Generator(self._tree) if child is None else child
+
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
+        if function == "generate":
+            check_mode(kwargs, self._module)
         if not args and not any(name in kwargs for name in _INPUTS):
             return None
-        return self._joined([self._invoked(args, kwargs)], {})
+        return self._joined([self._invoked(args, kwargs)], {}, function)
 
     def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
         return (read_prompt(self.tokenizer, args, kwargs, self._needs()),), {}
 
-    def _joined(self, invokes: list[Invoke], shared: dict[str, Any]) -> Call:
-        batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared)
+    def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
+        generate = function == "generate"
+        batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared, generate=generate)
         width = max(length for args, _ in invokes for length in args[0].lengths)
-        return Call((), batch.inputs, tuple(Rows(start, stop, batch.size, width) for start, stop in batch.rows))
+        inputs, steps = batch.inputs, 1
+        multiples: tuple[int, ...] = ()
+        if generate:
+            check_mode(inputs, self._module)
+            multiples, steps = row_multiples(inputs, self._module), most_steps(inputs, self._module)
+        rows = tuple(Rows(start, stop, batch.size, width, multiples) for start, stop in batch.rows)
+        return Call((), inputs, rows, function, steps)
 
     def _needs(self) -> Needs:
         if "_known_needs" not in self.__dict__:
@@ -154,14 +189,15 @@ class LanguageModel(NNsight):
         needs: Needs = self.__dict__["_known_needs"]
         return needs
 
-    def _callable(self) -> Callable[..., Any]:
+    def _callable(self, function: str = "") -> Callable[..., Any]:
         self.dispatch()
-        module, device = self._module, self.device
+        called, device = getattr(self._module, function) if function else self._module, self.device
         if device is None or device.type == "meta":  # weights that come at their module's turn: accelerate moves the inputs, too
-            return cast("Callable[..., Any]", module)
+            return cast("Callable[..., Any]", called)
 
         def call(**inputs: Any) -> Any:
-            return module(**{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()})
+            inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+            return called(**with_streamer(inputs)) if function == "generate" else called(**inputs)
 
         return call
 

@@ -12,9 +12,11 @@ import torch
 from ..errors import RecordError
 from ..graph import Site
 from ..record import Proxy, recording_here
+from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from ..run import ModuleIndex
+from .passes import Calls, EveryStep
 
 
 class Tree:
@@ -101,17 +103,54 @@ class Envoy:
 
     nns_output, nns_input, nns_inputs = output, input, inputs
 
-    def _read(self, point: str) -> Any:
+    def _read(self, point: str, call: int = 0) -> Any:
         trace = recording_here()
         if trace is None:
             raise RecordError(f"{self.path}.{point} is there only inside a trace: with model.trace(...): ...")
-        return trace.read(self._sites[point], self._tree, 4)
+        return trace.read(self._sites[point] if not call else self._sites[point]._replace(call=call), self._tree, 4)
 
-    def _write(self, point: str, value: Any) -> None:
+    def _write(self, point: str, value: Any, call: int = 0, depth: int = 5) -> None:
         trace = recording_here()
         if trace is None:
             raise RecordError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
-        trace.write(self._sites[point], self._tree, value, 5)
+        trace.write(self._sites[point] if not call else self._sites[point]._replace(call=call), self._tree, value, depth)
+
+    # ------------------------------------------------------------------ later passes
+
+    def next(self) -> Envoy:
+        """From here on lines about this module mean its next step (in a generation), or its next call; returns the envoy.
+
+        Raises:
+            RecordError: outside a trace.
+        """
+        self._recorder("next").move_on(self._output.path)
+        return self
+
+    def all(self) -> EveryStep:
+        """From here on lines about this module, and all below it, mean every step.
+
+        ``with module.all():`` and ``for step in module.all():`` mean so only in their block.
+
+        Raises:
+            RecordError: outside a trace.
+        """
+        return EveryStep(self, self._recorder("all"))
+
+    @property
+    def iter(self) -> Iteration:
+        """Loops over steps, as ``tracer.iter``: ``for step in module.iter[1:3]``."""
+        return Iteration(emitter_of(self._recorder("iter")))
+
+    @property
+    def call(self) -> Calls:
+        """The calls of this module within one step: ``module.call[1].output`` is what the second returns."""
+        return Calls(self)
+
+    def _recorder(self, what: str) -> Recorder:
+        trace = recording_here()
+        if trace is None:
+            raise RecordError(f"{self.path}.{what} is there only inside a trace: with model.trace(...): ...")
+        return trace
 
     def __call__(self, *args: Any, hook: bool = False, **kwargs: Any) -> Any:
         """Call the module: on traced values as part of the trace, else directly.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -11,18 +11,27 @@ import torch
 
 from ..errors import RecordError
 from ..ops.rows import Rows
-from ..record import Proxy, Recorder
+from ..record import Recorder
 
 Invoke = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of one invoke."""
 
 
 class Call(NamedTuple):
-    """The arguments of one call of a model, and the rows each invoke owns of it."""
+    """One call of a model.
+
+    Attributes:
+        args, kwargs: Its arguments.
+        rows: The rows that each invoke owns of it.
+        function: The method that is called, where it is not the model itself.
+        steps: How many forwards it may make of the model.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rows: tuple[Rows, ...] = ()
+    function: str = ""
+    steps: int = 1
 
 
 class Invoker:
@@ -44,22 +53,24 @@ class Invoker:
         (torch.Size([1, 3]), torch.Size([4, 3]), torch.Size([5, 3]))
     """
 
-    __slots__ = ("_input", "_invokes", "_outer", "_recorder")
+    __slots__ = ("_back", "_input", "_invokes", "_recorder")
 
     def __init__(self, recorder: Recorder, invokes: list[Invoke], given: Invoke | None) -> None:
         self._recorder = recorder
         self._invokes = invokes
         self._input = given
-        self._outer: dict[Any, Proxy] | None = None
+        self._back: Callable[[], None] | None = None
 
     def __enter__(self) -> Invoker:
         recorder = self._recorder
-        if not recorder.open or self._outer is not None:
+        if not recorder.open or self._back is not None:
             raise RecordError("an invoke is entered once, inside its trace")
         if recorder.invoking:
             raise RecordError("invokes cannot be nested: end the block of the first before the next")
+        if recorder.regions:
+            raise RecordError("an invoke cannot stand in a branch or a loop: which inputs there are is known when the trace is written")
         recorder.put(("invoke", self._rows()), sys._getframe(1))
-        self._outer, recorder.reads, recorder.invoking = recorder.reads, {}, True
+        self._back, recorder.invoking = recorder.rewound("last" if self._input is None and recorder.open_ended else 0), True
         return self
 
     def _rows(self) -> str:
@@ -73,7 +84,9 @@ class Invoker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         recorder = self._recorder
         recorder.put(("end",), sys._getframe(1))
-        recorder.reads, recorder.invoking = self._outer or {}, False
+        recorder.invoking = False
+        if self._back is not None:
+            self._back()
 
 
 def concatenate(invokes: Sequence[Invoke], shared: Mapping[str, Any]) -> Call:
@@ -98,7 +111,7 @@ def rows_in_turn(counts: Sequence[int], length: int = 0) -> tuple[Rows, ...]:
     """The rows of inputs that stand one after the other, ``counts`` rows each.
 
     >>> rows_in_turn([1, 2])
-    (Rows(start=0, stop=1, size=3, length=0), Rows(start=1, stop=3, size=3, length=0))
+    (Rows(start=0, stop=1, size=3, length=0, multiples=()), Rows(start=1, stop=3, size=3, length=0, multiples=()))
     """
     size, start, rows = sum(counts), 0, []
     for count in counts:

@@ -38,12 +38,14 @@ class NNsight(Envoy):
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         super().__init__(module)
 
-    def trace(self, *args: Any, trace: bool = True, remote: bool = False, **kwargs: Any) -> Any:
+    def trace(self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", **kwargs: Any) -> Any:
         """Open a block whose lines are recorded and take part in one call of the model when it ends.
 
         Args:
             *args: Arguments of the model's call.
             trace: ``False`` calls the model at once and returns its result.
+            fn: The name of another method of the model that is to be called in its place. Where that runs the model several
+                times, each forward is a step: ``tracer.iter[2]``, ``tracer.iter[:]``.
             remote: Not available in this version.
             **kwargs: Named arguments of the model's call.
 
@@ -57,31 +59,39 @@ class NNsight(Envoy):
             kwargs = _without_flags(plain(kwargs))
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
-        call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs)
+        fn = "" if fn == "forward" else fn
+        if fn and not callable(getattr(self._module, fn, None)):
+            raise RecordError(self._unknown(fn))
+        call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
-            return Tracer(self, call, {} if call else kwargs)
+            return Tracer(self, call, {} if call else kwargs, fn)
         if call is None:
             raise RecordError("the model needs an input: model.trace(x, trace=False)")
-        return self._callable()(*call.args, **call.kwargs)
+        return self._callable(call.function)(*call.args, **call.kwargs)
 
-    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         """The call that a trace makes; ``None`` if its input comes from invokes."""
-        return Call(args, kwargs) if args or kwargs else None
+        return Call(args, kwargs, (), function, _UNKNOWN if function else 1) if args or kwargs else None
 
     def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
         """The input of one invoke."""
         return args, kwargs
 
-    def _joined(self, invokes: list[Invoke], shared: dict[str, Any]) -> Call:
+    def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
         """One call for all invokes of a trace."""
         if not invokes:
             raise RecordError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
-        return concatenate(invokes, shared)
+        call = concatenate(invokes, shared)
+        return call._replace(function=function, steps=_UNKNOWN) if function else call
 
-    def _callable(self) -> Callable[..., Any]:
-        """What a trace calls."""
-        module: torch.nn.Module = self._module
-        return module
+    def _callable(self, function: str = "") -> Callable[..., Any]:
+        """What a trace calls: the model, or a method of it."""
+        called: Callable[..., Any] = getattr(self._module, function) if function else self._module
+        return called
+
+
+_UNKNOWN = 256
+"""Steps that a loop over all of them is made for, where nothing tells how many there will be."""
 
 
 def _without_flags(kwargs: dict[str, Any]) -> dict[str, Any]:

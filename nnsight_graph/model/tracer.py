@@ -12,12 +12,15 @@ from torch.overrides import _pop_mode, _push_mode
 from ..compile import Plan, cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
+from ..ops.control import NEVER
 from ..record import Proxy, Recorder, Recording, apply, log
+from ..record.branches import Branch, Iteration, emitter_of
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
+from ..record.steps import Steps
 from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
-from ..run.failures import explain, missed
+from ..run.failures import explain, missed, unset_reasons
 from ..source_location import is_users, traceback_at
 from .handle import GraphHandle
 from .invoker import Call, Invoke, Invoker
@@ -45,12 +48,15 @@ class Tracer:
 
     __slots__ = ("__weakref__", "_call", "_envoy", "_function", "_invokes", "_recorder", "_recording", "_shared")
 
-    def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any]) -> None:
+    def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "") -> None:
         self._envoy = envoy
         self._call = call
         self._shared = shared
         self._invokes: list[Invoke] = []
         self._recorder = Recorder(envoy._tree)
+        self._function = function
+        if function:
+            self._recorder.generating = True
         self._recording: Recording | None = None
 
     # ------------------------------------------------------------------ in the block
@@ -87,6 +93,35 @@ class Tracer:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""
         return lambda: None
 
+    def cond(self, test: Any) -> Branch:
+        """A block whose lines take part only where ``test`` is true: ``with tracer.cond(value) as c:``, then ``with c.else_():``.
+
+        Args:
+            test: A traced value, or a plain one.
+        """
+        return Branch(emitter_of(self._recorder), test)
+
+    @property
+    def iter(self) -> Iteration:
+        """Loops: ``with tracer.iter(collection) as item:`` runs its lines once per item."""
+        return Iteration(emitter_of(self._recorder))
+
+    def all(self) -> Steps:
+        """All steps: the same as ``tracer.iter[:]``."""
+        return self.iter[:]
+
+    def next(self, count: int = 1) -> Tracer:
+        """From here on lines stand ``count`` steps further.
+
+        Raises:
+            RecordError: in or after a loop over an open range of steps.
+        """
+        recorder = self._recorder
+        if isinstance(recorder.step, str):
+            raise RecordError("tracer.next() in, or after, an open loop over steps: name the step, as in tracer.iter[2]")
+        recorder.go_to(recorder.step + count)
+        return self
+
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The same as :func:`nnsight_graph.apply`."""
         return apply(function, *args, **kwargs)
@@ -118,14 +153,19 @@ class Tracer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         _pop_mode()
         recorder = self._recorder
-        saved = recorder.saved
+        saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
         recording = self._recording = recorder.finish()
         if error is not None:
             recorder.failure = f"its trace was given up ({kind.__name__ if kind else ''} in the block)"
             if isinstance(error, NNsightError):
                 _end_at_users_line(traceback)
             return
+        if poison is not None:
+            recorder.failure = "its trace was refused"
+            raise poison
         problem = self._run(recording, saved, sys._getframe(1))
+        if refilled:
+            _refill(refilled)
         if problem is not None:
             recorder.failure = f"its trace failed: {type(problem).__name__}"
             try:
@@ -134,13 +174,13 @@ class Tracer:
                 del problem  # else the error and this frame hold each other
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
-        call = self._call or self._envoy._joined(self._invokes, self._shared)
-        function = self._envoy._callable()  # loads weights that are not there yet
+        call = self._call or self._envoy._joined(self._invokes, self._shared, self._function)
+        function = self._envoy._callable(call.function)  # loads weights that are not there yet
         self._call, self._invokes = None, []
         tree = self._envoy._tree
         plan = None
         try:
-            plan = cached_plan(recording.key, recording.graph)
+            plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
             if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
                 tree.replace(tree.index.root)
         except NNsightError as refused:
@@ -155,10 +195,20 @@ class Tracer:
             _settle(run, saved)
             run.slots.clear()  # the traceback holds the run
             raise
-        _settle(run, saved)
+        if not _settle(run, saved):
+            self._recorder.reasons = unset_reasons(run)
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
         run.slots.clear()
         return problem
+
+
+def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
+    """The user's own containers get what the run has put into those that stood for them."""
+    for container, proxy in refilled:
+        value = proxy._value
+        if type(value) is type(container):
+            container.clear()
+            (container.extend if type(container) is list else container.update)(value)
 
 
 def _end_at_users_line(traceback: TracebackType | None) -> None:
@@ -175,12 +225,19 @@ def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording,
     """An error that knows the node, or the module, it is about."""
     node = getattr(refused, "node", None)
     if plan is not None and hasattr(refused, "path"):
-        node = plan.visits[max(plan.hooks[refused.path])].nodes[0]
+        before, after = plan.hooks[refused.path]
+        node = plan.visits[next(iter((after or before).values()))].nodes[0]
     return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
 
 
-def _settle(run: Run, saved: dict[int, Proxy]) -> None:
-    """Give saved proxies their values, those that were reached."""
+def _settle(run: Run, saved: dict[int, Proxy]) -> bool:
+    """Give saved proxies their values, those that were reached; whether all were."""
+    everything = True
+    given, slots = run.plan.given, run.slots
     for node, slot, segment, visit in run.plan.saved:
-        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost:
-            object.__setattr__(saved[node], "_value", run.slots[slot])
+        reached = (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost
+        if reached and slots[slot] is not NEVER and not (given and node in given and slots[given[node][0]] is not given[node][1]):
+            object.__setattr__(saved[node], "_value", slots[slot])
+        else:
+            everything = False
+    return everything

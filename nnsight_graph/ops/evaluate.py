@@ -20,7 +20,10 @@ GROUPS: dict[str, Callable[..., Any]] = {
     "dict": lambda *items: dict(zip(items[::2], items[1::2], strict=True)),
     "slice": slice,
 }
-_LITERALS: dict[str, Any] = {"None": None, "True": True, "False": False, "...": ...}
+UNBOUND: Any = type("Unbound", (), {"__repr__": lambda _self: "<unbound>"})()
+"""What stands for the value of a name that has none."""
+
+_LITERALS: dict[str, Any] = {"None": None, "True": True, "False": False, "...": ..., "unbound": UNBOUND}
 
 
 def run_code(code: Sequence[tuple[int, Any, int, int, int, Any, int]], slots: list[Any], run: Any) -> None:
@@ -41,7 +44,7 @@ def run_code(code: Sequence[tuple[int, Any, int, int, int, Any, int]], slots: li
             else:
                 function(run, rest)
     except BaseException:
-        if run.error is None:  # else it comes from a segment that ran inside this one
+        if run.failed is None:  # else it comes from code that ran inside this
             run.failed = code[len(code) - operator.length_hint(turns) - 1]
         raise
 
@@ -62,6 +65,10 @@ def literal(name: str) -> Any:
 def same(value: Any) -> Any:
     """A second name for a value."""
     return value
+
+
+def nothing() -> None:
+    """A place in the order of steps."""
 
 
 def snapshot(value: Any) -> Any:
@@ -105,9 +112,9 @@ def unpack(value: Any, count: int) -> tuple[Any, ...]:
     return items
 
 
-def log(*values: Any) -> None:
+def log(*values: Any, **options: Any) -> None:
     """Print values the moment they are there."""
-    print(*values)
+    print(*values, **options)
 
 
 def first_argument(call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

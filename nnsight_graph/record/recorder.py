@@ -13,11 +13,13 @@ import numpy
 import torch
 
 from ..errors import RecordError, UnsetValueError
-from ..graph import Graph, Site, build_graph
+from ..graph import Site
 from ..ops.effect import written
 from ..ops.nested import storage_of
 from ..ops.table import effect_of
-from ..source_location import Place, is_users, known_users, locate, user_place
+from ..source_location import Place, is_users, known_users, user_place
+from .cursor import Cursor
+from .recording import Recording
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -44,41 +46,7 @@ class Name(str):
         return str(self)
 
 
-class Recording:
-    """What a finished trace wrote: entries, constants, places.
-
-    Attributes:
-        entries: One tuple per node, see :mod:`nnsight_graph.graph.build`.
-        constants: Lifted values.
-        indices: The constants' positions in order of use.
-        shared: Groups of constants on one storage, where the program edits a constant.
-        places: Where each node was written.
-        edits_constants: Whether the program edits a captured tensor in place.
-    """
-
-    __slots__ = ("constants", "edits_constants", "entries", "indices", "places", "repeats", "shared")
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.entries = recorder.entries
-        self.constants = recorder.constants
-        self.indices = recorder.indices
-        self.repeats = recorder.repeats
-        self.places = recorder.places
-        self.edits_constants = recorder.edits_constants
-        self.shared = recorder.shared_constants() if recorder.edits_constants else ()
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """The program's structure: equal for programs that differ in numbers and tensors only."""
-        return (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
-
-    def graph(self, lines: bool = True) -> Graph:
-        """The program as a graph."""
-        places = [locate(place) for place in self.places] if lines else []
-        return build_graph(self.entries, self.indices, self.constants, self.shared, tuple((at.file, at.line, at.text) for at in places))
-
-
-class Recorder:
+class Recorder(Cursor):
     """Collects the entries of one trace while its block runs.
 
     Attributes:
@@ -92,6 +60,11 @@ class Recorder:
         reads: The proxy of each site's present version.
         target: What is being recorded.
         saved_indices: The nodes that were saved, after the trace too.
+        poison: A refusal in the block: the trace may not run, whoever caught it.
+        regions: How many branches and loops the line stands in.
+        emitter: What writes its branches and loops, once there is one.
+        refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
+        reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
         make: The class of proxies.
     """
@@ -101,6 +74,11 @@ class Recorder:
     open = False
     target = ""
     failure = ""
+    reasons: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
+    poison: BaseException | None = None
+    regions = 0
+    emitter: Any = None
+    refilled: tuple[tuple[Any, Proxy], ...] = ()
     grad_changed = False
     invoking = False
     repeats = False
@@ -249,7 +227,7 @@ class Recorder:
         proxy = self.reads.get(site)
         if proxy is None or owner is not self.owner:
             self._refuse_others(owner, site)
-            proxy = self.reads[site] = self.make(self, self.put(("read", site), sys._getframe(depth - 1)))
+            proxy = self.reads[site] = self.make(self, self.put(("read", self.located(site)), sys._getframe(depth - 1)))
         return proxy
 
     def write(self, site: Site, owner: Any, value: Any, depth: int) -> None:
@@ -257,14 +235,23 @@ class Recorder:
         self._refuse_others(owner, site)
         if site.point == "result":
             raise RecordError("the result of a call cannot be replaced; assign to the output of the model instead")
+        if self.step == "last":
+            raise RecordError(f"{site} of the last step cannot be assigned: that it was the last is known only when it is over")
         present = self.reads.get(site)
         if present is not None and isinstance(value, self.make) and value._trace is self:
             entry = self.entries[value._index]
             if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
                 return
-        self.add("write", (value,), None, site, depth)
+        self.add("write", (value,), None, self.located(site), depth)
         for point in ("input", "inputs") if site.point != "output" else ("output",):
             self.reads.pop(site._replace(point=point), None)
+
+    def refill(self, container: Any, proxy: Proxy) -> None:
+        """After the run, ``container`` holds what ``proxy`` stands for."""
+        self.refilled = (*self.refilled, (container, proxy))
+        if proxy._index not in self.saved:
+            self.saved[proxy._index] = proxy
+            self.put(("save", proxy._index), sys._getframe(1))
 
     def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
         """A parameter or buffer of the model, as a value."""
@@ -295,7 +282,7 @@ class Recorder:
     def unset_reason(self, index: int) -> str:
         """Why a value of a finished trace is not there."""
         if index in self.saved_indices:
-            return self.failure or "it was never reached"
+            return self.failure or self.reasons.get(index) or "it was never reached"
         return "it was not saved: add .save() to the line"
 
     # ------------------------------------------------------------------ constants

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
-from ..compile import Plan
+from ..compile import Plan, Segment
 from ..errors import NNsightError, OutOfOrderError
-from ..ops.evaluate import run_code
-from ..ops.nested import clone, copy_together, shares, storages_of, tensors_in, versions_of
+from ..ops.evaluate import CLEAR, run_code
+from ..ops.joined import StandIn, stand_ins
+from ..ops.nested import clone, copy_together, map_tensors, shares, storages_of, tensors_in, versions_of
+from ..ops.rows import Rows, join_rows, rows_of
 
 
 class Leave(BaseException):
@@ -29,6 +31,8 @@ def in_checkpoint(frame: FrameType | None) -> bool:
     return False
 
 
+_VOID = -(1 << 40)
+_NOTHING: dict[Any, Any] = {}  # most runs need none of these tables; it is replaced, never filled
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -37,22 +41,37 @@ class Run:
 
     Attributes:
         slots: Where values lie.
-        waits: For each segment what it still waits for; ``-1`` when it has run.
+        waits: For each segment what it still waits for; ``-1`` when it has run, far below when its branch was not taken.
         seen: For each visit, whether it was.
         busy: Whether a segment runs that may call modules: hooks are deaf meanwhile.
         error: What went wrong inside a segment.
         grad: Whether gradients were on when it was made.
         failed: The instruction at fault, or ``("late", node, visit)``, ``("overwritten", slot)``, ``("checkpoint", visit)``.
+        step: The forward of the model that goes on, counted from 0.
+        forwards: How many have begun.
+        latest: What passed last at the visits that mean the last step.
+        pieces: Rows that are copies of the batch's, by identity; what was edited of them goes back.
+        joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
+        outside: What brings values that pass outside modules (the tokens of a generation), by path.
         lost: The slot of a saved value that the model has overwritten.
     """
 
-    __slots__ = ("busy", "error", "failed", "grad", "held", "lost", "noted", "plan", "seen", "slots", "uses", "waits")
+    __slots__ = (
+        "busy", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside", "pieces", "plan", "seen",
+        "slots", "step", "uses", "waits",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
         self.plan = plan
         self.slots = slots
         self.waits = plan.waits.copy()
         self.seen = [False] * len(plan.visits)
+        for index in plan.virtual:
+            self.seen[index] = True
+        self.step = 0
+        self.forwards = 0
+        self.latest = self.outside = self.pieces = _NOTHING
+        self.joined: tuple[StandIn, ...] = ()
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -82,6 +101,8 @@ class Run:
                 self.fire(ready, fresh)
             if visit.musts:
                 self._check_late(visit.musts, visit.slot, index)
+            for stand_in in reversed(self.joined):
+                stand_in.share(self.joined, self.part)
             result = slots[visit.slot] if visit.changes else None
             for group in fresh:
                 self._note(group)
@@ -114,9 +135,29 @@ class Run:
                 fresh.append(segment.held)
             if segment.releases:
                 self._release(segment.releases)
+            if segment.voids:
+                self._give_up(segment, ready)
             for other in segment.downstream:
                 waits[other] -= 1
                 if not waits[other]:
+                    insort(ready, other)
+
+    def _give_up(self, segment: Segment, ready: list[int]) -> None:
+        """A branch is decided: what stands in one that is not taken is done with, and nobody waits for it."""
+        for truth, polarity, index in segment.voids:
+            if self.slots[truth] is polarity or self.waits[index] < 0:
+                continue
+            self.waits[index] = _VOID
+            given_up = self.plan.segments[index]
+            for instruction in given_up.code:
+                if instruction[0] == CLEAR:
+                    self.slots[instruction[2]] = None
+            if given_up.releases:
+                self._release(given_up.releases)
+            self._give_up(given_up, ready)
+            for other in given_up.downstream:
+                self.waits[other] -= 1
+                if not self.waits[other]:
                     insort(ready, other)
 
     def _release(self, slots: tuple[int, ...]) -> None:
@@ -124,6 +165,30 @@ class Run:
             self.uses[slot] -= 1
             if not self.uses[slot]:
                 self.slots[slot] = None
+
+    def begin_step(self) -> None:
+        """A forward of the model begins."""
+        self.step = self.forwards
+        self.forwards += 1
+        if self.plan.limit and self.forwards > self.plan.limit:
+            self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
+            raise Leave
+
+    def keep_latest(self, index: int, value: Any) -> None:
+        """What passes now is the last so far."""
+        if self.latest is _NOTHING:
+            self.latest = {}
+        self.latest[index] = value
+
+    def end(self) -> None:
+        """The last step is over: what means the last one, or the end, is there."""
+        for index, value in list(self.latest.items()):
+            if self.error is None:
+                self.arrive(index, value)
+        for index in self.plan.ends:
+            if self.error is None:
+                self.arrive(index, None)
+        self.latest = _NOTHING
 
     # ------------------------------------------------------------------ storage
 
@@ -167,11 +232,21 @@ class Run:
 
     def protect(self, target: int, cells: tuple[int, ...]) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
-        value = self.slots[target]
+        self.protect_value(self.slots[target], cells)
+
+    def protect_value(self, value: Any, cells: tuple[int, ...]) -> None:
+        """The same, for a value."""
+        for stand_in in self.joined:
+            stand_in.note(value, cells)
         for tensor in tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
                 raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
-        for address in storages_of(value) if self.held else ():
+        if self.held:
+            self.part(value, cells)
+
+    def part(self, value: Any, cells: tuple[int, ...]) -> None:
+        """What was read at other sites than ``cells`` and lies on the storage of ``value`` gets storage of its own."""
+        for address in storages_of(value):
             for slot, owners in self.held.get(address, ()):
                 other = self.slots[slot]
                 if other is not None and set(cells).isdisjoint(owners) and address in storages_of(other):
@@ -179,9 +254,43 @@ class Run:
                     self.slots[slot] = clone(other)
                     self.noted[slot] = versions_of(self.slots[slot]) if intact else (-1,)
 
+    def join(self, out: int, leaves: tuple[int, ...], cells: tuple[int, ...]) -> None:
+        """Put replaced rows among the others; these stay the same rows as in the tensor that the model may use elsewhere."""
+        whole, *pieces = [self.slots[leaf] for leaf in leaves]
+        if self.pieces:
+            for place in range(1, len(pieces), 2):
+                pieces[place] = self._put_back(whole, pieces[place - 1], pieces[place], cells)
+        joined = self.slots[out] = join_rows(whole, *pieces)
+        self.joined += tuple(stand_ins(whole, joined, pieces))
+
+    def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
+        """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
+        views = iter(list(tensors_in(rows_of(whole, rows))))
+
+        def back(tensor: torch.Tensor) -> torch.Tensor:
+            view = next(views, tensor)
+            if self.pieces.get(id(tensor)) is not tensor:
+                return tensor
+            if tensor._version:  # else nobody has edited it
+                self.protect_value(view, cells)
+                view.copy_(tensor)
+            return view
+
+        return map_tensors(piece, back)
+
+    def piece(self, out: int, leaves: tuple[int, ...]) -> None:
+        """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
+        whole, rows = self.slots[leaves[0]], self.slots[leaves[1]]
+        if not torch.is_grad_enabled():
+            self.slots[out] = rows_of(whole, rows)
+            return
+        self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
+        if not rows.whole:
+            self.pieces = {**self.pieces, **{id(tensor): tensor for tensor in tensors_in(piece)}}
+
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
-        if self.waits[segment] != -1:
+        if self.waits[segment] >= 0:
             self.slots[kept] = clone(self.slots[kept])
 
     def detach(self, reads: tuple[int, ...], views: tuple[tuple[int, int, Any], ...]) -> None:
@@ -196,7 +305,7 @@ class Run:
 
     def _check_late(self, musts: list[tuple[int, int, int]], passing: int, index: int) -> None:
         for segment, node, target in musts:
-            if self.waits[segment] == -1:
+            if self.waits[segment] < 0:
                 continue
             if target >= 0 and self.slots[target] is not None and not shares(self.slots[target], self.slots[passing]):
                 continue

@@ -9,7 +9,8 @@ import torch
 
 from ..config import CONFIG
 from ..errors import MissedSiteError, NNsightError, OutOfOrderError, add_note, derived
-from ..graph import graph_text
+from ..graph import Site, graph_text
+from ..ops.control import NEVER
 from ..ops.nested import tensors_in
 from ..record import Recording
 from ..source_location import Location, is_users, locate, traceback_at
@@ -27,6 +28,11 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error, node = _late(run, recording, failed[1], failed[2]), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "overwritten":
         error, node = _overwritten(run, recording, modules, failed[1])
+    elif type(failed) is tuple and failed and failed[0] == "limit":
+        node = next(node for node, entry in enumerate(recording.entries) if entry[0] == "steps" and ":None:" in entry[1])
+        error = NNsightError(
+            f"this loop over all steps was made for {run.plan.limit}, and the model makes more. Say how many it takes part in: iter[:n]."
+        )
     elif type(failed) is tuple and failed and failed[0] == "checkpoint":
         node = run.plan.visits[failed[1]].nodes[0]
         error = NNsightError(
@@ -81,8 +87,8 @@ def _at(recording: Recording, node: int) -> Location:
 
 def _site_name(run: Run, index: int) -> str:
     visit = run.plan.visits[index]
-    point = {"in": "input", "out": "output", "result": "result"}[visit.direction]
-    return f"{visit.path}.{point}" if visit.path else point
+    point = {"in": "input", "out": "output", "result": "result"}.get(visit.direction, visit.direction)
+    return str(Site(visit.path, point, visit.call, visit.step))
 
 
 def _late(run: Run, recording: Recording, node: int, index: int) -> OutOfOrderError:
@@ -116,7 +122,9 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     """The error of a run whose model never reached a site of the trace; ``None`` if it reached them all."""
     if all(run.seen):
         return None
-    index = run.seen.index(False)
+    index = next((i for i, seen in enumerate(run.seen) if not seen and _wanted(run, i)), -1)
+    if index < 0:
+        return None
     node = run.plan.visits[index].nodes[0]
     at = _at(recording, node)
     name = _site_name(run, index)
@@ -126,6 +134,42 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     )
     error.__traceback__ = traceback_at(recording.places[node], frame)
     return error
+
+
+def unset_reasons(run: Run) -> dict[int, str]:
+    """Why saved values are not there, as far as the run knows."""
+    reasons = {}
+    plan = run.plan
+    for node, slot, segment, visit in plan.saved:
+        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and run.slots[slot] is not NEVER:
+            taken = plan.given.get(node)
+            if taken is None or run.slots[taken[0]] is taken[1]:
+                continue
+        needs = plan.needs.get(node, 0) | (1 << visit if visit >= 0 else 0)
+        steps = [v.step for i, v in enumerate(plan.visits) if needs >> i & 1 and not run.seen[i] and _never_came(run, v.step)]
+        if steps:
+            reasons[node] = f"step {steps[0]} never came: the model made {_times(run.forwards)}"
+        elif node in plan.given:
+            reasons[node] = "the branch it stands in was not taken"
+        elif slot >= 0 and run.slots[slot] is NEVER:
+            reasons[node] = "the loop it stands in had no turn"
+    return reasons
+
+
+def _times(count: int) -> str:
+    return f"{count} steps" if count != 1 else "1 step"
+
+
+def _never_came(run: Run, step: int | str) -> bool:
+    return isinstance(step, int) and step >= max(run.forwards, 1)
+
+
+def _wanted(run: Run, index: int) -> bool:
+    """Whether a line that was to take part in the run stands at the visit: in a step that came, outside branches or in one taken."""
+    if _never_came(run, run.plan.visits[index].step):
+        return False
+    guards = run.plan.visits[index].guards
+    return guards is None or any(run.slots[truth] is polarity for truth, polarity in guards)
 
 
 def _let_go(error: BaseException) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..compile.plan import Passes
 from ..ops.running import current
 from .engine import Run
 from .modules import ModuleIndex
@@ -57,16 +58,82 @@ def input_hook(run: Run, index: int) -> Hook:
     return hook
 
 
+class Repeated:
+    """Brings the passes of one module to the visits of their step and call."""
+
+    __slots__ = ("call", "last", "passes", "run", "step")
+
+    def __init__(self, run: Run, passes: Passes) -> None:
+        self.run = run
+        self.passes = passes
+        self.last = passes.get(("last", 0), -1)
+        self.step, self.call = -1, 0
+
+    def bring(self, value: Any) -> Any:
+        """What passes on, or ``None`` to leave it."""
+        run = self.run
+        if run.step != self.step:
+            self.step, self.call = run.step, 0
+        else:
+            self.call += 1
+        index = self.passes.get((self.step, self.call), -1)
+        result = run.arrive(index, value) if index >= 0 else None
+        if self.last >= 0 and self.call == 0:
+            run.keep_latest(self.last, value if result is None else result)
+        return result
+
+
+def repeated_output_hook(run: Run, passes: Passes) -> Hook:
+    """A forward hook for a module of which more than the first pass is wanted."""
+    bring = Repeated(run, passes).bring
+
+    def hook(_module: torch.nn.Module, _args: Any, output: Any, *_late: Any) -> Any:
+        return None if _asking() is not run or run.busy else bring(output)
+
+    return hook
+
+
+def repeated_input_hook(run: Run, passes: Passes) -> Hook:
+    """A forward pre-hook for a module of which more than the first pass is wanted."""
+    bring = Repeated(run, passes).bring
+
+    def hook(_module: torch.nn.Module, args: Any, kwargs: Any = None) -> Any:
+        return None if kwargs is None or _asking() is not run or run.busy else bring((args, kwargs))
+
+    return hook
+
+
+def step_hook(run: Run) -> Hook:
+    """A forward pre-hook of the model itself, which counts its forwards."""
+
+    def hook(_module: torch.nn.Module, _args: Any, _kwargs: Any = None) -> Any:
+        if _asking() is run and not run.busy:
+            run.begin_step()
+
+    return hook
+
+
 def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
     """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
-    for path, (before, after) in run.plan.hooks.items():
-        module = modules.modules[path]
-        if before >= 0:
-            undo.append(_add(module, "_forward_pre_hooks", input_hook(run, before), True))
-        if after >= 0:
-            visit = run.plan.visits[after]
-            hook = keeping_hook(run, after, visit.slot) if visit.only_kept and not run.plan.guards else output_hook(run, after)
+    plan = run.plan
+    if plan.repeats or plan.ends or any(path not in modules.modules for path in plan.hooks):
+        undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
+    for path, (before, after) in plan.hooks.items():
+        module = modules.modules.get(path)
+        if module is None:
+            run.outside = {**run.outside, path: Repeated(run, after).bring}
+            continue
+        if before:
+            pre_hook = repeated_input_hook(run, before) if plan.repeats else input_hook(run, before[0, 0])
+            undo.append(_add(module, "_forward_pre_hooks", pre_hook, True))
+        if after:
+            hook = repeated_output_hook(run, after) if plan.repeats else _single(run, after[0, 0])
             undo.append(_add(module, "_forward_hooks", hook, False))
+
+
+def _single(run: Run, index: int) -> Hook:
+    visit = run.plan.visits[index]
+    return keeping_hook(run, index, visit.slot) if visit.only_kept and not run.plan.guards else output_hook(run, index)
 
 
 def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool) -> Callable[[], None]:

@@ -43,6 +43,8 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         _start(run)
         install(run, modules, undo)
         result = function(*args, **kwargs)
+        if plan.repeats or plan.ends:
+            run.end()
         if plan.result >= 0 and run.error is None:
             run.arrive(plan.result, result)
         run.check_saved()

@@ -52,6 +52,8 @@ class ModuleIndex:
         """
         known = self._lineage
         for path in paths:
+            if path not in self.modules:  # it passes outside modules
+                continue
             for table, name, module in known.get(path) or self.lineage(path):
                 if table.get(name) is not module:
                     return False

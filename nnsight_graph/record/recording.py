@@ -1,0 +1,60 @@
+"""What a finished trace wrote, and the graph that it makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..graph import Graph, Turn, build_graph
+from ..graph.every import gather
+from ..source_location import Place, locate
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+
+class Recording:
+    """What a finished trace wrote: entries, constants, places.
+
+    Attributes:
+        entries: One tuple per node, see :mod:`nnsight_graph.graph.build`.
+        constants: Lifted values.
+        indices: The constants' positions in order of use.
+        shared: Groups of constants on one storage, where the program edits a constant.
+        places: Where each node was written.
+        edits_constants: Whether the program edits a captured tensor in place.
+        open_ended: Whether it has a loop over an open range of steps.
+        turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
+    """
+
+    __slots__ = ("constants", "edits_constants", "entries", "indices", "open_ended", "places", "repeats", "shared", "turns")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.entries = recorder.entries
+        self.constants = recorder.constants
+        self.indices = recorder.indices
+        self.repeats = recorder.repeats
+        self.places = recorder.places
+        self.edits_constants = recorder.edits_constants
+        self.open_ended = recorder.open_ended
+        self.turns = recorder.turns
+        self.shared = recorder.shared_constants() if recorder.edits_constants else ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The program's structure: equal for programs that differ in numbers and tensors only."""
+        return (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
+
+    def graph(self, lines: bool = True) -> Graph:
+        """The program as a graph."""
+        lined = tuple(map(_line_of, self.places)) if lines else ()
+        graph = build_graph(self.entries, self.indices, self.constants, self.shared, lined)
+        if not self.open_ended and not self.turns:
+            return graph
+        body = gather(graph.body, len(self.entries)) if self.open_ended else graph.body
+        turns = tuple(Turn(*turn[:5], _line_of(turn[5]) if lines else None) for turn in self.turns)
+        return Graph(body, graph.constants, graph.shared, graph.lines, turns)
+
+
+def _line_of(place: Place) -> tuple[str, int, str]:
+    at = locate(place)
+    return at.file, at.line, at.text

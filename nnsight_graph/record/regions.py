@@ -1,0 +1,183 @@
+"""Branches and loops of a trace, as entries: what rewritten Python and the explicit blocks both write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from ..errors import RecordError
+from ..source_location import is_users
+from .control import UNBOUND
+from .proxy import Proxy
+from .recorder import Name, Recorder
+from .steps import Steps
+
+_UNBOUND = Name("unbound")
+
+
+class RegionEmitter:
+    """Writes the control flow of one trace into its recorder; values are proxies."""
+
+    __slots__ = ("_opened", "_steps", "recorder")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._opened: list[tuple[int, dict[Any, Proxy]]] = []
+        self._steps: list[tuple[Steps, int | str]] = []
+
+    # ------------------------------------------------------------------ questions
+
+    def traced(self, value: Any) -> bool:
+        """Whether ``value`` is of the open trace."""
+        return type(value) in _PROXIES and value._trace is self.recorder
+
+    def steps(self, value: Any) -> bool:
+        """Whether ``value`` is an open range of steps."""
+        return type(value) is Steps and not value.bounded
+
+    # ------------------------------------------------------------------ branches
+
+    def begin_if(self, test: Any) -> None:
+        """Open the region that runs where ``test`` is true."""
+        self._open(self._put("if", test))
+
+    def begin_else(self) -> None:
+        """Go on with the region that runs where it is false."""
+        self._between()
+        self._put("else")
+
+    def end_if(self, merges: Sequence[tuple[str, Any, Any]]) -> list[Any]:
+        """Close both; the merged values of ``(name, value if true, value if false)``."""
+        opened = self._close()
+        self._put("end")
+        return [self._made("merge", Proxy(self.recorder, opened), *map(_known, pair)) for _, *pair in merges]
+
+    # ------------------------------------------------------------------ loops
+
+    def begin_loop(self, kind: str, source: Any, carried: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
+        """Open the body of a loop; its item and the parameters that stand for what is carried from turn to turn."""
+        values = [_known(value) for _, value in carried]
+        opened = self._put(kind, *([] if kind == "while" else [source]), *values)
+        self._open(opened)
+        if kind == "steps":
+            self._steps.append((source, self.recorder.step))
+            self.recorder.go_to("turn")
+        loop = Proxy(self.recorder, opened)
+        item = None if kind == "while" else self._made("param", loop, Name("item"))
+        return item, [self._made("param", loop, Name(str(place))) for place in range(len(values))]
+
+    def check_loop(self, test: Any, current: Sequence[Any]) -> None:
+        """Leave the loop here, with these values, if ``test`` is false."""
+        self._put("check", test, *map(_known, current))
+
+    def end_loop(self, leave: Any, following: Sequence[Any]) -> list[Any]:
+        """Close the body; the results after the loop."""
+        opened = self._close()
+        self._put("end", leave, *map(_known, following))
+        if self.recorder.entries[opened][0] == "steps":
+            self._leave_steps()
+        loop = Proxy(self.recorder, opened)
+        return [self._made("result", loop, Name(str(place))) for place in range(len(following))]
+
+    def _leave_steps(self) -> None:
+        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
+        recorder = self.recorder
+        steps, before = self._steps.pop()
+        recorder.open_ended = recorder.open_ended or not steps.bounded
+        recorder.step, recorder.reads = before, {}
+        if before != "turn":
+            recorder.step = steps.following
+
+    # ------------------------------------------------------------------ lines
+
+    def call(self, name: str, *operands: Any) -> Any:
+        """Record a named operation."""
+        return self._made(name, *operands)
+
+    def lift(self, container: Any) -> Any:
+        """A container that exists in the run, with these contents; afterwards the original holds what it holds."""
+        kind = type(container).__name__
+        contents = dict(container) if kind == "dict" else list(container)
+        made = self._made(kind, contents)
+        self.recorder.refill(container, made)
+        return made
+
+    def raise_(self, error: Any, *parts: Any) -> None:
+        """Record that an error is raised."""
+        self._put("raise", error, *parts)
+
+    def print_(self, *values: Any, **options: Any) -> None:
+        """Record that values are printed."""
+        self.recorder.add("log", values, options or None)
+
+    def bound(self, name: str, value: Any) -> Any:
+        """The value of a name that may have none."""
+        return self._made("assigned", value, Name(name))
+
+    def save(self, value: Any) -> Any:
+        """Keep a container, or a value, beyond the trace."""
+        if self.traced(value):
+            return value.save()
+        if type(value) in (list, dict, set):
+            return self._made(type(value).__name__, list(value) if type(value) is set else value).save()
+        return value.save() if hasattr(value, "save") else self._made("tuple", value).save() if type(value) is tuple else value
+
+    def poison(self, error: BaseException) -> None:
+        """The trace may not run, whoever catches ``error``."""
+        self.recorder.poison = error
+
+    # ------------------------------------------------------------------ entries
+
+    def _put(self, target: str, *operands: Any) -> int:
+        recorder = self.recorder
+        if not recorder.open:
+            raise RecordError("this block belongs inside its trace, which is over")
+        return recorder.put((target, *map(recorder.encode, operands)), _users(sys._getframe(2)))
+
+    def _made(self, target: str, *operands: Any) -> Proxy:
+        recorder = self.recorder
+        recorder.target = target
+        return Proxy(recorder, recorder.put((target, *map(recorder.encode, operands)), _users(sys._getframe(2))))
+
+    def _open(self, number: int) -> None:
+        recorder = self.recorder
+        self._opened.append((number, recorder.reads))
+        recorder.reads = dict(recorder.reads)
+        recorder.regions += 1
+
+    def _between(self) -> None:
+        """The second branch knows what was read above, not what was read or written in the first."""
+        number, outer = self._opened[-1]
+        recorder = self.recorder
+        kept = self._still(outer)
+        recorder.reads = dict(outer)
+        self._opened[-1] = number, kept
+
+    def _close(self) -> int:
+        number, outer = self._opened.pop()
+        self.recorder.reads = self._still(outer)
+        self.recorder.forget_steps()
+        self.recorder.regions -= 1
+        return number
+
+    def _still(self, outer: dict[Any, Proxy]) -> dict[Any, Proxy]:
+        """What was read above and has not been replaced inside."""
+        reads = self.recorder.reads
+        return {site: proxy for site, proxy in outer.items() if reads.get(site) is proxy}
+
+
+def _known(value: Any) -> Any:
+    return _UNBOUND if value is UNBOUND else value
+
+
+def _users(frame: FrameType) -> FrameType:
+    """The nearest frame of the user's own."""
+    found: FrameType | None = frame
+    while found is not None and not is_users(found.f_code):
+        found = found.f_back
+    return found or frame
+
+
+_PROXIES: frozenset[type] = frozenset((Proxy, *Proxy.__subclasses__()))

@@ -1,0 +1,137 @@
+"""Steps of a run of several forwards: which of them the lines of a block stand in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RecordError
+from ..source_location import Place, user_place
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+    from .regions import RegionEmitter
+
+
+class Steps:
+    """A choice of steps: ``tracer.iter[2]``, ``tracer.iter[1:5]``, ``tracer.iter[2:]``, ``tracer.iter[[0, 3]]``, ``tracer.all()``.
+
+    A ``for`` over a bounded range runs its body once per step while the trace is written, as plain Python. ``with``, and a
+    ``for`` over an open range, record their body once; it takes part in each of the steps. Steps are counted from 0, the
+    forward of the prompt.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> class Twice(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.fc = torch.nn.Linear(2, 2)
+        ...     def forward(self, x):
+        ...         return self.fc(x)
+        ...     def both(self, x):
+        ...         return self(self(x))
+        >>> model = nnsight.NNsight(Twice())
+        >>> with model.trace(torch.ones(1, 2), fn="both") as tracer:
+        ...     with tracer.iter[:] as step:
+        ...         model.fc.output[:] = step
+        ...     result = tracer.result.save()
+        >>> result.tolist()
+        [[1.0, 1.0]]
+    """
+
+    __slots__ = ("_emitter", "chosen")
+
+    def __init__(self, emitter: RegionEmitter, chosen: Any) -> None:
+        self._emitter = emitter
+        self.chosen: Any = _checked(chosen)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it is known which steps are meant."""
+        return not isinstance(self.chosen, slice) or self.chosen.stop is not None
+
+    @property
+    def single(self) -> bool:
+        """Whether one step is meant."""
+        return isinstance(self.chosen, int)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The steps of a bounded choice."""
+        if isinstance(self.chosen, slice):
+            return list(range(self.chosen.start or 0, self.chosen.stop, self.chosen.step or 1))
+        return [self.chosen] if isinstance(self.chosen, int) else list(self.chosen)
+
+    @property
+    def following(self) -> int | str:
+        """The step that lines after a loop over these stand in."""
+        if not self.bounded:
+            return "last"
+        return int(self.chosen.stop) if isinstance(self.chosen, slice) else max(self.numbers, default=-1) + 1
+
+    def _record_as_operand(self, _recorder: Any) -> str:
+        chosen = self.chosen
+        if isinstance(chosen, slice):
+            return f"{chosen.start or 0}:{chosen.stop}:{chosen.step or 1}"
+        return ",".join(map(str, self.numbers))
+
+    # ------------------------------------------------------------------ loops
+
+    def __iter__(self) -> Iterator[Any]:
+        recorder = self._emitter.recorder
+        if self.bounded:
+            yield from self._turns(recorder, user_place(sys._getframe(1)))
+            return
+        item, _ = self._emitter.begin_loop("steps", self, ())
+        yield item
+        self._emitter.end_loop(False, ())
+
+    def _turns(self, recorder: Recorder, place: Place) -> Iterator[int]:
+        recorder.loops += 1
+        loop, chosen = recorder.loops, self._record_as_operand(recorder)
+        try:
+            for number in self.numbers:
+                recorder.go_to(number)
+                first = len(recorder.entries)
+                try:
+                    yield number
+                finally:  # it may have been left by a break
+                    if recorder.open:
+                        recorder.turns = (*recorder.turns, (loop, chosen, number, first, len(recorder.entries), place))
+        finally:
+            if recorder.open:
+                recorder.go_to(self.following)
+
+    def __enter__(self) -> Any:
+        if self.single:
+            self._emitter.recorder.go_to(self.chosen)
+            return self.chosen
+        return self._emitter.begin_loop("steps", self, ())[0]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self.single:
+            self._emitter.recorder.go_to(self.following)
+        else:
+            self._emitter.end_loop(False, ())
+
+
+def _checked(chosen: Any) -> int | slice | list[int]:
+    """Raises RecordError where it is not known, or not possible, which steps are meant."""
+    parts = [chosen.start, chosen.stop, chosen.step] if isinstance(chosen, slice) else list(chosen) if _is_list(chosen) else [chosen]
+    if any(type(part) is not int for part in parts if part is not None or not isinstance(chosen, slice)):
+        raise RecordError("steps are chosen by an integer, a slice or a list of integers: tracer.iter[2], tracer.iter[1:5], tracer.iter[:]")
+    if any(part < 0 for part in parts if part is not None) or (isinstance(chosen, slice) and chosen.step == 0):
+        raise RecordError("steps are counted from 0, forwards: how many will come is not known when the trace is written")
+    return list(chosen) if _is_list(chosen) else chosen
+
+
+def _is_list(chosen: Any) -> bool:
+    return isinstance(chosen, (list, tuple, range))
+
+
+PROMPT, GENERATED = 0, slice(1, None)
+"""The step that reads the prompt, and those that each read one generated token."""
+
+EVERY = slice(None)
