@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods, walk
-from ..ops.control import assigned, raise_error, take_result
+from ..ops.control import assigned, raise_error, select, take_result
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
 from ..ops.running import call_listening, call_module
@@ -29,6 +29,7 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "setattr": (assign_attribute, parse("mutates:0")),
     "log": (log, parse("pure")),
     "assigned": (assigned, VIEW),
+    "merge": (select, parse("maybe:1,2")),
     "result": (take_result, parse("maybe:0")),
     "raise": (raise_error, parse("pure")),
 }

@@ -53,6 +53,8 @@ class Envoy:
         (3, 'model.1')
     """
 
+    _record_assignment = True
+
     def __init__(self, module: torch.nn.Module, tree: Tree | None = None, path: str = "") -> None:
         set_ = object.__setattr__
         set_(self, "_module", module)

@@ -33,6 +33,7 @@ class Called:
     """One call of a module: its ``output``, ``input`` and ``inputs`` are those of that call."""
 
     __slots__ = ("_envoy", "_number")
+    _record_assignment = True
 
     def __init__(self, envoy: Envoy, number: int) -> None:
         object.__setattr__(self, "_envoy", envoy)
@@ -61,16 +62,16 @@ class EveryStep:
         self._steps: Steps | None = None
         trace.mean_every_step(envoy._sites["output"].path)
 
-    def _confined(self) -> Steps:
+    def _as_steps(self) -> Steps:
         self._trace.every, self._trace.reads = self._before, {}
         self._steps = Steps(emitter_of(self._trace), EVERY)
         return self._steps
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._confined())
+        return iter(self._as_steps())
 
     def __enter__(self) -> Any:
-        return self._confined().__enter__()
+        return self._as_steps().__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._steps is not None:

@@ -13,8 +13,10 @@ from ..compile import Plan, cached_plan
 from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..ops.control import NEVER
+from ..ops.evaluate import UNBOUND
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
+from ..record.control import Block, enter, forget_skip
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.steps import Steps
@@ -46,13 +48,14 @@ class Tracer:
         torch.Size([1, 2])
     """
 
-    __slots__ = ("__weakref__", "_call", "_envoy", "_function", "_invokes", "_recorder", "_recording", "_shared")
+    __slots__ = ("__weakref__", "_block", "_call", "_envoy", "_function", "_invokes", "_recorder", "_recording", "_shared")
 
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "") -> None:
         self._envoy = envoy
         self._call = call
         self._shared = shared
         self._invokes: list[Invoke] = []
+        self._block: Block | None = None
         self._recorder = Recorder(envoy._tree)
         self._function = function
         if function:
@@ -148,22 +151,48 @@ class Tracer:
             raise RecordError("this trace has run already; open a new one with model.trace(...)")
         self._recorder.start()
         _push_mode(RECORDING)
+        self._block = enter(sys._getframe(1))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
+        if self._block is not None:
+            return self._end_rewritten(error, traceback, sys._getframe(1))
+        self._end(error, traceback, sys._getframe(1))
+        return None
+
+    def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
+        """The native body was skipped: run the one that was made of its source."""
+        block, self._block = self._block, None
+        assert block is not None
+        try:
+            if not block.skipped(error):
+                self._end(error, traceback, frame)
+                return False
+            try:
+                block.run(self, emitter_of(self._recorder))
+            except BaseException as problem:
+                self._end(problem, problem.__traceback__, frame)
+                raise
+            self._end(None, None, frame)
+        except BaseException as problem:
+            forget_skip(problem)
+            raise
+        return True
+
+    def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
         _pop_mode()
         recorder = self._recorder
         saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
         recording = self._recording = recorder.finish()
         if error is not None:
-            recorder.failure = f"its trace was given up ({kind.__name__ if kind else ''} in the block)"
+            recorder.failure = f"its trace was given up ({type(error).__name__} in the block)"
             if isinstance(error, NNsightError):
                 _end_at_users_line(traceback)
             return
         if poison is not None:
             recorder.failure = "its trace was refused"
             raise poison
-        problem = self._run(recording, saved, sys._getframe(1))
+        problem = self._run(recording, saved, frame)
         if refilled:
             _refill(refilled)
         if problem is not None:
@@ -236,7 +265,7 @@ def _settle(run: Run, saved: dict[int, Proxy]) -> bool:
     given, slots = run.plan.given, run.slots
     for node, slot, segment, visit in run.plan.saved:
         reached = (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost
-        if reached and slots[slot] is not NEVER and not (given and node in given and slots[given[node][0]] is not given[node][1]):
+        if reached and slots[slot] is not NEVER and slots[slot] is not UNBOUND and not (given and node in given and slots[given[node][0]] is not given[node][1]):
             object.__setattr__(saved[node], "_value", slots[slot])
         else:
             everything = False

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+import numpy
+import torch
+
 from ..errors import RecordError
 from ..source_location import is_users
 from .control import UNBOUND
 from .proxy import Proxy
 from .recorder import Name, Recorder
+from .settled import UNSET
 from .steps import Steps
 
 _UNBOUND = Name("unbound")
@@ -33,9 +37,26 @@ class RegionEmitter:
         """Whether ``value`` is of the open trace."""
         return type(value) in _PROXIES and value._trace is self.recorder
 
-    def steps(self, value: Any) -> bool:
-        """Whether ``value`` is an open range of steps."""
-        return type(value) is Steps and not value.bounded
+    def steps(self, value: Any, statement: str = "for") -> bool:
+        """Whether ``value`` is a range of steps whose body is recorded once: an open one; in a ``with``, any of several."""
+        if type(value) is Steps:
+            return not value.bounded or (statement == "with" and not value.single)
+        return hasattr(type(value), "_as_steps")
+
+    def recordable(self, value: Any) -> bool:
+        """Whether ``value`` can be merged and carried: traced, a tensor or a plain constant, or a container of such."""
+        kind = type(value)
+        if kind in _PROXIES:
+            return bool(value._trace is self.recorder or not value._trace.open)
+        if kind in (tuple, list):
+            return all(map(self.recordable, value))
+        if kind is dict:
+            return all(map(self.recordable, (*value, *value.values())))
+        return value is None or kind in _PLAIN or isinstance(value, (torch.Tensor, numpy.ndarray, numpy.generic))
+
+    def records(self, owner: Any) -> bool:
+        """Whether what is assigned to attributes and items of ``owner`` is recorded, rather than done at once."""
+        return self.traced(owner) or hasattr(type(owner), "_record_assignment")
 
     # ------------------------------------------------------------------ branches
 
@@ -52,12 +73,15 @@ class RegionEmitter:
         """Close both; the merged values of ``(name, value if true, value if false)``."""
         opened = self._close()
         self._put("end")
-        return [self._made("merge", Proxy(self.recorder, opened), *map(_known, pair)) for _, *pair in merges]
+        truth = Proxy(self.recorder, opened)
+        return [self._kept(self._made("merge", truth, *map(_known, pair)), pair) for _, *pair in merges]
 
     # ------------------------------------------------------------------ loops
 
     def begin_loop(self, kind: str, source: Any, carried: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
         """Open the body of a loop; its item and the parameters that stand for what is carried from turn to turn."""
+        if hasattr(type(source), "_as_steps"):
+            source = source._as_steps()
         values = [_known(value) for _, value in carried]
         opened = self._put(kind, *([] if kind == "while" else [source]), *values)
         self._open(opened)
@@ -79,7 +103,12 @@ class RegionEmitter:
         if self.recorder.entries[opened][0] == "steps":
             self._leave_steps()
         loop = Proxy(self.recorder, opened)
-        return [self._made("result", loop, Name(str(place))) for place in range(len(following))]
+        return [self._kept(self._made("result", loop, Name(str(place))), (value,)) for place, value in enumerate(following)]
+
+    def _kept(self, made: Proxy, values: Sequence[Any]) -> Proxy:
+        """The value of a name below a branch or a loop is saved where it was saved in it."""
+        saved = self.recorder.saved
+        return made.save() if any(self.traced(value) and value._index in saved for value in values) else made
 
     def _leave_steps(self) -> None:
         """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
@@ -92,9 +121,10 @@ class RegionEmitter:
 
     # ------------------------------------------------------------------ lines
 
-    def call(self, name: str, *operands: Any) -> Any:
-        """Record a named operation."""
-        return self._made(name, *operands)
+    def call(self, name: str, *operands: Any, **keywords: Any) -> Any:
+        """Record a named operation; ``unpack`` gives its items."""
+        made = self.recorder.proxy(name, operands, keywords or None)
+        return [self.recorder.proxy("getitem", (made, place)) for place in range(operands[1])] if name == "unpack" else made
 
     def lift(self, container: Any) -> Any:
         """A container that exists in the run, with these contents; afterwards the original holds what it holds."""
@@ -105,8 +135,11 @@ class RegionEmitter:
         return made
 
     def raise_(self, error: Any, *parts: Any) -> None:
-        """Record that an error is raised."""
-        self._put("raise", error, *parts)
+        """Record that an error is raised; ``parts`` are its arguments that are traced."""
+        if parts and isinstance(error, BaseException):
+            self._put("raise", type(error), *error.args)
+        else:
+            self._put("raise", error)
 
     def print_(self, *values: Any, **options: Any) -> None:
         """Record that values are printed."""
@@ -169,7 +202,10 @@ class RegionEmitter:
 
 
 def _known(value: Any) -> Any:
-    return _UNBOUND if value is UNBOUND else value
+    """A value to be merged or carried; a name that holds nothing, or an unset value of an earlier trace, has none."""
+    if value is UNBOUND or (type(value) in _PROXIES and not value._trace.open and value._value is UNSET):
+        return _UNBOUND
+    return value
 
 
 def _users(frame: FrameType) -> FrameType:
@@ -180,4 +216,5 @@ def _users(frame: FrameType) -> FrameType:
     return found or frame
 
 
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, slice, range, type(...), torch.dtype, torch.device, torch.Size))
 _PROXIES: frozenset[type] = frozenset((Proxy, *Proxy.__subclasses__()))

@@ -1,0 +1,160 @@
+"""Finds the source of a block: from the instruction that enters a ``with`` to its statement."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import linecache
+import re
+import sys
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any, NamedTuple
+
+_WITH = re.compile(r"\s*with\b")
+_LOADS = ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF")
+_POSITIONS = sys.version_info >= (3, 11)
+
+Span = tuple[int, int, int, int]
+"""Line, last line, column and last column, the columns in bytes of UTF-8."""
+
+
+class Statement(NamedTuple):
+    """A ``with`` statement and which of its items is meant."""
+
+    node: ast.With
+    item: int
+
+
+def find_statement(code: CodeType, offset: int, module: dict[str, Any]) -> Statement | str:
+    """The ``with`` that the instruction at ``offset`` enters, or why it cannot be found."""
+    for _ in range(2):
+        lines = linecache.getlines(code.co_filename, module)
+        found = _in_lines(code, offset, lines)
+        if found is not None:
+            return found
+        linecache.checkcache(code.co_filename)  # a reloaded module: the cache still has the lines it was loaded from at first
+    return "its source changed after it was loaded" if lines else "the block has no source (exec, stdin, %%time)"
+
+
+def _in_lines(code: CodeType, offset: int, lines: list[str]) -> Statement | None:
+    entered = _entered(code, offset)
+    first = entered[0][0]
+    starts = range(min(first, len(lines)), max(first - 200, code.co_firstlineno, 1) - 1, -1) if _POSITIONS else [first]
+    for start in starts:
+        if start <= len(lines) and _WITH.match(lines[start - 1]):
+            node = parse_statement(lines, start)
+            item = _item_of(node, *entered) if node is not None else None
+            if node is not None and item is not None:
+                return Statement(node, item) if _agrees(code, node, lines) else None
+    return None
+
+
+def _entered(code: CodeType, offset: int) -> tuple[Span, int]:
+    """Where the instruction stands, and how many that enter a ``with`` come before it at the same place."""
+    spans = [span for at, span in _entries(code) if at <= offset]
+    return spans[-1], spans[:-1].count(spans[-1])
+
+
+def _entries(code: CodeType) -> Iterator[tuple[int, Span]]:
+    """The instructions that enter a ``with``."""
+    if not _POSITIONS:
+        lines = [(start, end, line) for start, end, line in code.co_lines() if line is not None]
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "SETUP_WITH":
+                line = next(line for start, end, line in lines if start <= instruction.offset < end)
+                yield instruction.offset, (line, 0, 0, 0)
+        return
+    positions: list[Any] = list(code.co_positions())  # type: ignore[attr-defined,unused-ignore]
+    if sys.version_info >= (3, 14):  # LOAD_SPECIAL and a call: every item has a place of its own
+        yield from ((2 * index, span) for index, span in enumerate(positions) if None not in span)
+        return
+    enter = dis.opmap["BEFORE_WITH"]
+    yield from ((2 * index, span) for index, span in enumerate(positions) if code.co_code[2 * index] == enter and None not in span)
+
+
+def parse_statement(lines: list[str], start: int) -> ast.With | None:
+    """The ``with`` statement on line ``start``, with the line numbers of the file.
+
+    The statement may end before any line that is indented no deeper. If such a line is part of a string or stands in
+    brackets, what is before it does not parse; so the first end that parses is the end.
+    """
+    margin = _indent(lines[start - 1])
+    prefix = "if 1:\n" if margin else ""
+    for end in range(start, len(lines) + 1):
+        if end < len(lines) and not _may_begin_another(lines[end], margin):
+            continue
+        try:
+            tree = ast.parse(prefix + "".join(lines[start - 1 : end]))
+        except SyntaxError:
+            continue
+        statement: ast.stmt = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
+        return ast.increment_lineno(statement, start - (2 if margin else 1)) if isinstance(statement, ast.With) else None
+    return None
+
+
+def _indent(line: str) -> int:
+    expanded = line.expandtabs()
+    return len(expanded) - len(expanded.lstrip())
+
+
+def _may_begin_another(line: str, margin: int) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#") and _indent(line) <= margin
+
+
+def _span(node: ast.stmt | ast.expr) -> Span:
+    return node.lineno, node.end_lineno or 0, node.col_offset, node.end_col_offset or 0
+
+
+def _item_of(node: ast.With, span: Span, rank: int) -> int | None:
+    """Which item was entered: by its own place, or by its rank (a ``finally`` is compiled more than once)."""
+    if not _POSITIONS or _span(node) == span:
+        return rank % len(node.items)
+    places = [_span(item.context_expr) for item in node.items]
+    return places.index(span) if span in places else None
+
+
+def _agrees(code: CodeType, node: ast.With, lines: list[str]) -> bool:
+    """Whether names and numbers in the bytecode of the block stand where the source has them."""
+    last = node.end_lineno or node.lineno
+    names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    line = 0
+    for instruction in dis.get_instructions(code):
+        positions = getattr(instruction, "positions", None)
+        line = (positions.lineno or 0) if positions else next(iter(_line_of(instruction)), line)
+        if not node.lineno <= line <= last:
+            continue
+        name = instruction.argval
+        if instruction.opname in _LOADS and isinstance(name, str) and name.isidentifier() and not _stands(name, positions, names, lines):
+            return False
+        if instruction.opname == "LOAD_CONST" and type(name) in (int, float) and positions and not _is_number(name, positions, lines):
+            return False
+    return True
+
+
+def _line_of(instruction: dis.Instruction) -> list[int]:
+    line = instruction.starts_line
+    return [line] if isinstance(line, int) and not isinstance(line, bool) else []
+
+
+def _text(positions: Any, lines: list[str]) -> str:
+    if positions.lineno != positions.end_lineno or positions.lineno > len(lines):
+        return ""
+    encoded = lines[positions.lineno - 1].encode()
+    return encoded[positions.col_offset : positions.end_col_offset].decode(errors="replace")
+
+
+def _stands(name: str, positions: Any, names: set[str], lines: list[str]) -> bool:
+    plain = name.rpartition("__")[0] and "__" + name.rpartition("__")[2]  # the name before it was mangled
+    if name in names or plain in names or name.startswith("__"):
+        text = _text(positions, lines) if positions and positions.col_offset is not None else ""
+        return not text.isidentifier() or text in (name, plain) or name.startswith("__")
+    return name == "AssertionError"
+
+
+def _is_number(value: float, positions: Any, lines: list[str]) -> bool:
+    try:
+        written = ast.literal_eval(_text(positions, lines).strip())
+    except (SyntaxError, ValueError, TypeError):
+        return True
+    return type(written) is not type(value) or bool(written == value)
