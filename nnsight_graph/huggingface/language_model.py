@@ -121,7 +121,7 @@ class LanguageModel(NNsight):
             ...         tokens.append(model.lm_head.output[0, -1].argmax())
             ...     ids = tracer.result.save()
             >>> [model.tokenizer.decode(token) for token in tokens]
-            [' Paris', '.']
+            [' Paris', ',']
         """
         return self.trace(*args, trace=trace, remote=remote, fn="generate", **kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dis
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 
 from ..errors import RecordError, UnsetValueError
 from ..source_location import locate
+from .control import why_native
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -63,10 +65,10 @@ def operate(name: str, *operands: Any) -> Any:
 
 
 _ADVICE = {
-    "bool": "whether a traced value is true is known only while the model runs. Use torch.where, or decide on a saved value after it",
+    "bool": "whether a traced value is true is known only while the model runs. Use tracer.cond(value), or torch.where",
     "len": "the length of a traced value is known only while the model runs. Use .shape[0] as a value",
-    "iter": "how many items a traced value has is unknown before the model runs. Index it, write a, b = value, or use apply",
-    "int": "a traced value becomes a number only while the model runs. Go on with the value itself, or save it and convert it afterwards",
+    "iter": "how many items a traced value has is unknown before the model runs. Use tracer.iter(value), index it, or write a, b = value",
+    "int": "a traced value becomes a number only while the model runs. Go on with the value itself, or use nnsight_graph.int(value)",
     "contains": "membership in a traced value is known only while the model runs. Use (value == item).any()",
     "array": "a traced value becomes an array only while the model runs. Save it and convert it afterwards, or use nnsight_graph.apply",
     "format": "a traced value has no text yet. Use tracer.log to print it while the model runs, or save it",
@@ -75,11 +77,19 @@ _ADVICE = {
 }
 
 
+_CONTROL = frozenset(("bool", "len", "iter", "int", "contains"))
+
+
 def settled(proxy: Proxy, wish: str) -> Any:
     """The value behind a proxy, for something that Python asks at once; refused while the trace is open."""
     if proxy._trace.open:
-        raise RecordError(f"{_ADVICE[wish]}.")
+        raise RecordError(_advice(wish, sys._getframe(2)))
     return value_of(proxy)
+
+
+def _advice(wish: str, frame: Any) -> str:
+    """What to write instead; and why the control flow that asked could not be recorded as it stands."""
+    return f"{_ADVICE[wish]}." + (f" Python's own form was not recorded, because {why_native(frame)}." if wish in _CONTROL else "")
 
 
 def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
@@ -88,7 +98,7 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
         return iter(value_of(proxy))
     count = _unpacked_into(frame)
     if count is None:
-        raise RecordError(f"{_ADVICE['iter']}.")
+        raise RecordError(_advice("iter", frame))
     index = proxy._trace.add("unpack", (proxy, count), depth=3)
     items = type(proxy)(proxy._trace, index)
     return iter([proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)])

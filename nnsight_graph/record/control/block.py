@@ -133,6 +133,7 @@ class Block:
         finally:
             after = {name: _given_back(control, value) for name, value in names.read(rewritten.stored).items()}
             hidden = names.write_back(after)
+            names.forget()
             if hidden:
                 raise control.refuse(_HIDDEN.format(hidden))
 

@@ -123,6 +123,11 @@ class FrameNames:
             if read(cell) is old:
                 write(cell, new)
 
+    def forget(self) -> None:
+        """Empty the frame's copy of its names: before Python 3.13 it would keep their values alive beyond a ``del``."""
+        if sys.version_info < (3, 13) and is_function(self._frame.f_code):
+            self._frame.f_locals.clear()
+
     def write_back(self, values: dict[str, Any]) -> str:
         """Give the frame the values of its names.
 
