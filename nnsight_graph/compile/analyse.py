@@ -19,8 +19,8 @@ from .branches import BranchAnalysis
 from .edits import prepare_edit
 from .plan import Guard, Slot, Step
 from .sites import CellKey, SiteWriter, rows_key, rows_touched, written_cells
-from .steps import Latest, StepAnalysis
-from .storage import Cell, Root, RowsKey, Value
+from .steps import Latest, StepAnalysis, Turn
+from .storage import Cell, Root, RowsKey, Value, freeze, opened
 
 _PURE, VIEW = parse("pure"), parse("view:0")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
@@ -35,6 +35,9 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
+_CONTAINERS = frozenset(("list", "tuple", "dict", "set"))
+
+
 class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
@@ -42,6 +45,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.graph = graph
         self.bound = bound
         self.turn = 0
+        self.turns: list[Turn] = []
+        self.came: dict[int, Cell] = {}
         self.touched_roots: list[Root] = []
         self.ends: list[int] = []
         self._turns: dict[int, Latest] = {}
@@ -165,14 +170,15 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         inside = [list(self._inside(operand, node.number)) for operand in operands]
         mutated, viewed = self.touched(node, effect)
         copies = bool(effect.maybe) or not mutated <= set(effect.mutates)
-        step.needs = self._needs(inside, mutated, viewed if not copies else set(), effect)
+        stored = _stored(node, effect, mutated, viewed)
+        step.needs = self._needs(inside, mutated, viewed if not copies else stored, effect)
         self.guarded(step)
         base = self._base(inside, viewed)
         if base is not None and not effect.metadata:
-            step.needs |= base.edit_needs
+            step.needs |= base.own_edit_needs
             copies = copies or bool(step.needs & ~base.needs)
         for place, operand in enumerate(operands):
-            reading = not effect.metadata and place not in mutated and (place not in viewed or copies)
+            reading = not effect.metadata and place not in mutated and place not in stored and (place not in viewed or copies)
             step.leaves.append(self._leaf(operand, step, reading, len(step.leaves)))
         for place in sorted(mutated):
             for value in inside[place]:
@@ -180,6 +186,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.steps.append(step)
         self.settle_edits()
         if effect.mutates and mutated:
+            if stored:
+                self._contain(step, inside[min(mutated)], [value for place in sorted(stored) for value in inside[place]])
             self._edited(node, step, inside[min(mutated)][0])
         else:
             self._result(node, step, inside, viewed, base, copies and bool(viewed))
@@ -197,13 +205,13 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             if self.any_kept:
                 value = self.current(value, node.number)
             step.needs |= value.needs
-            for root in value.roots:
+            for root in opened(value.roots):
                 step.needs |= root.edit_needs
                 root.readers.append((step, place))
                 if root.edits:
                     step.after.extend(root.edits)
             leaves.append(value.slot)
-        if self.guard is not None:
+        if self.guard is not None or self.turns:
             self.guarded(step)
         self.steps.append(step)
         step.output = Slot(step)
@@ -259,9 +267,27 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         for place, values in enumerate(inside):
             for value in values:
                 needs |= value.needs
-                if place in mutated or (not effect.metadata and place not in viewed):
+                if place in mutated:
+                    needs |= value.own_edit_needs
+                elif not effect.metadata and place not in viewed:
                     needs |= value.edit_needs
         return needs
+
+    def _contain(self, step: Step, containers: list[Value], values: list[Value]) -> None:
+        """A container holds values themselves, not copies: edits of theirs show in it, and what is read of it waits for them."""
+        roots = [root for value in values for root in value.roots]
+        for container in containers:
+            for root in container.roots:
+                root.hold(roots)
+        for value in values:
+            freeze(value)
+        cells = tuple(dict.fromkeys(cell for value in values for cell in value.slot.cells))
+        if cells:
+            noting = Step(step.node, None, [containers[0].slot, *(value.slot for value in values)], step.needs)
+            noting.special, noting.extra = "contain", cells
+            noting.after.append(step)
+            self.guarded(noting)
+            self.steps.append(noting)
 
     @staticmethod
     def _base(inside: list[list[Value]], viewed: set[int]) -> Value | None:
@@ -281,7 +307,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
 
     @staticmethod
     def _read_by(step: Step, place: int, value: Value) -> None:
-        for root in value.roots:
+        for root in opened(value.roots):
             root.readers.append((step, place))
             step.after.extend(root.edits)
 
@@ -307,7 +333,13 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
 
     def _result(self, node: Node, step: Step, inside: list[list[Value]], viewed: set[int], base: Value | None, maybe: bool) -> None:
         shared_with = [value for place in sorted(viewed) for value in inside[place]]
-        roots = tuple(dict.fromkeys(root for value in shared_with for root in value.roots))
+        own = dict.fromkeys(root for value in shared_with for root in value.roots)
+        roots = opened(tuple(own))
+        maybe = maybe or len(roots) > len(own)
+        if node.target in _CONTAINERS:
+            made = Root()
+            made.hold(roots)
+            roots, maybe, base = (made,), False, None
         value = Value(node.number, Slot(step), step.needs, (*roots, Root()) if maybe or not roots else roots, step)
         step.output = value.slot
         value.base, value.maybe = base, maybe or (base is not None and base.maybe)
@@ -377,6 +409,14 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.steps.append(step)
         again.maybe, again.kept = value.maybe, kept
         return again
+
+
+def _stored(node: Node, effect: Effect, mutated: set[int], viewed: set[int]) -> set[int]:
+    """The operands that an edit of a container puts into it."""
+    if not effect.mutates or not mutated:
+        return set()
+    grown = {1} if node.target == "iadd" and type(node.operands[1]) is Group else set()
+    return (viewed - mutated) | grown
 
 
 def _seen(operand: Operand, place: int) -> Any:

@@ -103,6 +103,7 @@ class Recorder:
         step: The step that lines stand in: a number, ``"turn"`` in a loop over steps, ``"last"`` after an open one.
         every: Modules whose lines mean every step, by path.
         generating: Whether the model runs several forwards, so that the next of a module is the next step's.
+        loops: How many loops over steps the line stands in.
         open_ended: Whether a loop over an open range of steps stands above.
         nexts: How far modules were moved on, by path.
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
@@ -123,6 +124,7 @@ class Recorder:
     step: int | str = 0
     generating = False
     every: tuple[str, ...] = ()
+    loops = 0
     open_ended = False
     nexts: dict[str, int] = {}  # noqa: RUF012  (replaced, never filled)
     _by_step: dict[int | str, dict[Site, Proxy]] = {}  # noqa: RUF012  (replaced, never filled)
@@ -280,7 +282,7 @@ class Recorder:
 
     def located(self, site: Site) -> Site:
         """The site in the step, and at the call, that the line stands in."""
-        if self.every and site.point != "result" and any(_below(site.path, path) for path in self.every):
+        if self.every and not self.loops and site.point != "result" and any(_below(site.path, path) for path in self.every):
             return site._replace(step=EVERY)
         if (self.step != 0 or self.nexts) and site.point != "result":
             ahead = 0 if site.call else self.nexts.get(site.path, 0)
@@ -302,7 +304,7 @@ class Recorder:
 
     def mean_every_step(self, path: str) -> None:
         """From here on lines about the module at ``path``, and those below it, mean every step."""
-        self.every, self.open_ended, self.reads = (*self.every, path), True, {}
+        self.every, self.open_ended, self.reads, self._by_step = (*self.every, path), True, {}, {}
 
     def forget_steps(self) -> None:
         """What was read in other steps may have been replaced: it is read again."""
@@ -315,11 +317,11 @@ class Recorder:
 
     def rewound(self, step: int | str) -> Callable[[], None]:
         """Begin anew at ``step``, for the lines of one input; what is returned brings back where it stood."""
-        kept = self.reads, self.step, self.nexts, self._by_step
+        kept = self.reads, self.step, self.nexts, self._by_step, self.every
         self.reads, self.step, self.nexts, self._by_step = {}, step, {}, {}
 
         def back() -> None:
-            self.reads, self.step, self.nexts, self._by_step = kept
+            self.reads, self.step, self.nexts, self._by_step, self.every = kept
 
         return back
 
@@ -335,7 +337,10 @@ class Recorder:
             entry = self.entries[value._index]
             if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
                 return
-        self.add("write", (value,), None, self.located(site), depth)
+        located = self.located(site)
+        self.add("write", (value,), None, located, depth)
+        if located.step == EVERY:
+            self._by_step = {}
         for point in ("input", "inputs") if site.point != "output" else ("output",):
             self.reads.pop(site._replace(point=point), None)
 

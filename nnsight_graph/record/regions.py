@@ -63,6 +63,7 @@ class RegionEmitter:
         self._open(opened)
         if kind == "steps":
             self._steps.append((source, self.recorder.step))
+            self.recorder.loops += 1
             self.recorder.go_to("turn")
         loop = Proxy(self.recorder, opened)
         item = None if kind == "while" else self._made("param", loop, Name("item"))
@@ -82,13 +83,11 @@ class RegionEmitter:
         return [self._made("result", loop, Name(str(place))) for place in range(len(following))]
 
     def _leave_steps(self) -> None:
-        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
         recorder = self.recorder
         steps, before = self._steps.pop()
         recorder.open_ended = recorder.open_ended or not steps.bounded
-        recorder.step, recorder.reads = before, {}
-        if before != "turn":
-            recorder.step = steps.following
+        recorder.loops -= 1
+        recorder.step, recorder.reads = before if recorder.loops else steps.following, {}
 
     # ------------------------------------------------------------------ lines
 

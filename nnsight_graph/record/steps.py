@@ -38,11 +38,12 @@ class Steps:
         [[1.0, 1.0]]
     """
 
-    __slots__ = ("_emitter", "chosen")
+    __slots__ = ("_before", "_emitter", "chosen")
 
     def __init__(self, emitter: RegionEmitter, chosen: Any) -> None:
         self._emitter = emitter
         self.chosen: Any = _checked(chosen)
+        self._before: list[int | str] = []
 
     @property
     def bounded(self) -> bool:
@@ -77,15 +78,14 @@ class Steps:
     # ------------------------------------------------------------------ loops
 
     def __iter__(self) -> Iterator[Any]:
-        recorder = self._emitter.recorder
         if self.bounded:
+            before = self._enter()
             try:
                 for number in self.numbers:
-                    recorder.go_to(number)
+                    self._emitter.recorder.go_to(number)
                     yield number
             finally:
-                if recorder.open:
-                    recorder.go_to(self.following)
+                self._leave(before)
             return
         item, _ = self._emitter.begin_loop("steps", self, ())
         yield item
@@ -93,15 +93,28 @@ class Steps:
 
     def __enter__(self) -> Any:
         if self.single:
+            self._before.append(self._enter())
             self._emitter.recorder.go_to(self.chosen)
             return self.chosen
         return self._emitter.begin_loop("steps", self, ())[0]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self.single:
-            self._emitter.recorder.go_to(self.following)
+            self._leave(self._before.pop())
         else:
             self._emitter.end_loop(False, ())
+
+    def _enter(self) -> int | str:
+        recorder = self._emitter.recorder
+        recorder.loops += 1
+        return recorder.step
+
+    def _leave(self, before: int | str) -> None:
+        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
+        recorder = self._emitter.recorder
+        if recorder.open:
+            recorder.loops -= 1
+            recorder.go_to(before if recorder.loops else self.following)
 
 
 def _checked(chosen: Any) -> int | slice | list[int]:

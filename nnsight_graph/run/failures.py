@@ -25,9 +25,9 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
     failed, run.error = run.failed, None
     error: BaseException
     if type(failed) is tuple and failed and failed[0] == "late":
-        error, node = _late(run, recording, failed[1], failed[2]), failed[1]
+        error, node = _late(run, recording, *failed[1:]), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "overwritten":
-        error, node = _overwritten(run, recording, modules, failed[1])
+        error, node = _overwritten(run, recording, modules, *failed[1:])
     elif type(failed) is tuple and failed and failed[0] == "limit":
         node = next(node for node, entry in enumerate(recording.entries) if entry[0] == "steps" and ":None:" in entry[1])
         error = NNsightError(
@@ -87,12 +87,16 @@ def _at(recording: Recording, node: int) -> Location:
 
 def _site_name(run: Run, index: int) -> str:
     visit = run.plan.visits[index]
+    if index in run.plan.came.values():
+        return f"step {visit.step}"
+    if index in run.plan.ends:
+        return "the end of the run"
     point = {"in": "input", "out": "output", "result": "result"}.get(visit.direction, visit.direction)
     return str(Site(visit.path, point, visit.call, visit.step))
 
 
-def _late(run: Run, recording: Recording, node: int, index: int) -> OutOfOrderError:
-    needs = run.plan.needs.get(node, 0)
+def _late(run: Run, recording: Recording, node: int, index: int, segment: int) -> OutOfOrderError:
+    needs = run.plan.segments[segment].needs
     missing = [i for i, seen in enumerate(run.seen) if not seen and needs >> i & 1]
     at = _at(recording, node)
     sources = [f"{_site_name(run, i)} ({_at(recording, run.plan.visits[i].nodes[0])})" for i in missing]
@@ -102,8 +106,9 @@ def _late(run: Run, recording: Recording, node: int, index: int) -> OutOfOrderEr
     )
 
 
-def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int) -> tuple[NNsightError, int]:
-    cells = next(owners for group in _held(run) for held, owners in group if held == slot)
+def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int, cells: Any = None) -> tuple[NNsightError, int]:
+    cells = cells or next((owners for group in _held(run) for held, owners in group if held == slot), None)
+    cells = cells or tuple(index for index, visit in enumerate(run.plan.visits) if visit.slot == slot)
     site = _site_name(run, cells[0])
     node = run.plan.visits[cells[0]].nodes[0]
     suspects = [path for path, module in modules.modules.items() if getattr(module, "inplace", False) is True]
