@@ -359,6 +359,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         elif node.target not in ("setitem", "setattr", "delitem"):
             step.output = Slot(step)
             step.output.cells = target.slot.cells
+            step.output.unchecked = any(root.detached for root in target.roots)
         name = Step(node.number, same, [target.slot], step.needs)  # a tensor's edit returns the tensor itself
         result = Value(node.number, step.output or target.slot, step.needs, target.roots, name)
         result.maybe, result.read, result.base = target.maybe, target.read, target

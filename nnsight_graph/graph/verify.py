@@ -45,7 +45,7 @@ class _Verifier:
 
     def error(self, node: Node, problem: str) -> CheckError:
         lines = self.graph.lines
-        where = f" ({lines[node.number][0]}:{lines[node.number][1]})" if lines else ""
+        where = f" ({lines[node.number][0]}:{lines[node.number][1]})" if node.number < len(lines) else ""
         error = CheckError(f"node %{node.number} {node.target}{where}: {problem}")
         error.node = node.number  # type: ignore[attr-defined]
         return error

@@ -14,11 +14,11 @@ import torch
 
 from ..errors import RecordError, UnsetValueError
 from ..graph import Graph, Site, build_graph
-from ..graph.every import EVERY, gather
 from ..ops.effect import written
 from ..ops.nested import storage_of
 from ..ops.table import effect_of
 from ..source_location import Place, is_users, known_users, locate, user_place
+from .every import EVERY, gather
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -75,12 +75,19 @@ class Recording:
         """The program's structure: equal for programs that differ in numbers and tensors only."""
         return (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
 
+    def place(self, node: int) -> Place:
+        """Where a node was written; for a loop that stands for lines about every step, where the first of them stands."""
+        if node < len(self.places):
+            return self.places[node]
+        about = ((place, entry[1]) for place, entry in zip(self.places, self.entries, strict=True) if len(entry) > 1)
+        return next(place for place, site in about if type(site) is Site and site.step == EVERY)
+
     def graph(self, lines: bool = True) -> Graph:
         """The program as a graph."""
         places = [locate(place) for place in self.places] if lines else []
         lined = tuple((at.file, at.line, at.text) for at in places)
         graph = build_graph(self.entries, self.indices, self.constants, self.shared, lined)
-        return graph if not self.open_ended else Graph(gather(graph.body, len(self.entries)), graph.constants, graph.shared, graph.lines)
+        return gather(graph, len(self.entries)) if self.open_ended else graph
 
 
 class Recorder:

@@ -239,8 +239,10 @@ def judge_steps(steps: StepCase) -> Verdict:
     known = {name: value for name, value in right.values.items() if name in outcome.values} if not outcome.error else right.values
     if steps.loop and steps.loop.open and not right.error and isinstance(outcome.error, nnsight.OutOfOrderError):
         right = replace(right, error="OutOfOrderError", either="below an open loop lines wait for the end of the run")
-    if not right.error and isinstance(outcome.error, nnsight.RecordError) and "put aside" in str(outcome.error):
-        right = replace(right, error="RecordError", either="a late view is put aside, and its base is edited")
+    if not right.error and isinstance(outcome.error, nnsight.RecordError) and ".clone()" in str(outcome.error):
+        right = replace(right, error="RecordError", either="names that are known too late, or lie in a container, and an edit")
+    if steps.loop and steps.loop.open and not right.error and case.plain.overwritten and "overwritten in place" in str(outcome.error):
+        right = replace(right, error="NNsightError", either="a line of a step reads what the model has overwritten in one before")
     verdict = compare(replace(right, values=known), outcome)
     if verdict.fault or outcome.error:
         return verdict
