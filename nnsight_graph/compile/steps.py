@@ -211,7 +211,10 @@ class StepAnalysis:
         self.ends.append(end.index)
         done = Step(node.number, nothing, [], end.bit)
         self.steps.append(done)
+        begun = sum(cell.bit for cell in self.came.values())
         for root in dict.fromkeys(touched):
+            if root.cell is not None and not root.edit_needs & begun:
+                continue  # what passes at a visit was edited while it did
             root.edits, root.readers = [done], []
             root.edit_needs = end.bit
         values = []

@@ -121,7 +121,7 @@ class LanguageModel(NNsight):
             ...         tokens.append(model.lm_head.output[0, -1].argmax())
             ...     ids = tracer.result.save()
             >>> [model.tokenizer.decode(token) for token in tokens]
-            [' Paris', '.']
+            [' Paris', ',']
         """
         return self.trace(*args, trace=trace, remote=remote, fn="generate", **kwargs)
 
@@ -192,11 +192,13 @@ class LanguageModel(NNsight):
     def _callable(self, function: str = "") -> Callable[..., Any]:
         self.dispatch()
         called, device = getattr(self._module, function) if function else self._module, self.device
-        if device is None or device.type == "meta":  # weights that come at their module's turn: accelerate moves the inputs, too
+        elsewhere = device is None or device.type == "meta"  # weights that come at their module's turn: accelerate moves the inputs, too
+        if elsewhere and function != "generate":
             return cast("Callable[..., Any]", called)
 
         def call(**inputs: Any) -> Any:
-            inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+            if not elsewhere:
+                inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
             return called(**with_streamer(inputs)) if function == "generate" else called(**inputs)
 
         return call
