@@ -50,7 +50,8 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
 def _meets_others(plan: Plan, analysis: Analysis, segments: list[Segment]) -> bool:
     """Whether an edited value may share storage with something that was read at another site and is still held."""
     held = {cells for segment in segments for _, cells in segment.held}
-    held |= {cell.slot.cells for cell in analysis.cells.values() if cell.slot.saved or len(cell.slot.segments) > 1 or cell.turn[0] == "last"}
+    kept = (cell for cell in analysis.cells.values() if cell.slot.saved or len(cell.slot.segments) > 1 or cell.turn[0] == "last")
+    held |= {cell.slot.cells for cell in kept}
     held |= {step.extra for step in analysis.steps if step.special == "contain"}
     return any(set(cells) != {index} for cells in held for index in plan.edited)
 

@@ -213,7 +213,8 @@ class StepAnalysis:
         self.steps.append(done)
         begun = sum(cell.bit for cell in self.came.values())
         for root in dict.fromkeys(touched):
-            if root.cell is not None and not root.edit_needs & begun:
+            own = self.came.get(root.cell.turn[0]) if root.cell is not None else None  # type: ignore[arg-type]
+            if root.cell is not None and not root.edit_needs & begun & ~(own.bit if own is not None else 0):
                 continue  # what passes at a visit was edited while it did
             root.edits, root.readers = [done], []
             root.edit_needs = end.bit

@@ -113,12 +113,12 @@ class LanguageModel(NNsight):
             RecordError: a kind of generation whose forwards are not one step each (assisted, contrastive ...).
 
         Example:
-            >>> from nnsight_graph import LanguageModel
-            >>> model = LanguageModel("nnsight-graph/capitals")
+            >>> import nnsight_graph as nnsight
+            >>> model = nnsight.LanguageModel("nnsight-graph/capitals")
             >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2) as tracer:
-            ...     tokens = list().save()
+            ...     tokens = nnsight.list().save()
             ...     for step in tracer.iter[:]:
-            ...         tokens.append(model.lm_head.output[0, -1].argmax())
+            ...         _ = tokens.append(model.lm_head.output[0, -1].argmax())
             ...     ids = tracer.result.save()
             >>> [model.tokenizer.decode(token) for token in tokens]
             [' Paris', ',']

@@ -47,7 +47,8 @@ def _every_step(region: Region) -> set[int]:
 
 
 def _gathered(region: Region, inside: set[int], free: int, shared_: Shared) -> Region:
-    nodes = [_opened(node, inside, free + 1 + place, shared_) if node.target == "invoke" else node for place, node in enumerate(region.nodes)]
+    numbered = enumerate(region.nodes, free + 1)
+    nodes = [_opened(node, inside, number, shared_) if node.target == "invoke" else node for number, node in numbered]
     before, body, after = _sorted(nodes, inside, shared_)
     if not body:
         return msgspec.structs.replace(region, nodes=tuple(nodes))

@@ -161,8 +161,7 @@ def test_python_runs_in_a_bounded_loop(model):
                 break
             plain.append(step)
             kept[step] = model.output.save()
-        after = model.output.shape if False else model.get("first").path
-    assert plain == [0, 1, 2] and after == "model.first"
+    assert plain == [0, 1, 2]
     same(kept.values(), outputs(seen, "", range(3)))
 
 
@@ -410,9 +409,8 @@ def test_a_value_is_carried_in_a_list(model):
 def test_a_sum_over_the_steps(model):
     seen, _ = by_hand()
     with model.trace(X, fn="many") as tracer:
-        kept = nnsight.save(X * 0)
-        kept = (model.input * 0).save() if not isinstance(kept, nnsight.Proxy) else kept
-        with tracer.iter[:] as step:
+        kept = (model.input * 0).save()
+        with tracer.iter[:]:
             kept.add_(model.first.output, alpha=2)
         mean = (kept / 4).save()
     expected = torch.zeros(2, 4)
@@ -516,7 +514,7 @@ def test_lines_of_steps_that_never_come_do_not_run(model, stop):
             numbers.append(step if stop is None else model.first.output.shape[0])
         got = tracer.result.save()
     same([*found, hidden, got], [seen["first", 3, 0], seen["second", 3, 0], result])
-    assert numbers == [3] or numbers == [2]
+    assert numbers == ([3] if stop is None else [2])
 
 
 def test_a_value_of_a_step_that_never_came_says_so(model):
@@ -530,9 +528,9 @@ def test_a_value_of_a_step_that_never_came_says_so(model):
         got = tracer.result.save()
     same([got], [result])
     with pytest.raises(nnsight.UnsetValueError, match=r"step 6 never came: the model made 4 steps"):
-        hidden.value  # noqa: B018
+        hidden.value
     with pytest.raises(ValueError, match=r"never came|no turn"):
-        late.value  # noqa: B018
+        late.value
 
 
 def test_a_model_that_ends_by_itself(model):
@@ -547,9 +545,9 @@ def test_a_model_that_ends_by_itself(model):
         with tracer.iter[:]:
             found.append(model.output)
         last = model.output.save()
-        count = nnsight.int(0)
         result = tracer.result.save()
-    assert 1 < steps < 10 and len(found) == steps and count is not None
+    assert 1 < steps < 10
+    assert len(found) == steps
     same([found[-1], last, result], [x, x, x])
 
 
@@ -638,7 +636,7 @@ def test_a_write_below_an_open_loop_that_needs_its_end(model):
 
 
 def test_a_call_that_never_comes(model):
-    with pytest.raises(nnsight.MissedSiteError, match="second.output@5"), model.trace(X):
+    with pytest.raises(nnsight.MissedSiteError, match=r"second\.output@5"), model.trace(X):
         model.second.call[5].output.save()
 
 
@@ -710,7 +708,9 @@ def test_nothing_of_earlier_steps_is_held(model):
             nnsight.apply(mark, double)
             last = (double + model.second.output).save()
         model.tanh.output.save()
-    assert len(alive) == 30 and max(alive) <= 1 and last.shape == X.shape
+    assert len(alive) == 30
+    assert max(alive) <= 1
+    assert last.shape == X.shape
 
 
 def test_a_step_costs_the_same_however_many_there_are(model, monkeypatch):

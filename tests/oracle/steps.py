@@ -22,8 +22,8 @@ import nnsight_graph as nnsight
 from .forward import Key, run_forward
 from .generate import Case, Mode, Writer, runs_with_grad
 from .modules import draw_module
-from .native import Native, answer
-from .programs import Augment, Compute, Edit, Program, Read, Save, Site, Statement, Write
+from .native import answer
+from .programs import Augment, Compute, Edit, Effect, Program, Read, Save, Site, Statement, Write
 from .traced import Outcome, compiled, forward_changed, hooks_left, inputs_changed, plain
 from .trees import Tree, apply
 from .verdict import Verdict, compare, loosen
@@ -73,6 +73,19 @@ class Loop:
     def open(self) -> bool:
         """Whether it is open at its end."""
         return "all()" in self.head or "generated" in self.head or re.search(r":\]|::", self.head) is not None
+
+    @property
+    def edits_outside(self) -> bool:
+        """Whether it is open and edits what was read above it: lines below then wait for the end of the run."""
+        outside: dict[str, bool] = {}
+        for line in self.turns[0] if self.open else ():
+            base = line.operands[0] if line.operands else ""
+            if isinstance(line, Edit) and outside.get(base, True):
+                return True
+            if line.target:
+                fresh = isinstance(line, Read) or (isinstance(line, Compute) and line.effect is Effect.FRESH)
+                outside[line.target] = not fresh and outside.get(base, True)
+        return False
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,8 @@ class StepWriter(Writer):
     def draw(self, count: int) -> None:
         """Some statements."""
         for _ in range(count):
-            drawer = self.rng.choice([self.read, self.read, self.compute, self.edit, self.edit, self.write, self.view, self.cross, self.save])
+            often = [self.read, self.read, self.compute, self.edit, self.edit]
+            drawer = self.rng.choice([*often, self.write, self.view, self.cross, self.save])
             for _ in range(5):
                 if self.append(drawer()):
                     break
@@ -237,9 +251,9 @@ def judge_steps(steps: StepCase) -> Verdict:
     right = loosen(case, answer(case.module, case.x, case.program, case.plain))
     outcome, lists = run_steps(steps)
     known = {name: value for name, value in right.values.items() if name in outcome.values} if not outcome.error else right.values
-    if steps.loop and steps.loop.open and not right.error and isinstance(outcome.error, nnsight.OutOfOrderError):
+    if steps.loop and steps.loop.edits_outside and not right.error and isinstance(outcome.error, nnsight.OutOfOrderError):
         right = replace(right, error="OutOfOrderError", either="below an open loop lines wait for the end of the run")
-    if not right.error and isinstance(outcome.error, nnsight.RecordError) and ".clone()" in str(outcome.error):
+    if right.error in (None, "OutOfOrderError") and isinstance(outcome.error, nnsight.RecordError) and ".clone()" in str(outcome.error):
         right = replace(right, error="RecordError", either="names that are known too late, or lie in a container, and an edit")
     if steps.loop and steps.loop.open and not right.error and case.plain.overwritten and "overwritten in place" in str(outcome.error):
         right = replace(right, error="NNsightError", either="a line of a step reads what the model has overwritten in one before")
@@ -262,9 +276,12 @@ def run_steps(steps: StepCase) -> tuple[Outcome, dict[str, Tree]]:
     namespace: dict[str, Any] = {name: tensor.clone() for name, tensor in case.program.constants.items()}
     namespace |= {"torch": torch, "nnsight": nnsight, "x": case.x.clone(), "model": nnsight.NNsight(steps.model)}
     attributes = [set(vars(child)) for child in steps.model.modules()]
-    code, error, values, lists = compiled(steps.text()), None, {}, {}
+    code, error = compiled(steps.text()), None
+    values: dict[str, Tree] = {}
+    lists: dict[str, Tree] = {}
     turns = steps.loop.turns if steps.loop else ()
-    last = {str(old.target): str(new.target) for old, new in zip(turns[0], turns[-1], strict=True) if isinstance(old, Save)} if turns else {}
+    pairs = zip(turns[0], turns[-1], strict=True) if turns else ()
+    last = {str(old.target): str(new.target) for old, new in pairs if isinstance(old, Save)}
     try:
         exec(code, namespace)
         hidden = {line.target for turn in turns for line in turn}
@@ -276,6 +293,6 @@ def run_steps(steps: StepCase) -> tuple[Outcome, dict[str, Tree]]:
     return Outcome(values, error, hooks_left(steps.model, attributes) or inputs_changed(case, namespace) or forward_changed(case)), lists
 
 
-def native_of(steps: StepCase) -> Native:
-    """The program as the oracle runs it."""
-    return Native(steps.case.module, steps.case.program, steps.case.plain)
+def report_steps(steps: StepCase) -> str:
+    """A failing case in words."""
+    return f"seed {steps.case.seed}: {judge_steps(steps).fault}\n\n{steps.text()}\n{indent(str(steps.model), '# ')}"
