@@ -16,11 +16,12 @@ from ..ops.running import call_listening, call_module
 from ..ops.table import effect_of, function_of
 from .bodies import analyse_loop
 from .branches import BranchAnalysis
+from .containers import CONTAINERS, contain, stored_operands
 from .edits import prepare_edit
 from .plan import Guard, Slot, Step
 from .sites import CellKey, SiteWriter, rows_key, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
-from .storage import Cell, Root, RowsKey, Value, freeze, opened
+from .storage import Cell, Root, RowsKey, Value, opened
 
 _PURE, VIEW = parse("pure"), parse("view:0")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
@@ -33,9 +34,6 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "raise": (raise_error, parse("pure")),
 }
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
-
-
-_CONTAINERS = frozenset(("list", "tuple", "dict", "set"))
 
 
 class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
@@ -170,7 +168,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         inside = [list(self._inside(operand, node.number)) for operand in operands]
         mutated, viewed = self.touched(node, effect)
         copies = bool(effect.maybe) or not mutated <= set(effect.mutates)
-        stored = _stored(node, effect, mutated, viewed)
+        stored = stored_operands(node, effect, mutated, viewed)
         step.needs = self._needs(inside, mutated, viewed if not copies else stored, effect)
         self.guarded(step)
         base = self._base(inside, viewed)
@@ -187,7 +185,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.settle_edits()
         if effect.mutates and mutated:
             if stored:
-                self._contain(step, inside[min(mutated)], [value for place in sorted(stored) for value in inside[place]])
+                contain(self, step, inside[min(mutated)], [value for place in sorted(stored) for value in inside[place]])
             self._edited(node, step, inside[min(mutated)][0])
         else:
             self._result(node, step, inside, viewed, base, copies and bool(viewed))
@@ -273,22 +271,6 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
                     needs |= value.edit_needs
         return needs
 
-    def _contain(self, step: Step, containers: list[Value], values: list[Value]) -> None:
-        """A container holds values themselves, not copies: edits of theirs show in it, and what is read of it waits for them."""
-        roots = [root for value in values for root in value.roots]
-        for container in containers:
-            for root in container.roots:
-                root.hold(roots)
-        for value in values:
-            freeze(value)
-        cells = tuple(dict.fromkeys(cell for value in values for cell in value.slot.cells))
-        if cells:
-            noting = Step(step.node, None, [containers[0].slot, *(value.slot for value in values)], step.needs)
-            noting.special, noting.extra = "contain", cells
-            noting.after.append(step)
-            self.guarded(noting)
-            self.steps.append(noting)
-
     @staticmethod
     def _base(inside: list[list[Value]], viewed: set[int]) -> Value | None:
         values = [value for place in sorted(viewed) for value in inside[place] if value.node >= 0]
@@ -336,7 +318,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         own = dict.fromkeys(root for value in shared_with for root in value.roots)
         roots = opened(tuple(own))
         maybe = maybe or len(roots) > len(own)
-        if node.target in _CONTAINERS:
+        if node.target in CONTAINERS:
             made = Root()
             made.hold(roots)
             roots, maybe, base = (made,), False, None
@@ -412,16 +394,6 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         return again
 
 
-def _stored(node: Node, effect: Effect, mutated: set[int], viewed: set[int]) -> set[int]:
-    """The operands that an edit of a container puts into it."""
-    if not effect.mutates or not mutated:
-        return set()
-    grown = {1} if node.target == "iadd" and type(node.operands[1]) is Group else set()
-    return (viewed - mutated) | grown
-
-
 def _seen(operand: Operand, place: int) -> Any:
     """An operand for the effect's eyes: its place, or the literal that it is."""
     return literal(operand.name) if type(operand) is Literal and operand.name in ("None", "True", "False") else place
-
-

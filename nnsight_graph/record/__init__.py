@@ -9,6 +9,7 @@ that was seen before builds no graph at all.
 
 from .functions import apply, log, save, trace
 from .proxy import Proxy
-from .recorder import Recorder, Recording, recording_here
+from .recorder import Recorder, recording_here
+from .recording import Recording
 
 __all__ = ["Proxy", "Recorder", "Recording", "apply", "log", "recording_here", "save", "trace"]

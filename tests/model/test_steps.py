@@ -253,7 +253,7 @@ def test_calls_within_a_step(model):
 
 @pytest.mark.parametrize("call", [0, 1])
 def test_a_write_at_one_call(model, call):
-    seen, result = by_hand({("second", 1, call): lambda output, _: output * 2 + 1})
+    _, result = by_hand({("second", 1, call): lambda output, _: output * 2 + 1})
     with model.trace(X, fn="many") as tracer:
         with tracer.iter[1]:
             model.second.call[call].output = model.second.call[call].output * 2 + 1
@@ -379,7 +379,7 @@ def test_a_value_of_one_step_in_later_ones(model, form, stop):
     def steer(output, seen):
         return output + seen["first", 0, 0] * 0.1
 
-    seen, result = by_hand({("first", step, 0): steer for step in range(1, STEPS)})
+    _, result = by_hand({("first", step, 0): steer for step in range(1, STEPS)})
     with model.trace(X, fn="many") as tracer:
         with tracer.iter[0]:
             vector = model.first.output * 0.1
@@ -394,7 +394,7 @@ def test_a_value_of_one_step_in_later_ones(model, form, stop):
 
 
 def test_a_value_is_carried_in_a_list(model):
-    seen, result = by_hand({("first", step, 0): lambda output, s, at=step: output + s["second", at - 1, 0] for step in range(1, STEPS)})
+    _, result = by_hand({("first", step, 0): lambda output, s, at=step: output + s["second", at - 1, 0] for step in range(1, STEPS)})
     with model.trace(X, fn="many") as tracer:
         before = nnsight.list()
         with tracer.iter[0]:
