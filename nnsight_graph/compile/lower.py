@@ -25,7 +25,7 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     used = _note_users(members)
     numbering = Numbering(plan, analysis, len(graph.constants))
     numbering.place_shared(used, segments)
-    plan.edited = tuple(analysis.edited)
+    plan.edited = frozenset(analysis.edited)
     plan.virtual = tuple(cell.index for cell in analysis.cells.values() if cell.bit & virtual)
     plan.came = {step: cell.index for step, cell in analysis.came.items()}
     plan.ends = tuple(analysis.ends)

@@ -136,7 +136,7 @@ class Plan:
         self.uses: tuple[tuple[int, int], ...] = ()
         self.waits: list[int] = []
         self.unchecked: frozenset[int] = frozenset()
-        self.edited: tuple[int, ...] = ()
+        self.edited: frozenset[int] = frozenset()
         self.guards = False
         self.needs: dict[int, int] = {}
         self.given: dict[int, tuple[int, bool]] = {}

@@ -70,8 +70,8 @@ class Run:
         self.forwards = 0
         self.latest: dict[int, None] = {}
         self.outside: dict[str, Any] = {}
-        self.overdue: list[tuple[int, Any]] = []
-        self.contained = Contained()
+        self.overdue: tuple[tuple[int, Any], ...] = ()
+        self.contained: Contained | None = None
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -104,7 +104,7 @@ class Run:
             result = slots[visit.slot] if visit.changes else None
             for group in fresh:
                 self._note(group)
-            if self.contained.fresh:
+            if self.contained is not None and self.contained.fresh:
                 self.contained.note()
         except Exception as error:
             self.error = error
@@ -170,6 +170,7 @@ class Run:
         """A forward of the model begins."""
         self.step = self.forwards
         self.forwards += 1
+        self.grad = self.grad and torch.is_grad_enabled()  # transformers' generate runs without
         if self.plan.limit and self.forwards > self.plan.limit:
             self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
             raise Leave
@@ -211,6 +212,8 @@ class Run:
 
     def contain(self, container: int, values: tuple[tuple[int, bool], ...], cells: tuple[int, ...]) -> None:
         """What passed at ``cells`` was put into a container."""
+        if self.contained is None:
+            self.contained = Contained()
         for slot, unchecked in values:
             self.contained.add(self.slots[container], self.slots[slot], cells, not unchecked)
 
@@ -249,7 +252,7 @@ class Run:
     def check_saved(self) -> None:
         """After the forward: nothing that is saved may have been overwritten by the model; what was is not handed out."""
         slots, noted = self.slots, self.noted
-        overwritten = self.contained.overwritten()
+        overwritten = None if self.contained is None else self.contained.overwritten()
         if overwritten is not None and self.error is None:
             self.failed, self.error = ("overwritten", -1, overwritten), NNsightError("overwritten")
         for _, slot, _, _ in self.plan.saved:
@@ -262,7 +265,7 @@ class Run:
         for tensor in tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
                 raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
-        if self.contained.known:
+        if self.contained is not None and self.contained.known:
             self.contained.protect(value, cells)
         for address in storages_of(value) if self.held else ():
             for slot, owners in self.held.get(address, ()):
@@ -295,7 +298,7 @@ class Run:
                 continue
             step = self._awaited(segment)
             if step > self.step:  # it may never come
-                self.overdue.append((step, ("late", node, index, segment)))
+                self.overdue += ((step, ("late", node, index, segment)),)
                 continue
             self.failed = ("late", node, index, segment)
             raise OutOfOrderError("late")

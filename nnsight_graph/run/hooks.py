@@ -116,12 +116,16 @@ def step_hook(run: Run) -> Hook:
 def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
     """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
     plan = run.plan
-    if plan.repeats or plan.ends or plan.came or any(path not in modules.modules for path in plan.hooks):
+    counts = bool(plan.repeats or plan.ends or plan.came)
+    if counts:
         undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
     for path, (before, after) in plan.hooks.items():
         module = modules.modules.get(path)
         if module is None:
             run.outside[path] = Repeated(run, after).bring
+            if not counts:
+                undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
+                counts = True
             continue
         if before:
             pre_hook = repeated_input_hook(run, before) if plan.repeats else input_hook(run, before[0, 0])

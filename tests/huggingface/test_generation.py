@@ -123,12 +123,12 @@ def test_the_prompt_has_all_positions_and_a_generated_step_one():
     seen, _ = by_hand(module, max_new_tokens=3)
     with lm.generate(text(PROMPT), max_new_tokens=3) as tracer:
         with tracer.iter.prompt:
-            prompt = lm.transformer.h[0].output.save()
+            prompt = lm.transformer.h[0].mlp.output.save()
         rest = nnsight.list().save()
         with tracer.iter.generated:
-            rest.append(lm.transformer.h[0].output)
+            rest.append(lm.transformer.h[0].mlp.output)
     assert [value.shape[1] for value in (prompt, *rest)] == [len(PROMPT), 1, 1]
-    close([prompt, *rest], [seen["transformer.h.0", step] for step in range(3)])
+    close([prompt, *rest], [seen["transformer.h.0.mlp", step] for step in range(3)])
 
 
 def test_next_and_all():
