@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods
+from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods, walk
 from ..ops.control import assigned, raise_error, take_result
 from ..ops.effect import OPAQUE, Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
@@ -18,12 +18,13 @@ from .bodies import analyse_loop
 from .branches import BranchAnalysis
 from .containers import CONTAINERS, contain, stored_operands
 from .edits import prepare_edit
+from .fixed import FixedSlots
 from .plan import Guard, Slot, Step
-from .sites import CellKey, SiteWriter, rows_key, rows_touched, written_cells
+from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
 
-_PURE, VIEW = parse("pure"), parse("view:0")
+_PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "bound": (getattr, parse("maybe:0")),
     "unpack": (unpack, VIEW),
@@ -36,7 +37,7 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
+class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
     def __init__(self, graph: Graph, bound: int = 1) -> None:
@@ -48,6 +49,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.touched_roots: list[Root] = []
         self.ends: list[int] = []
         self._turns: dict[int, Latest] = {}
+        self.carried_out: dict[Operand, list[Value]] = {}
         self.steps: list[Step] = []
         self.values: dict[int, Value] = {}
         self.by_step: dict[int, Value] = {}
@@ -61,10 +63,11 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self._constants: dict[int, Value] = {}
         self._written = written_cells(graph)
         self._whose = rows_touched(graph)
+        self._pieces = edits_rows(graph)
         self.rows: RowsKey = None
         self.guard: Guard | None = None
         self.edited_if: list[tuple[Step, tuple[Root, ...]]] = []
-        self.containers: set[int] = set()
+        self.sets = {node.number for node in walk(graph.body) if node.target == "set"}
         self.virtual: dict[Any, int] = {}
         self.layouts: dict[tuple[str, int], Slot] = {}
         self._shared = {index: group[0] for group in graph.shared for index in group}
@@ -118,6 +121,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (root,))
         elif node.target == "merge":
             self.merge(node)
+        elif node.target == "result" and node.operands[0] in self.carried_out:
+            self.values[node.number] = self.carried_out[node.operands[0]][int(node.operands[1].name)]  # type: ignore[union-attr]
         else:
             self._operation(node)
 
@@ -131,22 +136,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             first = self._shared.get(index, index)
             roots = (Root(),) if first == index else self.constant(first).roots
             self._constants[index] = Value(-1, Slot(), 0, roots)
+            self._constants[index].plain = type(self.graph.constants[index]) in (int, str)
         return self._constants[index]
-
-    def literal(self, name: str) -> Slot:
-        """The slot of a value that is the same in every run."""
-        if name not in self._fixed_slots:
-            self._fixed_slots[name] = Slot(index=len(self.fixed))
-            self.fixed.append(literal(name))
-        return self._fixed_slots[name]
-
-    def number(self, value: int) -> Slot:
-        """The slot of a number that belongs to the structure."""
-        name = f"#{value}"
-        if name not in self._fixed_slots:
-            self._fixed_slots[name] = Slot(index=len(self.fixed))
-            self.fixed.append(value)
-        return self._fixed_slots[name]
 
     def constants(self) -> Iterator[tuple[int, Slot]]:
         """Index and slot of every constant that is used."""
@@ -220,6 +211,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         target = node.target
         if target in _STRUCTURAL:
             return _STRUCTURAL[target]
+        if target == ".add" and self._is_set(node.operands[0]):  # of a tensor it gives a new one
+            return function_of(target), _PUT_IN
         if target == "call":
             mutates = node.operands[1]
             assert type(mutates) is Literal
@@ -233,12 +226,17 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             return function_of(target), OPAQUE  # a tuple made of other tuples' items
         return (set_item if target == "setitem" else function_of(target)), effect_of(target)
 
+    def _is_set(self, operand: Operand) -> bool:
+        return type(operand) is Ref and operand.node in self.sets
+
     def _plain_index(self, operand: Operand) -> bool:
         """Whether indexing by ``operand`` gives a view (of a tensor) or an element (of a container)."""
         if type(operand) is Group:
             return operand.kind != "list" and all(map(self._plain_index, operand.items))
         if type(operand) is Const:
-            return type(self.graph.constants[operand.index]) in (int, str)
+            return self.constant(operand.index).plain
+        if type(operand) is Ref:
+            return operand.node in self.values and self.values[operand.node].plain
         return type(operand) is Literal and operand.name not in ("True", "False")
 
     @staticmethod
@@ -295,7 +293,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
 
     def _pack(self, group: Group, step: Step, reading: bool) -> Slot:
         if all(type(item) is Literal for item in group.items):
-            return self._fixed_group(group)
+            return self.fixed_group(group)
         pack = Step(step.node, GROUPS[group.kind], [], step.needs)
         for place, item in enumerate(group.items):
             pack.leaves.append(self._leaf(item, pack, reading, place))
@@ -303,13 +301,6 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.guarded(pack)
         self.steps.append(pack)
         return pack.output
-
-    def _fixed_group(self, group: Group) -> Slot:
-        name = repr(group)
-        if name not in self._fixed_slots:
-            self._fixed_slots[name] = Slot(index=len(self.fixed))
-            self.fixed.append(GROUPS[group.kind](*(literal(item.name) for item in group.items)))  # type: ignore[union-attr]
-        return self._fixed_slots[name]
 
     # ------------------------------------------------------------------ results
 

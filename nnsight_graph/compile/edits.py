@@ -98,8 +98,7 @@ def _detach(edit: Step, root: Root) -> None:
     """Names of a value that a write has replaced get a copy at that write: edits below no longer reach the model."""
     step = root.retired
     assert step is not None
-    above = [value for value in root.aliases if value.node < step.node]
-    ready = [value for value in above if not value.needs & ~step.needs]
+    ready = [value for value in root.aliases[: root.above] if not value.needs & ~step.needs]
     reads = [value for value in ready if value.base is None]
     views = [value for value in ready if value.base is not None]
     step.special = "detach"

@@ -16,6 +16,8 @@ from .plan import Instruction, Segment, Slot, Step
 _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "protect": lambda run, rest: run.protect(*rest) if rest[1] or type(run.slots[rest[0]]) is not torch.Tensor else None,
     "snapshot": lambda run, rest: run.snapshot(*rest),
+    "join": lambda run, rest: run.join(*rest),
+    "piece": lambda run, rest: run.piece(*rest),
     "loop": run_loop,
     "branch": run_branch,
     "detach": lambda run, rest: run.detach(*rest),
@@ -108,6 +110,8 @@ class Emitter:
         return self.numbering.next - 1
 
     def _instruction(self, step: Step, leaves: list[int], out: int) -> Instruction:
+        if step.special == "join" and not self.numbering.plan.edited:
+            return instruction(step, leaves, out)
         if step.special:
             return (SPECIAL, _SPECIAL[step.special], 0, 0, 0, self._special(step, leaves, out), step.node)
         return instruction(step, leaves, out)
@@ -115,6 +119,10 @@ class Emitter:
     def _special(self, step: Step, leaves: list[int], out: int) -> tuple[Any, ...]:
         if step.special == "loop":
             return LoopEmitter(self.numbering).loop(step.extra, leaves, out)
+        if step.special == "join":
+            return out, tuple(leaves), (step.extra,)
+        if step.special == "piece":
+            return out, tuple(leaves)
         if step.special == "protect":
             return leaves[0], step.extra if self.numbering.plan.guards else ()
         if step.special == "snapshot":

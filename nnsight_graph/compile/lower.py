@@ -48,7 +48,9 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
 
 
 def _meets_others(plan: Plan, analysis: Analysis, segments: list[Segment]) -> bool:
-    """Whether an edited value may share storage with something that was read at another site and is still held."""
+    """Whether an edited value may share storage with something that was read at another site and is still held, or stand for it."""
+    if plan.edited and any(step.special == "join" for step in analysis.steps):
+        return True
     held = {cells for segment in segments for _, cells in segment.held}
     kept = (cell for cell in analysis.cells.values() if cell.slot.saved or len(cell.slot.segments) > 1 or cell.turn[0] == "last")
     held |= {cell.slot.cells for cell in kept}

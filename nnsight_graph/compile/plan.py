@@ -172,8 +172,8 @@ class Step:
         output: Where the result goes.
         needs: Bit mask of the visits it depends on.
         after: Steps that have to run before it although it does not use their values.
-        special: What runs in place of a call: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"contain"``, ``"loop"`` or ``"branch"``;
-            with ``extra``.
+        special: What runs in place of a call, with ``extra``: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"contain"``, ``"join"``,
+            ``"piece"``, ``"loop"`` or ``"branch"``.
         guard: The branch it stands in.
     """
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..graph import Graph, Node, walk
+from ..graph.laws import LAWS
 from ..ops.evaluate import first_argument, put, put_first, put_inputs, same, with_first
 from ..ops.rows import join_rows, rows_of, rows_of_first
+from ..ops.table import effect_of
 from .plan import Guard, Slot, Step
 from .storage import Cell, Part, Root, RowsKey, Value
 
@@ -55,6 +57,20 @@ def rows_key(node: Node) -> RowsKey:
     return kind, int(number)
 
 
+def edits_rows(graph: Graph) -> bool:
+    """Whether several inputs share a batch in which something is edited in place."""
+    nodes = list(walk(graph.body))
+    invokes = {rows_key(node) for node in nodes if node.target == "invoke"}
+    return len([key for key in invokes if key and key[0] == "rows"]) > 1 and any(_edits(node.target) for node in nodes)
+
+
+def _edits(target: str) -> bool:
+    if target in LAWS:
+        return target in ("setattr", "call")
+    effect = effect_of(target)
+    return bool(effect.mutates or effect.writes)
+
+
 def overlap(one: RowsKey, other: RowsKey) -> bool:
     """Whether two invokes may see the same rows."""
     return one is None or other is None or one == other or "before" in (one[0], other[0])
@@ -73,6 +89,7 @@ class SiteWriter:
     layouts: dict[tuple[str, int], Slot]
     guarded: Callable[[Step], None]
     settle: Callable[..., Step]
+    _pieces: bool
     _written: set[tuple[str, str]]
     _whose: dict[tuple[str, str], set[RowsKey]]
 
@@ -126,6 +143,8 @@ class SiteWriter:
 
     def _take(self, node: Node, cell: Cell, part: Part, point: str) -> Step:
         """The step that takes a read's value from what passes."""
+        if self._pieces and part.own is None and cell.direction != "result" and all(key and key[0] == "rows" for key in cell.keys):
+            self._take_piece(node, cell, part)
         leaves = [part.own or cell.slot]
         sliced = self.rows is not None and part.own is None
         if sliced and self.rows is not None:
@@ -139,11 +158,25 @@ class SiteWriter:
             cell.takes.append(step)
         return step
 
+    def _take_piece(self, node: Node, cell: Cell, part: Part) -> None:
+        """Rows that get storage of their own under autograd, where edits of the one would spoil the gradients of the other."""
+        assert part.key is not None
+        step = Step(node.number, None, [cell.slot, self.layout(part.key)], cell.bit | cell.write_needs)
+        step.special = "piece"
+        step.after += [cell.write] if cell.write is not None else []
+        step.output = part.passed = Slot(step)
+        step.output.cells = (cell.index,)
+        part.write, part.write_needs = step, step.needs
+        self.steps.append(step)
+        cell.takes.append(step)
+
     def write(self, node: Node) -> None:
         """Put a value where another passed; names read above keep the old one."""
         assert node.site is not None
         cell, point = self.cell(node), node.site.point
         part = self._part(cell, node.number)
+        if self._pieces and part.passed is not None:
+            self._put_together(cell, node.number)  # what was edited above reaches the model's other uses of the rows
         step = Step(node.number, _WRITERS[point], [self._passing(node, cell, part, point)], cell.bit | cell.write_needs | part.write_needs)
         roots = self._roots(cell, part)
         for value in self._inside(node.operands[0], node.number):  # type: ignore[attr-defined]
@@ -216,6 +249,7 @@ class SiteWriter:
         for root in roots:
             if root.cell is not None:
                 root.retired = Step(step.node, None, [], root.cell.bit | root.edit_needs)
+                root.above = len(root.aliases)
                 self.steps.append(root.retired)
 
     def pass_on(self, read: Value, last: Step) -> None:
@@ -262,11 +296,12 @@ class SiteWriter:
     def _put_together(self, cell: Cell, number: int) -> None:
         """As joining, where no rows were written: what was edited in place is there already, and its names stay the model's."""
         self.steps.append(self._joining(cell, number))
-        for part in cell.parts.values():
+        for part in cell.parts.values() if not self._pieces else ():
             part.passed = None
 
     def _joining(self, cell: Cell, number: int) -> Step:
         step = Step(number, join_rows, [cell.slot], cell.bit | cell.write_needs)
+        step.special, step.extra = "join", cell.index
         for part in cell.parts.values():
             if part.own is not None and part.key is not None:
                 step.leaves += [self.layout(part.key), part.own]

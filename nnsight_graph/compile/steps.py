@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..graph import Literal, Node, Operand, Ref, Region, walk
+from ..graph import Const, Group, Literal, Node, Operand, Ref, Region, walk
 from ..ops.control import never
 from ..ops.evaluate import nothing, same
+from .edits import refused
 from .plan import Guard, Slot, Step
 from .storage import Cell, Root, Value, freeze, opened
 
@@ -78,6 +79,8 @@ class StepAnalysis:
     _region: Callable[[Region], None]
     _pure: Callable[..., None]
     _turns: dict[int, Latest]
+    carried_out: dict[Operand, list[Value]]
+    constant: Callable[[int], Value]
 
     def all_steps(self, node: Node) -> None:
         """Analyse a loop over steps: its body for each of them."""
@@ -85,25 +88,28 @@ class StepAnalysis:
         assert type(text) is Literal
         open_range = ":None:" in text.name
         results = region.results[1:]
-        carried = [self._carried(operand, node) for operand in node.operands[1:]]
-        latest = [self._first(value, node) for value in carried] if open_range or self._may_leave(region) else []
+        plainly = not open_range and not self._may_leave(region)
+        carried = [self._carried(operand, node, plainly) for operand in node.operands[1:]]
+        latest = [] if plainly else [self._first(value, node) for value in carried]
         outer, touched = (self.turn, self.guard), len(self.touched_roots)
-        for turn in steps_of(text.name, self.bound):
+        for place, turn in enumerate(steps_of(text.name, self.bound)):
             self.turn = turn
             self.turns.append(Turn(turn if open_range else 0))
-            self._bind(node, turn, carried)
+            self._bind(node, place, carried)
             self._region(region)
             self._keep_saved(region)
-            carried = [self._carried(operand, node) for operand in results]
-            for place, value in zip(latest, carried, strict=True):
-                self._fill(place, value, node.number)
+            carried = [self._carried(operand, node, plainly) for operand in results]
+            for kept, value in zip(latest, carried, strict=False):
+                self._fill(kept, value, node.number)
             self._may_end(node, region)
             self.turns.pop()
         self.turn, self.guard = outer
         if open_range:
             self._end(node, latest, self.touched_roots[touched:])
+        elif plainly:
+            self.carried_out[Ref(node.number)] = carried
         else:
-            self.values[node.number] = self._tuple(node, [self._of(place, node) for place in latest] or carried)
+            self.values[node.number] = self._tuple(node, [self._of(kept, node) for kept in latest])
 
     def in_turn(self, step: Step) -> None:
         """A line of a turn runs only if its step comes, even if nothing that it uses says so."""
@@ -117,16 +123,32 @@ class StepAnalysis:
     def _may_leave(self, region: Region) -> bool:
         return bool(region.results) and region.results[0] != Literal("False")
 
-    def _bind(self, node: Node, turn: int, carried: list[Value]) -> None:
+    def _bind(self, node: Node, place: int, carried: list[Value]) -> None:
+        """What the parameters of the loop are in the turn at ``place``."""
         for param in node.regions[0].nodes:
             if param.target == "param" and param.operands[0] == Ref(node.number):
-                place = param.operands[1].name  # type: ignore[union-attr]
-                self.values[param.number] = Value(param.number, self.number(turn), 0, ()) if place == "item" else carried[int(place)]
+                what = param.operands[1]
+                if type(what) is Group:
+                    self.values[param.number] = self._of_turn(param, what, place)
+                elif what == Literal("item"):
+                    self.values[param.number] = Value(param.number, self.number(self.turn), 0, ())
+                    self.values[param.number].plain = True
+                else:
+                    self.values[param.number] = carried[int(what.name)]  # type: ignore[union-attr]
 
-    def _carried(self, operand: Operand, node: Node) -> Value:
-        """The value of an operand, under a name of its own."""
+    def _of_turn(self, param: Node, given: Group, place: int) -> Value:
+        if place >= len(given.items):
+            count = f"{len(given.items)} turn" + ("s" if len(given.items) > 1 else "")
+            raise refused(param.number, f"has values for {count} of its loop, and none for the one after, step {self.turn}")
+        return self._carried(given.items[place], param, True)
+
+    def _carried(self, operand: Operand, node: Node, plainly: bool = False) -> Value:
+        """The value of an operand: itself where it can only be named ``plainly``, else under a name of its own."""
         if type(operand) is Ref:
-            return self.current(self.values[operand.node], node.number)
+            value = self.values[operand.node]
+            return value if plainly else self.current(value, node.number)
+        if type(operand) is Const and plainly:
+            return self.constant(operand.index)
         step = Step(node.number, same, [], 0)
         inside = list(self._inside(operand, node.number))
         for value in inside:

@@ -25,10 +25,12 @@ class Root:
         contained: Whether a container holds a value of it.
         frozen: Whether a loop above has put aside what an edit below would have to show.
         retired: Set when a write replaced it at its site: an empty step at the line of that write.
+        above: How many of the aliases stand above that line.
     """
 
     __slots__ = (
-        "aliases", "cell", "contained", "detached", "edit_needs", "edits", "frozen", "inside", "loose", "parameter", "readers", "retired",
+        "above", "aliases", "cell", "contained", "detached", "edit_needs", "edits", "frozen", "inside", "loose", "parameter", "readers",
+        "retired",
     )  # fmt: skip
 
     def __init__(self, cell: Cell | None = None) -> None:
@@ -44,6 +46,7 @@ class Root:
         self.readers: list[tuple[Step, int]] = []
         self.aliases: list[Value] = []
         self.retired: Step | None = None
+        self.above = 0
 
     def hold(self, roots: Iterable[Root]) -> None:
         """A value of this storage is a container, and is given something of ``roots``."""
@@ -169,9 +172,10 @@ class Value:
         kept: Where operands are kept as they were before an edit, if the value is known too late for that edit; and
             where they really lie.
         read: For what a site delivered: its cell, point and version.
+        plain: Whether it is surely a number or a string.
     """
 
-    __slots__ = ("base", "kept", "maybe", "needs", "node", "read", "roots", "slot", "step")
+    __slots__ = ("base", "kept", "maybe", "needs", "node", "plain", "read", "roots", "slot", "step")
 
     def __init__(self, node: int, slot: Slot, needs: int, roots: tuple[Root, ...], step: Step | None = None) -> None:
         self.node = node
@@ -183,6 +187,7 @@ class Value:
         self.maybe = False
         self.kept: dict[Slot, Slot] = _NONE_KEPT
         self.read: Any = None
+        self.plain = False
 
     @property
     def edit_needs(self) -> int:

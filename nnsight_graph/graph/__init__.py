@@ -8,7 +8,8 @@ walk, one verifier and one printer for everything that a trace can hold.
 """
 
 from .build import build_graph
-from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site
+from .fold import fold
+from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site, Turn
 from .text import graph_text, node_text
 from .verify import verify
 from .walk import operands_of, references_of, unused_methods, walk
@@ -23,7 +24,9 @@ __all__ = [
     "Ref",
     "Region",
     "Site",
+    "Turn",
     "build_graph",
+    "fold",
     "graph_text",
     "node_text",
     "operands_of",

@@ -48,9 +48,9 @@ LAWS: dict[str, Law] = {
 """The structural kinds.
 
 The value of an ``if`` is its truth, that of a loop what it carried out; ``merge`` takes one of two values by an ``if``, ``param``
-is the item of a turn (``"item"``) or a carried value (``"0"``, ``"1"`` ...), ``check`` leaves a ``while``, ``result`` is a carried
-value after the loop. The body of ``steps`` takes part in each of the steps that it names: ``"0:None:1"``, ``"0,3"``. Every other
-target is an operation of the op table and follows :data:`OPERATION`."""
+is the item of a turn (``"item"``), a carried value (``"0"``, ``"1"`` ...) or, of a list with one operand per turn, that turn's;
+``check`` leaves a ``while``, ``result`` is a carried value after the loop. The body of ``steps`` takes part in each of the steps
+that it names: ``"0:None:1"``, ``"0,3"``. Every other target is an operation of the op table and follows :data:`OPERATION`."""
 
 OPERATION = Law()
 

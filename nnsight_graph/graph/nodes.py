@@ -94,6 +94,25 @@ class Region(msgspec.Struct, frozen=True):
     results: tuple[Operand, ...] = ()
 
 
+class Turn(NamedTuple):
+    """A turn of a bounded loop over steps, whose nodes were recorded one by one.
+
+    Attributes:
+        loop: The loop: turns with the same number are of one; a loop inside another has the larger number.
+        chosen: The steps that the loop names: ``"2:5:1"``, ``"0,3"``.
+        step: The turn's step.
+        first, end: The numbers of its first node, and of the first one after it.
+        line: Where the loop was written, as in :attr:`Graph.lines`.
+    """
+
+    loop: int
+    chosen: str
+    step: int
+    first: int
+    end: int
+    line: tuple[str, int, str] | None = None
+
+
 class Graph(msgspec.Struct, frozen=True):
     """A recorded program.
 
@@ -102,12 +121,14 @@ class Graph(msgspec.Struct, frozen=True):
         constants: What was lifted out of the nodes: tensors, numbers, strings, local functions.
         shared: Groups of constants that share storage, named only where the program edits a constant in place.
         lines: For each node number, ``(file, line, source text)`` of where it was written; may be empty.
+        turns: The turns of bounded loops over steps, which ``fold`` makes into loops again.
     """
 
     body: Region
     constants: tuple[Any, ...] = ()
     shared: tuple[tuple[int, ...], ...] = ()
     lines: tuple[tuple[str, int, str], ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def sites(self) -> tuple[Site, ...]:

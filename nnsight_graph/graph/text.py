@@ -70,7 +70,7 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     if target in _BLOCKS:
         return target != "check", _block_text(target, args)
     if target == "param":
-        return True, f"item of %{node.operands[0].node}" if args[1] == "item" else f"carried {args[1]} of %{node.operands[0].node}"  # type: ignore[union-attr]
+        return True, _param_text(node, args)
     if target == "merge":
         return True, f"{args[1]} if {args[0]} else {args[2]}"
     if target == "result":
@@ -88,6 +88,12 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     if target in _IN_PLACE:
         return True, f"{args[0]} {_IN_PLACE[target]} {args[1]}"
     return target != "log", _call_text(node, args, constants)
+
+
+def _param_text(node: Node, args: list[str]) -> str:
+    if type(node.operands[1]) is Group:
+        return f"{args[1]}, one per turn of {args[0]}"
+    return f"item of {args[0]}" if args[1] == "item" else f"carried {args[1]} of {args[0]}"
 
 
 def _block_text(target: str, args: list[str]) -> str:
@@ -163,7 +169,7 @@ def _endings(node: Node, constants: tuple[Any, ...]) -> list[str]:
 
 
 def _with_line(text: str, graph: Graph, number: int) -> str:
-    if number >= len(graph.lines):
+    if number >= len(graph.lines) or not graph.lines[number][0]:
         return text
     file, line, _ = graph.lines[number]
     return f"{text:<{_WIDTH}}  # {os.path.basename(file)}:{line}"

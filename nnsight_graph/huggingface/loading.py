@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 _SHIPPED = Path(__file__).parent / "models"
+_TAKEN = re.compile(r"""["'](\w+)["']""")
 _PREFIX = "nnsight-graph/"
 _OF_LOADING = ("config", "attn_implementation", "dtype", "device_map", "quantization_config", "offload_folder", "max_memory")
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code", "local_files_only", "subfolder", "force_download", "proxies")
@@ -68,18 +72,37 @@ def load_without_weights(name: str, options: dict[str, Any], loader: Any) -> tor
     """The model with its parameters on the meta device: all modules, no memory."""
     where = hub_options(options)
     changes = {key: value for key, value in options.items() if key not in (*where, *_OF_LOADING)}
-    config = options.get("config") or AutoConfig.from_pretrained(resolve(name), **where, **changes, return_unused_kwargs=True)[0]
+    config = options.get("config")
+    if config is None:
+        config, unused = AutoConfig.from_pretrained(resolve(name), **where, **changes, return_unused_kwargs=True)
+        _refuse_unknown(set(unused) & set(changes), "trust_remote_code" in where)
     built: dict[str, Any] = {}
     if options.get("attn_implementation") is not None:
         built["attn_implementation"] = options["attn_implementation"]
     if options.get("dtype") not in (None, "auto"):
         built["dtype"] = options["dtype"]
+    elif options.get("dtype") is None and int(transformers.__version__.split(".")[0]) < 5:
+        built["dtype"] = torch.float32  # what it loads weights in, whatever the file has
     if "trust_remote_code" in where:
         built["trust_remote_code"] = where["trust_remote_code"]
     with torch.device("meta"):
         build = getattr(loader, "from_config", None) or loader._from_config  # a model's own class has only the latter
         model: torch.nn.Module = build(config, **built)
     return model.eval()
+
+
+def _refuse_unknown(names: set[str], own_code: bool) -> None:
+    """Raise for options that neither the config nor ``from_pretrained`` knows, where that can be told before loading.
+
+    Raises:
+        TypeError: names them.
+    """
+    load = transformers.PreTrainedModel.from_pretrained
+    known = set(inspect.signature(load).parameters) | set(_TAKEN.findall(inspect.getsource(load)))
+    unknown = sorted(name for name in names - known if not name.startswith("load_in_"))
+    if unknown and not own_code:  # a model with code of its own may take anything
+        near = [match for name in unknown for match in difflib.get_close_matches(name, known, 1)]
+        raise TypeError(f"nothing takes the option {', '.join(unknown)}" + (f"; near: {', '.join(near)}" if near else ""))
 
 
 def load_with_weights(name: str, options: dict[str, Any], loader: Any) -> torch.nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..graph import Graph, graph_text
+from ..graph import Graph, fold, graph_text
 from ..record import Recording
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ class GraphHandle:
 
     @property
     def graph(self) -> Graph:
-        """The graph itself: frozen nodes and lifted constants."""
+        """The graph itself, as it was recorded: frozen nodes and lifted constants. Printed, the turns of loops are folded."""
         return self._recording.graph()
 
     def __str__(self) -> str:
-        return graph_text(self.graph)
+        return graph_text(fold(self.graph))
 
     __repr__ = __str__
 

@@ -164,7 +164,8 @@ class Tracer:
             recorder.failure = "its trace was refused"
             raise poison
         problem = self._run(recording, saved, sys._getframe(1))
-        _refill(refilled)
+        if refilled:
+            _refill(refilled)
         if problem is not None:
             recorder.failure = f"its trace failed: {type(problem).__name__}"
             try:
@@ -194,8 +195,8 @@ class Tracer:
             _settle(run, saved)
             run.slots.clear()  # the traceback holds the run
             raise
-        _settle(run, saved)
-        self._recorder.reasons = unset_reasons(run)
+        if not _settle(run, saved):
+            self._recorder.reasons = unset_reasons(run)
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
         run.slots.clear()
         return problem
@@ -229,11 +230,14 @@ def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording,
     return refused if node is None else refused.with_traceback(traceback_at(recording.place(node), frame))
 
 
-def _settle(run: Run, saved: dict[int, Proxy]) -> None:
-    """Give saved proxies their values, those that were reached."""
+def _settle(run: Run, saved: dict[int, Proxy]) -> bool:
+    """Give saved proxies their values, those that were reached; whether all were."""
+    everything = True
     given, slots = run.plan.given, run.slots
     for node, slot, segment, visit in run.plan.saved:
-        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost:
-            if (given and node in given and slots[given[node][0]] is not given[node][1]) or slots[slot] is NEVER:
-                continue
+        reached = (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost
+        if reached and slots[slot] is not NEVER and not (given and node in given and slots[given[node][0]] is not given[node][1]):
             object.__setattr__(saved[node], "_value", slots[slot])
+        else:
+            everything = False
+    return everything

@@ -102,7 +102,7 @@ def _joined_tensor(value: torch.Tensor, placed: list[tuple[Rows, Any]]) -> torch
         if all(piece is value or (isinstance(piece, torch.Tensor) and torch.equal(piece, value)) for _, piece in placed):
             return value
         raise NNsightError(f"this value has no row per input (its shape is {list(value.shape)}): one invoke alone cannot replace it")
-    placed = [(rows, piece) for rows, piece in placed if not _is_in_place(value, piece, rows.start * times)]
+    placed = [(rows, piece) for rows, piece in placed if not is_in_place(value, piece, rows.start * times)]
     if not placed:  # edited in place: the rows are in the batch already
         return value
     parts, at = [], 0
@@ -114,7 +114,7 @@ def _joined_tensor(value: torch.Tensor, placed: list[tuple[Rows, Any]]) -> torch
     return torch.cat([part for part in (*parts, value[at:]) if part.shape[0]])
 
 
-def _is_in_place(value: torch.Tensor, piece: Any, start: int) -> bool:
+def is_in_place(value: torch.Tensor, piece: Any, start: int) -> bool:
     """Whether ``piece`` is the view of the rows from ``start`` on."""
     if type(piece) is not torch.Tensor or piece.stride() != value.stride() or piece.shape[1:] != value.shape[1:]:
         return False

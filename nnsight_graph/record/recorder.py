@@ -18,6 +18,7 @@ from ..ops.effect import written
 from ..ops.nested import storage_of
 from ..ops.table import effect_of
 from ..source_location import Place, is_users, known_users, user_place
+from .cursor import Cursor
 from .every import EVERY
 from .recording import Recording
 
@@ -46,7 +47,7 @@ class Name(str):
         return str(self)
 
 
-class Recorder:
+class Recorder(Cursor):
     """Collects the entries of one trace while its block runs.
 
     Attributes:
@@ -63,12 +64,6 @@ class Recorder:
         poison: A refusal in the block: the trace may not run, whoever caught it.
         regions: How many branches and loops the line stands in.
         emitter: What writes its branches and loops, once there is one.
-        step: The step that lines stand in: a number, ``"turn"`` in a loop over steps, ``"last"`` after an open one.
-        every: Modules whose lines mean every step, by path.
-        generating: Whether the model runs several forwards, so that the next of a module is the next step's.
-        loops: How many loops over steps the line stands in.
-        open_ended: Whether a loop over an open range of steps stands above.
-        nexts: How far modules were moved on, by path.
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
@@ -84,13 +79,6 @@ class Recorder:
     poison: BaseException | None = None
     regions = 0
     emitter: Any = None
-    step: int | str = 0
-    generating = False
-    every: tuple[str, ...] = ()
-    loops = 0
-    open_ended = False
-    nexts: dict[str, int] = {}  # noqa: RUF012  (replaced, never filled)
-    _by_step: dict[int | str, dict[Site, Proxy]] = {}  # noqa: RUF012  (replaced, never filled)
     refilled: tuple[tuple[Any, Proxy], ...] = ()
     grad_changed = False
     invoking = False
@@ -243,51 +231,6 @@ class Recorder:
             proxy = self.reads[site] = self.make(self, self.put(("read", self.located(site)), sys._getframe(depth - 1)))
         return proxy
 
-    def located(self, site: Site) -> Site:
-        """The site in the step, and at the call, that the line stands in."""
-        if self.every and not self.loops and site.point != "result" and any(_below(site.path, path) for path in self.every):
-            return site._replace(step=EVERY)
-        if (self.step != 0 or self.nexts) and site.point != "result":
-            ahead = 0 if site.call else self.nexts.get(site.path, 0)
-            if not ahead:
-                return site._replace(step=self.step)
-            if not self.generating:
-                return site._replace(step=self.step, call=site.call + ahead)
-            if isinstance(self.step, str):
-                raise RecordError(".next() inside or after an open loop over steps: name the step, as in tracer.iter[2]")
-            return site._replace(step=self.step + ahead)
-        return site
-
-    def go_to(self, step: int | str) -> None:
-        """From here on lines stand in ``step``; what was read there before is known again."""
-        if not self.regions:
-            self._by_step = {**self._by_step, self.step: self.reads}
-        self.step = step
-        self.reads = self._by_step.get(step, {}) if not self.regions else {}
-
-    def mean_every_step(self, path: str) -> None:
-        """From here on lines about the module at ``path``, and those below it, mean every step."""
-        self.every, self.open_ended, self.reads, self._by_step = (*self.every, path), True, {}, {}
-
-    def forget_steps(self) -> None:
-        """What was read in other steps may have been replaced: it is read again."""
-        self._by_step = {}
-
-    def move_on(self, path: str) -> None:
-        """From here on lines about the module at ``path`` mean its next step, or its next call."""
-        self.nexts = {**self.nexts, path: self.nexts.get(path, 0) + 1}
-        self.reads = {site: proxy for site, proxy in self.reads.items() if site.path != path}
-
-    def rewound(self, step: int | str) -> Callable[[], None]:
-        """Begin anew at ``step``, for the lines of one input; what is returned brings back where it stood."""
-        kept = self.reads, self.step, self.nexts, self._by_step, self.every
-        self.reads, self.step, self.nexts, self._by_step = {}, step, {}, {}
-
-        def back() -> None:
-            self.reads, self.step, self.nexts, self._by_step, self.every = kept
-
-        return back
-
     def write(self, site: Site, owner: Any, value: Any, depth: int) -> None:
         """Replace what passes at ``site``; ``site += x`` has edited it in place already."""
         self._refuse_others(owner, site)
@@ -374,10 +317,6 @@ class Recorder:
             if isinstance(constant, torch.Tensor):
                 groups.setdefault(storage_of(constant), []).append(index)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)
-
-
-def _below(path: str, above: str) -> bool:
-    return not above or path == above or path.startswith(above + ".")
 
 
 def _is_augmented(frame: types.FrameType) -> bool:

@@ -1,10 +1,10 @@
-"""What a finished trace wrote, in the form by which plans are looked up."""
+"""What a finished trace wrote, and the graph that it makes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..graph import Graph, Site, build_graph
+from ..graph import Graph, Site, Turn, build_graph
 from ..source_location import Place, locate
 from .every import EVERY, gather
 
@@ -23,9 +23,10 @@ class Recording:
         places: Where each node was written.
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
+        turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
     """
 
-    __slots__ = ("constants", "edits_constants", "entries", "indices", "open_ended", "places", "repeats", "shared")
+    __slots__ = ("constants", "edits_constants", "entries", "indices", "open_ended", "places", "repeats", "shared", "turns")
 
     def __init__(self, recorder: Recorder) -> None:
         self.entries = recorder.entries
@@ -35,6 +36,7 @@ class Recording:
         self.places = recorder.places
         self.edits_constants = recorder.edits_constants
         self.open_ended = recorder.open_ended
+        self.turns = recorder.turns
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @property
@@ -51,7 +53,16 @@ class Recording:
 
     def graph(self, lines: bool = True) -> Graph:
         """The program as a graph."""
-        places = [locate(place) for place in self.places] if lines else []
-        lined = tuple((at.file, at.line, at.text) for at in places)
+        lined = tuple(map(_line_of, self.places)) if lines else ()
         graph = build_graph(self.entries, self.indices, self.constants, self.shared, lined)
-        return gather(graph, len(self.entries)) if self.open_ended else graph
+        if self.open_ended:
+            graph = gather(graph, len(self.entries))
+        if not self.turns:
+            return graph
+        turns = tuple(Turn(*turn[:5], _line_of(turn[5]) if lines else None) for turn in self.turns)
+        return Graph(graph.body, graph.constants, graph.shared, graph.lines, turns)
+
+
+def _line_of(place: Place) -> tuple[str, int, str]:
+    at = locate(place)
+    return at.file, at.line, at.text

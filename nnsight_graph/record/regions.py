@@ -63,7 +63,7 @@ class RegionEmitter:
         self._open(opened)
         if kind == "steps":
             self._steps.append((source, self.recorder.step))
-            self.recorder.loops += 1
+            self.recorder.depth += 1
             self.recorder.go_to("turn")
         loop = Proxy(self.recorder, opened)
         item = None if kind == "while" else self._made("param", loop, Name("item"))
@@ -86,8 +86,8 @@ class RegionEmitter:
         recorder = self.recorder
         steps, before = self._steps.pop()
         recorder.open_ended = recorder.open_ended or not steps.bounded
-        recorder.loops -= 1
-        recorder.step, recorder.reads = before if recorder.loops else steps.following, {}
+        recorder.depth -= 1
+        recorder.step, recorder.reads = before if recorder.depth else steps.following, {}
 
     # ------------------------------------------------------------------ lines
 

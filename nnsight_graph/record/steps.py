@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
+from ..source_location import Place, user_place
 
 if TYPE_CHECKING:
     from .regions import RegionEmitter
@@ -79,17 +81,27 @@ class Steps:
 
     def __iter__(self) -> Iterator[Any]:
         if self.bounded:
-            before = self._enter()
-            try:
-                for number in self.numbers:
-                    self._emitter.recorder.go_to(number)
-                    yield number
-            finally:
-                self._leave(before)
+            yield from self._turns(user_place(sys._getframe(1)))
             return
         item, _ = self._emitter.begin_loop("steps", self, ())
         yield item
         self._emitter.end_loop(False, ())
+
+    def _turns(self, place: Place) -> Iterator[int]:
+        recorder = self._emitter.recorder
+        recorder.loops += 1
+        loop, chosen, before = recorder.loops, self._record_as_operand(recorder), self._enter()
+        try:
+            for number in self.numbers:
+                recorder.go_to(number)
+                first = len(recorder.entries)
+                try:
+                    yield number
+                finally:  # it may have been left by a break
+                    if recorder.open:
+                        recorder.turns = (*recorder.turns, (loop, chosen, number, first, len(recorder.entries), place))
+        finally:
+            self._leave(before)
 
     def __enter__(self) -> Any:
         if self.single:
@@ -106,15 +118,15 @@ class Steps:
 
     def _enter(self) -> int | str:
         recorder = self._emitter.recorder
-        recorder.loops += 1
+        recorder.depth += 1
         return recorder.step
 
     def _leave(self, before: int | str) -> None:
         """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
         recorder = self._emitter.recorder
         if recorder.open:
-            recorder.loops -= 1
-            recorder.go_to(before if recorder.loops else self.following)
+            recorder.depth -= 1
+            recorder.go_to(before if recorder.depth else self.following)
 
 
 def _checked(chosen: Any) -> int | slice | list[int]:

@@ -13,7 +13,9 @@ import torch.utils.checkpoint
 from ..compile import Plan, Segment
 from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import CLEAR, run_code
-from ..ops.nested import clone, copy_together, shares, storages_of, tensors_in, versions_of
+from ..ops.joined import StandIn, stand_ins
+from ..ops.nested import clone, copy_together, map_tensors, shares, storages_of, tensors_in, versions_of
+from ..ops.rows import Rows, join_rows, rows_of
 from .contained import Contained
 
 
@@ -31,6 +33,7 @@ def in_checkpoint(frame: FrameType | None) -> bool:
 
 
 _VOID = -(1 << 40)
+_NOTHING: dict[Any, Any] = {}  # most runs need none of these tables; it is replaced, never filled
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -48,6 +51,8 @@ class Run:
         step: The forward of the model that goes on, counted from 0.
         forwards: How many have begun.
         latest: The visits that mean the last step and of which something has passed: their slots hold what passed last.
+        pieces: Rows that are copies of the batch's, by identity; what was edited of them goes back.
+        joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
         overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
         contained: What was read and lies in containers.
@@ -55,9 +60,9 @@ class Run:
     """
 
     __slots__ = (
-        "busy", "contained", "error", "failed", "forwards", "grad", "held", "latest", "lost", "noted", "outside", "overdue", "plan", "seen",
-        "slots", "step", "uses", "waits",
-    )  # fmt: skip  # fmt: skip
+        "busy", "contained", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside", "overdue",
+        "pieces", "plan", "seen", "slots", "step", "uses", "waits",
+    )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
         self.plan = plan
@@ -68,8 +73,8 @@ class Run:
             self.seen[index] = True
         self.step = 0
         self.forwards = 0
-        self.latest: dict[int, None] = {}
-        self.outside: dict[str, Any] = {}
+        self.latest = self.outside = self.pieces = _NOTHING
+        self.joined: tuple[StandIn, ...] = ()
         self.overdue: tuple[tuple[int, Any], ...] = ()
         self.contained: Contained | None = None
         self.busy = False
@@ -101,6 +106,8 @@ class Run:
                 self.fire(ready, fresh)
             if visit.musts:
                 self._check_late(visit.musts, visit.slot, index)
+            for stand_in in reversed(self.joined):
+                stand_in.share(self.joined, self.part)
             result = slots[visit.slot] if visit.changes else None
             for group in fresh:
                 self._note(group)
@@ -192,6 +199,8 @@ class Run:
         """A value passes that may be the last step's."""
         slot = self.plan.visits[index].slot
         self.slots[slot] = value
+        if self.latest is _NOTHING:
+            self.latest = {}
         self.latest[index] = None
         self._note(((slot, (index,)),))
 
@@ -207,6 +216,7 @@ class Run:
             self.arrive(index, self.slots[slot])
         for index in self.plan.ends:
             self.arrive(index, None)
+        self.latest = _NOTHING
 
     # ------------------------------------------------------------------ storage
 
@@ -261,19 +271,63 @@ class Run:
 
     def protect(self, target: int, cells: tuple[int, ...]) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
-        value = self.slots[target]
+        self.protect_value(self.slots[target], cells)
+
+    def protect_value(self, value: Any, cells: tuple[int, ...]) -> None:
+        """The same, for a value."""
+        for stand_in in self.joined:
+            stand_in.note(value, cells)
         for tensor in tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
                 raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
+        if self.held or self.contained is not None:
+            self.part(value, cells)
+
+    def part(self, value: Any, cells: tuple[int, ...]) -> None:
+        """What was read at other sites than ``cells`` and lies on the storage of ``value`` gets storage of its own."""
         if self.contained is not None and self.contained.known:
             self.contained.protect(value, cells)
-        for address in storages_of(value) if self.held else ():
+        for address in storages_of(value):
             for slot, owners in self.held.get(address, ()):
                 other = self.slots[slot]
                 if other is not None and set(cells).isdisjoint(owners) and address in storages_of(other):
                     intact = not self.noted.get(slot) or versions_of(other) == self.noted[slot]
                     self.slots[slot] = clone(other)
                     self.noted[slot] = versions_of(self.slots[slot]) if intact else (-1,)
+
+    def join(self, out: int, leaves: tuple[int, ...], cells: tuple[int, ...]) -> None:
+        """Put replaced rows among the others; these stay the same rows as in the tensor that the model may use elsewhere."""
+        whole, *pieces = [self.slots[leaf] for leaf in leaves]
+        if self.pieces:
+            for place in range(1, len(pieces), 2):
+                pieces[place] = self._put_back(whole, pieces[place - 1], pieces[place], cells)
+        joined = self.slots[out] = join_rows(whole, *pieces)
+        self.joined += tuple(stand_ins(whole, joined, pieces))
+
+    def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
+        """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
+        views = iter(list(tensors_in(rows_of(whole, rows))))
+
+        def back(tensor: torch.Tensor) -> torch.Tensor:
+            view = next(views, tensor)
+            if self.pieces.get(id(tensor)) is not tensor:
+                return tensor
+            if tensor._version:  # else nobody has edited it
+                self.protect_value(view, cells)
+                view.copy_(tensor)
+            return view
+
+        return map_tensors(piece, back)
+
+    def piece(self, out: int, leaves: tuple[int, ...]) -> None:
+        """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
+        whole, rows = self.slots[leaves[0]], self.slots[leaves[1]]
+        if not torch.is_grad_enabled():
+            self.slots[out] = rows_of(whole, rows)
+            return
+        self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
+        if not rows.whole:
+            self.pieces = {**self.pieces, **{id(tensor): tensor for tensor in tensors_in(piece)}}
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""

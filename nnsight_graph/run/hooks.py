@@ -122,7 +122,7 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
     for path, (before, after) in plan.hooks.items():
         module = modules.modules.get(path)
         if module is None:
-            run.outside[path] = Repeated(run, after).bring
+            run.outside = {**run.outside, path: Repeated(run, after).bring}
             if not counts:
                 undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
                 counts = True

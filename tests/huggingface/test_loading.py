@@ -15,7 +15,6 @@ from tests.huggingface.families import text, tiny_model, word_tokenizer
 
 CAPITALS = "nnsight-graph/capitals"
 PROMPT = "The Eiffel Tower is in the city of"
-FIVE = int(transformers.__version__.split(".")[0]) >= 5
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +143,7 @@ def test_a_dtype(folder: Path, name: str, wanted: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, marks=pytest.mark.xfail(not FIVE, strict=True, reason="the model without weights has the dtype of the file")),
+        {},
         {"dtype": "auto"},
         {"dtype": torch.float16},
     ],
@@ -274,7 +273,6 @@ def test_options_that_change_the_config(folder: Path) -> None:
     assert before == len(lm.dispatch().transformer.h) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="an option that nothing knows is refused at the first run, not at its line")
 def test_an_option_that_nothing_knows(folder: Path) -> None:
     with pytest.raises(TypeError, match="nonsense"):
         LanguageModel(folder / "gpt2", nonsense=3)

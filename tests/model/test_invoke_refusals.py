@@ -145,7 +145,6 @@ def test_gradients_of_rows_add_up(model: Any) -> None:
     torch.testing.assert_close(found, right)
 
 
-@pytest.mark.xfail(strict=True, reason="rows share the version counter of the batch: an edit of one input spoils the gradients of another")
 def test_an_edit_of_one_input_leaves_the_gradients_of_another(model: Any) -> None:
     module = model._module
     with model.trace() as tracer:

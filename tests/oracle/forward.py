@@ -24,8 +24,6 @@ class Content:
 
     base: Tree = None
     replacement: tuple[Tree] | None = None
-    copied: bool = False
-    """A copy of what passes is handed on: that of a batch in which other rows were replaced."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,9 @@ class Forward:
         for watch in self.watched:
             if watch.tensor._version != watch.version:
                 watch.refresh()
-        if content.replacement is None and not content.copied:
+        if content.replacement is None:
             return passing
-        handed = clone_tree(content.replacement[0] if content.replacement else passing)
+        handed = clone_tree(content.replacement[0])
         self.watch(key, "final", handed)
         return handed
 

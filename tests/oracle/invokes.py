@@ -99,15 +99,10 @@ class Batch:
 
 
 def run_side_by_side(module: nn.Module, xs: Iterable[Tensor], contents: dict[Key, Content]) -> Forward:
-    """A forward for each input, as one: the same site of all inputs is one visit.
-
-    Where rows were replaced the batch is another tensor: the model's other names for the rows beside them are those of the old one.
-    """
+    """A forward for each input, as one: the same site of all inputs is one visit."""
     whole = Forward(contents, {})
-    replaced = {(path.partition(":")[2], kind) for (path, kind), content in contents.items() if content.replacement}
     for number, x in enumerate(xs):
         mine = {(path.partition(":")[2], kind): content for (path, kind), content in contents.items() if path.startswith(f"{number}:")}
-        mine |= {key: replace(mine.get(key, Content()), copied=True) for key in replaced}
         one = run_forward(module, x, mine)
         whole.paths |= {f"{number}:{name}": f"{number}:{first}" for name, first in one.paths.items()}
         whole.delivered |= {(f"{number}:{path}", kind): tree for (path, kind), tree in one.delivered.items()}

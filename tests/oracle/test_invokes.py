@@ -19,9 +19,6 @@ from tests.oracle.trees import difference, leaves
 
 FIRST = 14
 COUNT = 3000 if os.environ.get("NNSIGHT_GRAPH_LONG") == "1" else 10 if os.environ.get("NNSIGHT_GRAPH_TINY") == "1" else 100
-SHARED = pytest.mark.xfail(
-    strict=True, reason="where one input's rows are replaced, the others are copied: their later edits in place miss its other uses"
-)
 
 
 def check(style: Style, **choices: Any) -> None:
@@ -78,7 +75,7 @@ def alone_fault(batch: Batch) -> str | None:
     return None if isinstance(right, str) else f"gradients: {found}" if isinstance(found, str) else difference(right, found)
 
 
-@pytest.mark.parametrize("style", ["writes", "methods", pytest.param("all", marks=SHARED)])
+@pytest.mark.parametrize("style", ["writes", "methods", "all"])
 def test_each_input_is_as_in_a_trace_of_its_own_and_gradients_add_up(style: Style) -> None:
     for seed in range(FIRST, FIRST + COUNT):
         batch = draw_batch(seed, style, mixing=0.0, whole=False)
