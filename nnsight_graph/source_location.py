@@ -92,3 +92,9 @@ def _stand_in(location: Location) -> TracebackType | None:
         traceback = sys.exc_info()[2]
         return traceback.tb_next if traceback else None
     return None
+
+
+def caller_is_users(depth: int) -> bool:
+    """Whether the frame ``depth`` above the caller is the user's own code."""
+    frame: FrameType = sys._getframe(depth + 1)
+    return is_users(frame.f_code)

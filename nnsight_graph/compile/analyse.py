@@ -16,11 +16,13 @@ from ..ops.running import call_listening, call_module
 from ..ops.table import effect_of, function_of
 from .bodies import analyse_loop
 from .branches import BranchAnalysis
+from .containers import CONTAINERS, contain, stored_operands
 from .edits import prepare_edit
+from .fixed import FixedSlots
 from .plan import Guard, Slot, Step
 from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, written_cells
-from .steps import Latest, StepAnalysis
-from .storage import Cell, Root, RowsKey, Value
+from .steps import Latest, StepAnalysis, Turn
+from .storage import Cell, Root, RowsKey, Value, opened
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
@@ -36,13 +38,15 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
+class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
     def __init__(self, graph: Graph, bound: int = 1) -> None:
         self.graph = graph
         self.bound = bound
         self.turn = 0
+        self.turns: list[Turn] = []
+        self.came: dict[int, Cell] = {}
         self.touched_roots: list[Root] = []
         self.ends: list[int] = []
         self._turns: dict[int, Latest] = {}
@@ -136,21 +140,6 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             self._constants[index].plain = type(self.graph.constants[index]) in (int, str)
         return self._constants[index]
 
-    def literal(self, name: str) -> Slot:
-        """The slot of a value that is the same in every run."""
-        if name not in self._fixed_slots:
-            self._fixed_slots[name] = Slot(index=len(self.fixed))
-            self.fixed.append(literal(name))
-        return self._fixed_slots[name]
-
-    def number(self, value: int) -> Slot:
-        """The slot of a number that belongs to the structure."""
-        name = f"#{value}"
-        if name not in self._fixed_slots:
-            self._fixed_slots[name] = Slot(index=len(self.fixed))
-            self.fixed.append(value)
-        return self._fixed_slots[name]
-
     def constants(self) -> Iterator[tuple[int, Slot]]:
         """Index and slot of every constant that is used."""
         return ((index, value.slot) for index, value in self._constants.items())
@@ -171,14 +160,15 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         inside = [list(self._inside(operand, node.number)) for operand in operands]
         mutated, viewed = self.touched(node, effect)
         copies = bool(effect.maybe) or not mutated <= set(effect.mutates)
-        step.needs = self._needs(inside, mutated, viewed if not copies else set(), effect)
+        stored = stored_operands(node, effect, mutated, viewed)
+        step.needs = self._needs(inside, mutated, viewed if not copies else stored, effect)
         self.guarded(step)
         base = self._base(inside, viewed)
         if base is not None and not effect.metadata:
-            step.needs |= base.edit_needs
+            step.needs |= base.own_edit_needs
             copies = copies or bool(step.needs & ~base.needs)
         for place, operand in enumerate(operands):
-            reading = not effect.metadata and place not in mutated and (place not in viewed or copies)
+            reading = not effect.metadata and place not in mutated and place not in stored and (place not in viewed or copies)
             step.leaves.append(self._leaf(operand, step, reading, len(step.leaves)))
         for place in sorted(mutated):
             for value in inside[place]:
@@ -186,6 +176,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.steps.append(step)
         self.settle_edits()
         if effect.mutates and mutated:
+            if stored:
+                contain(self, step, inside[min(mutated)], [value for place in sorted(stored) for value in inside[place]])
             self._edited(node, step, inside[min(mutated)][0])
         else:
             self._result(node, step, inside, viewed, base, copies and bool(viewed))
@@ -203,13 +195,13 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
             if self.any_kept:
                 value = self.current(value, node.number)
             step.needs |= value.needs
-            for root in value.roots:
+            for root in opened(value.roots):
                 step.needs |= root.edit_needs
                 root.readers.append((step, place))
                 if root.edits:
                     step.after.extend(root.edits)
             leaves.append(value.slot)
-        if self.guard is not None:
+        if self.guard is not None or self.turns:
             self.guarded(step)
         self.steps.append(step)
         step.output = Slot(step)
@@ -272,7 +264,9 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         for place, values in enumerate(inside):
             for value in values:
                 needs |= value.needs
-                if place in mutated or (not effect.metadata and place not in viewed):
+                if place in mutated:
+                    needs |= value.own_edit_needs
+                elif not effect.metadata and place not in viewed:
                     needs |= value.edit_needs
         return needs
 
@@ -294,13 +288,13 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
 
     @staticmethod
     def _read_by(step: Step, place: int, value: Value) -> None:
-        for root in value.roots:
+        for root in opened(value.roots):
             root.readers.append((step, place))
             step.after.extend(root.edits)
 
     def _pack(self, group: Group, step: Step, reading: bool) -> Slot:
         if all(type(item) is Literal for item in group.items):
-            return self._fixed_group(group)
+            return self.fixed_group(group)
         pack = Step(step.node, GROUPS[group.kind], [], step.needs)
         for place, item in enumerate(group.items):
             pack.leaves.append(self._leaf(item, pack, reading, place))
@@ -309,18 +303,17 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         self.steps.append(pack)
         return pack.output
 
-    def _fixed_group(self, group: Group) -> Slot:
-        name = repr(group)
-        if name not in self._fixed_slots:
-            self._fixed_slots[name] = Slot(index=len(self.fixed))
-            self.fixed.append(GROUPS[group.kind](*(literal(item.name) for item in group.items)))  # type: ignore[union-attr]
-        return self._fixed_slots[name]
-
     # ------------------------------------------------------------------ results
 
     def _result(self, node: Node, step: Step, inside: list[list[Value]], viewed: set[int], base: Value | None, maybe: bool) -> None:
         shared_with = [value for place in sorted(viewed) for value in inside[place]]
-        roots = tuple(dict.fromkeys(root for value in shared_with for root in value.roots))
+        own = dict.fromkeys(root for value in shared_with for root in value.roots)
+        roots = opened(tuple(own))
+        maybe = maybe or len(roots) > len(own)
+        if node.target in CONTAINERS:
+            made = Root()
+            made.hold(roots)
+            roots, maybe, base = (made,), False, None
         value = Value(node.number, Slot(step), step.needs, (*roots, Root()) if maybe or not roots else roots, step)
         step.output = value.slot
         value.base, value.maybe = base, maybe or (base is not None and base.maybe)
@@ -340,6 +333,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
         elif node.target not in ("setitem", "setattr", "delitem"):
             step.output = Slot(step)
             step.output.cells = target.slot.cells
+            step.output.unchecked = any(root.detached for root in target.roots)
         name = Step(node.number, same, [target.slot], step.needs)  # a tensor's edit returns the tensor itself
         result = Value(node.number, step.output or target.slot, step.needs, target.roots, name)
         result.maybe, result.read, result.base = target.maybe, target.read, target
@@ -395,5 +389,3 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis):
 def _seen(operand: Operand, place: int) -> Any:
     """An operand for the effect's eyes: its place, or the literal that it is."""
     return literal(operand.name) if type(operand) is Literal and operand.name in ("None", "True", "False") else place
-
-

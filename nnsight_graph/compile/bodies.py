@@ -15,7 +15,7 @@ from ..graph.walk import references_in
 from ..ops.evaluate import GROUPS
 from .edits import prepare_edit, refused
 from .plan import Slot, Step
-from .storage import Root, Value
+from .storage import Root, Value, opened
 
 if TYPE_CHECKING:
     from .analyse import Analysis
@@ -163,6 +163,8 @@ class Body:
         for place in mutated:
             for value in inside[place]:
                 self.outside.mutated |= value.roots
+                for root in value.roots if node.target not in ("setitem", "setattr") else ():
+                    root.hold(roots - value.roots)
                 value.roots |= roots  # a container holds what is put into it
         changed = bool(mutated) and node.target in ("setitem", "setattr", "delitem")
         self.values[node.number] = inside[min(mutated)][0] if changed else Inner(output, roots)
@@ -250,7 +252,7 @@ def analyse_loop(analysis: Analysis, node: Node) -> None:
     for value in edited:
         prepare_edit(analysis, step, value)
     for place, (value, _) in enumerate(outside.captured):
-        for root in () if value in edited else value.roots:
+        for root in () if value in edited else opened(value.roots):
             root.readers.append((step, place))
             step.after.extend(root.edits)
     step.opaque = any(other.opaque for other in _all(code.prelude + code.head + code.tail))

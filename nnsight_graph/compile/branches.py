@@ -26,6 +26,8 @@ class BranchAnalysis:
     values: dict[int, Value]
     by_step: dict[int, Value]
     guard: Guard | None
+    turns: list[Any]
+    in_turn: Callable[[Step], None]
     edited_if: list[tuple[Step, tuple[Root, ...]]]
     virtual: dict[Any, int]
     _pure: Callable[..., None]
@@ -46,7 +48,9 @@ class BranchAnalysis:
             self.guard = outer
 
     def guarded(self, step: Step) -> None:
-        """A step of the branch that the line stands in."""
+        """A step of the branch, and of the turn, that the line stands in."""
+        if self.turns:
+            self.in_turn(step)
         if self.guard is not None:
             step.guard = self.guard
             step.needs |= self.guard.needs
@@ -76,10 +80,10 @@ class BranchAnalysis:
             self.virtual[key] = self.mark("branch").bit
         return guard.needs | self.virtual[key]
 
-    def mark(self, what: str) -> Cell:
+    def mark(self, what: str, step: int = 0) -> Cell:
         """A visit that no module brings: it stands for an event of the run."""
         number = len(self.cells)
-        cell = self.cells["", f"{what} {number}", 0, 0] = Cell("", what, number, False, ())
+        cell = self.cells["", f"{what} {number}", 0, 0] = Cell("", what, number, False, (), (step, 0))
         return cell
 
     def merge(self, node: Node) -> None:

@@ -17,7 +17,11 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
     """Put in front of the edit ``step`` of ``target`` all that keeps other lines right."""
     private: dict[tuple[int, int], Slot] = {}
     for root in target.roots:
+        if root.frozen:
+            raise refused(step.node, "edits what a view shows that was put aside in a loop, or in a container, above. Edit a .clone()")
         if root.retired is not None and root.cell is not None:
+            if root.contained:
+                raise refused(step.node, "edits a value that was replaced above and that a container holds. Edit a .clone()")
             _detach(step, root)
         for reader, leaf in root.readers:
             if reader.needs & ~step.needs:
@@ -75,6 +79,8 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
     cells = [root.cell for root in target.roots if root.cell is not None and root.retired is None]
     if not cells:
         return
+    if not maybe and any(cell.turn[0] == "last" for cell in cells):
+        raise refused(step.node, "edits what passed in the last step: that it was the last is known only when it is over. Edit a .clone()")
     analysis.edited.update(dict.fromkeys(cell.index for cell in cells))
     guard = Step(step.node, None, [target.slot], step.needs)
     guard.special, guard.extra = "protect", tuple(cell.index for cell in cells)

@@ -21,6 +21,7 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "loop": run_loop,
     "branch": run_branch,
     "detach": lambda run, rest: run.detach(*rest),
+    "contain": lambda run, rest: run.contain(*rest),
 }
 
 
@@ -126,6 +127,8 @@ class Emitter:
             return leaves[0], step.extra if self.numbering.plan.guards else ()
         if step.special == "snapshot":
             return leaves[0], step.extra.segment
+        if step.special == "contain":
+            return leaves[0], tuple((leaf, slot.unchecked) for leaf, slot in zip(leaves[1:], step.leaves[1:], strict=True)), step.extra
         reads, views = step.extra
         made = [instruction(again, [leaf.index for leaf in again.leaves], slot.index) for slot, _, again in views]
         places = [(slot.index, base.index) for slot, base, _ in views]

@@ -25,8 +25,9 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     used = _note_users(members)
     numbering = Numbering(plan, analysis, len(graph.constants))
     numbering.place_shared(used, segments)
-    plan.edited = tuple(analysis.edited)
+    plan.edited = frozenset(analysis.edited)
     plan.virtual = tuple(cell.index for cell in analysis.cells.values() if cell.bit & virtual)
+    plan.came = {step: cell.index for step, cell in analysis.came.items()}
     plan.ends = tuple(analysis.ends)
     plan.limit = min(bound, LIMIT) if plan.ends else 0
     plan.guards = _meets_others(plan, analysis, segments)
@@ -51,7 +52,9 @@ def _meets_others(plan: Plan, analysis: Analysis, segments: list[Segment]) -> bo
     if plan.edited and any(step.special == "join" for step in analysis.steps):
         return True
     held = {cells for segment in segments for _, cells in segment.held}
-    held |= {cell.slot.cells for cell in analysis.cells.values() if cell.slot.saved or len(cell.slot.segments) > 1}
+    kept = (cell for cell in analysis.cells.values() if cell.slot.saved or len(cell.slot.segments) > 1 or cell.turn[0] == "last")
+    held |= {cell.slot.cells for cell in kept}
+    held |= {step.extra for step in analysis.steps if step.special == "contain"}
     return any(set(cells) != {index} for cells in held for index in plan.edited)
 
 

@@ -111,14 +111,15 @@ class Plan:
         needs: For each node, the visits it depends on (for messages).
         given: For saved nodes in branches, ``(truth, polarity)`` of the branch.
         ends: Visits that stand for the end of the run.
+        came: Visits that stand for the beginning of a step, by its number.
         repeats: Whether it knows more than the first call of the first step.
         limit: How many steps it is made for, where it has a loop over all of them; 0 where it has none.
         virtual: Visits that stand for the completion of branches: no module brings them.
     """
 
     __slots__ = (
-        "blanks", "edited", "ends", "fixed", "given", "guards", "hooks", "layouts", "limit", "modules", "needs", "prologue", "repeats",
-        "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
+        "blanks", "came", "edited", "ends", "fixed", "given", "guards", "hooks", "layouts", "limit", "modules", "needs", "prologue",
+        "repeats", "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -135,12 +136,13 @@ class Plan:
         self.uses: tuple[tuple[int, int], ...] = ()
         self.waits: list[int] = []
         self.unchecked: frozenset[int] = frozenset()
-        self.edited: tuple[int, ...] = ()
+        self.edited: frozenset[int] = frozenset()
         self.guards = False
         self.needs: dict[int, int] = {}
         self.given: dict[int, tuple[int, bool]] = {}
         self.virtual: tuple[int, ...] = ()
         self.ends: tuple[int, ...] = ()
+        self.came: dict[int, int] = {}
         self.repeats = False
         self.limit = 0
 
@@ -170,8 +172,8 @@ class Step:
         output: Where the result goes.
         needs: Bit mask of the visits it depends on.
         after: Steps that have to run before it although it does not use their values.
-        special: What runs in place of a call, with ``extra``: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"join"``, ``"piece"``,
-            ``"loop"`` or ``"branch"``.
+        special: What runs in place of a call, with ``extra``: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"contain"``, ``"join"``,
+            ``"piece"``, ``"loop"`` or ``"branch"``.
         guard: The branch it stands in.
     """
 

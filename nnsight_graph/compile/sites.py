@@ -82,6 +82,7 @@ class SiteWriter:
     steps: list[Step]
     cells: dict[CellKey, Cell]
     turn: int
+    turns: list[Any]
     values: dict[int, Value]
     rows: RowsKey
     guard: Guard | None
@@ -101,6 +102,8 @@ class SiteWriter:
         if cell is None:
             cell = Cell(*passing, len(self.cells), passing in self._written, tuple(self._whose[passing]), turn)
             self.cells[(*passing, *turn)] = cell
+        for around in self.turns:
+            around.visits |= cell.bit if around.number == turn[0] else 0
         cell.nodes.append(node.number)
         cell.guards.append(self.guard)
         return cell

@@ -13,7 +13,7 @@ from ..ops.control import never
 from ..ops.evaluate import nothing, same
 from .edits import refused
 from .plan import Guard, Slot, Step
-from .storage import Cell, Root, Value
+from .storage import Cell, Root, Value, freeze, opened
 
 LIMIT = 4096
 """Steps that an open loop is analysed for at most."""
@@ -29,6 +29,21 @@ def steps_of(text: str, bound: int) -> list[int]:
         return [int(part) for part in text.split(",") if part]
     start, stop, step = text.split(":")
     return list(range(int(start), min(bound, LIMIT) if stop == "None" else int(stop), int(step)))
+
+
+class Turn:
+    """One turn of a loop over steps while its body is analysed.
+
+    Attributes:
+        number: The step; 0 if its lines run whether or not it comes, as those of plain Python's loops do.
+        visits: Bit mask of the visits of that step that its lines have named so far.
+    """
+
+    __slots__ = ("number", "visits")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.visits = 0
 
 
 class Latest:
@@ -50,12 +65,14 @@ class StepAnalysis:
     saves: list[Node]
     guard: Guard | None
     turn: int
+    turns: list[Turn]
+    came: dict[int, Cell]
     bound: int
     touched_roots: list[Root]
     ends: list[int]
     guarded: Callable[[Step], None]
     current: Callable[[Value, int], Value]
-    mark: Callable[[str], Cell]
+    mark: Callable[..., Cell]
     number: Callable[[int], Slot]
     _leaf: Callable[..., Slot]
     _inside: Callable[[Operand, int], Iterator[Value]]
@@ -77,6 +94,7 @@ class StepAnalysis:
         outer, touched = (self.turn, self.guard), len(self.touched_roots)
         for place, turn in enumerate(steps_of(text.name, self.bound)):
             self.turn = turn
+            self.turns.append(Turn(turn if open_range else 0))
             self._bind(node, place, carried)
             self._region(region)
             self._keep_saved(region)
@@ -84,6 +102,7 @@ class StepAnalysis:
             for kept, value in zip(latest, carried, strict=False):
                 self._fill(kept, value, node.number)
             self._may_end(node, region)
+            self.turns.pop()
         self.turn, self.guard = outer
         if open_range:
             self._end(node, latest, self.touched_roots[touched:])
@@ -91,6 +110,15 @@ class StepAnalysis:
             self.carried_out[Ref(node.number)] = carried
         else:
             self.values[node.number] = self._tuple(node, [self._of(kept, node) for kept in latest])
+
+    def in_turn(self, step: Step) -> None:
+        """A line of a turn runs only if its step comes, even if nothing that it uses says so."""
+        for turn in self.turns:
+            if turn.number and not step.needs & turn.visits:
+                if turn.number not in self.came:
+                    self.came[turn.number] = self.mark("step", turn.number)
+                    self.came[turn.number].nodes.append(step.node)
+                step.needs |= self.came[turn.number].bit
 
     def _may_leave(self, region: Region) -> bool:
         return bool(region.results) and region.results[0] != Literal("False")
@@ -153,7 +181,7 @@ class StepAnalysis:
     def _fill(self, place: Latest, value: Value, number: int) -> None:
         step = Step(number, same, [value.slot], value.needs | value.edit_needs)
         step.output = place.slot
-        step.after = place.steps[-1:] + [edit for root in value.roots for edit in root.edits]
+        step.after = place.steps[-1:] + [edit for root in opened(value.roots) for edit in root.edits]
         self.guarded(step)
         place.steps.append(step)
         place.slot.makers.append((step, value.slot.cells))
@@ -189,6 +217,7 @@ class StepAnalysis:
                 place.steps.append(first)
                 self.steps.append(first)
             outer, value = self.guard, self.current(self.values[operand.node], node.number)
+            freeze(value)
             self.guard = value.step.guard if value.step is not None and value.step.guard is not None else outer
             self._fill(self._turns[operand.node], value, node.number)
             self.guard = outer
@@ -200,10 +229,15 @@ class StepAnalysis:
     def _end(self, node: Node, latest: list[Latest], touched: list[Root]) -> None:
         """Below an open loop: its results, and what it has edited, are there when the run ends."""
         end = self.mark("end")
+        end.nodes.append(node.number)
         self.ends.append(end.index)
         done = Step(node.number, nothing, [], end.bit)
         self.steps.append(done)
+        begun = sum(cell.bit for cell in self.came.values())
         for root in dict.fromkeys(touched):
+            own = self.came.get(root.cell.turn[0]) if root.cell is not None else None  # type: ignore[arg-type]
+            if root.cell is not None and not root.edit_needs & begun & ~(own.bit if own is not None else 0):
+                continue  # what passes at a visit was edited while it did
             root.edits, root.readers = [done], []
             root.edit_needs = end.bit
         values = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from ..ops.evaluate import same
 from .plan import Guard, Slot, Step
 
 
@@ -19,14 +21,23 @@ class Root:
         parameter: Whether it is a parameter of the model.
         detached: Whether its names got storage of their own when it was replaced.
         loose: Whether a write in a branch may have replaced it.
+        inside: What values of it hold, where they are containers.
+        contained: Whether a container holds a value of it.
+        frozen: Whether a loop above has put aside what an edit below would have to show.
         retired: Set when a write replaced it at its site: an empty step at the line of that write.
         above: How many of the aliases stand above that line.
     """
 
-    __slots__ = ("above", "aliases", "cell", "detached", "edit_needs", "edits", "loose", "parameter", "readers", "retired")
+    __slots__ = (
+        "above", "aliases", "cell", "contained", "detached", "edit_needs", "edits", "frozen", "inside", "loose", "parameter", "readers",
+        "retired",
+    )  # fmt: skip
 
     def __init__(self, cell: Cell | None = None) -> None:
         self.cell = cell
+        self.inside = _NOTHING
+        self.contained = False
+        self.frozen = False
         self.detached = False
         self.loose = False
         self.parameter = False
@@ -36,6 +47,42 @@ class Root:
         self.aliases: list[Value] = []
         self.retired: Step | None = None
         self.above = 0
+
+    def hold(self, roots: Iterable[Root]) -> None:
+        """A value of this storage is a container, and is given something of ``roots``."""
+        if self.inside is _NOTHING:
+            self.inside = {}
+        for root in roots:
+            self.inside[root] = None
+            root.contained = True
+
+
+_NOTHING: dict[Root, None] = {}
+
+
+def opened(roots: tuple[Root, ...]) -> tuple[Root, ...]:
+    """``roots``, and those of what their containers hold."""
+    for root in roots:
+        if root.inside:
+            break
+    else:
+        return roots
+    found = dict.fromkeys(roots)
+    pending = list(roots)
+    while pending:
+        fresh = [inner for inner in pending.pop().inside if inner not in found]
+        found.update(dict.fromkeys(fresh))
+        pending += fresh
+    return tuple(found)
+
+
+def freeze(value: Value) -> None:
+    """A view that is known later than its base was put aside: it will not show an edit of the base that stands below."""
+    while value.base is not None and value.step is not None and value.step.function is same:
+        value = value.base  # another name
+    if value.base is not None and value.needs & ~value.base.needs:
+        for root in value.roots:
+            root.frozen = True
 
 
 RowsKey = tuple[str, int] | None
@@ -144,7 +191,15 @@ class Value:
 
     @property
     def edit_needs(self) -> int:
-        """Visits that the edits on its storage so far depend on."""
+        """Visits that the edits so far depend on: of its storage, and of what it holds."""
+        needs = 0
+        for root in opened(self.roots):
+            needs |= root.edit_needs
+        return needs
+
+    @property
+    def own_edit_needs(self) -> int:
+        """The same, of its own storage alone."""
         needs = 0
         for root in self.roots:
             needs |= root.edit_needs

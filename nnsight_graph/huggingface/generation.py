@@ -104,6 +104,10 @@ class Streamer:
         """
         return _read(Site(STREAMER, "output"), self._owner, STREAMER)
 
+    @output.setter
+    def output(self, _value: Any) -> None:
+        raise RecordError("a token cannot be replaced when it comes, since it is chosen by then: change the logits that it is chosen by")
+
     def __repr__(self) -> str:
         return "Streamer()"
 
@@ -123,6 +127,10 @@ class Generator:
             RecordError: outside a trace.
         """
         return _read(Site("", "result"), self._owner, "generator")
+
+    @output.setter
+    def output(self, _value: Any) -> None:
+        raise RecordError("the result of a call cannot be replaced; change what it is made of")
 
     def __repr__(self) -> str:
         return "Generator(\n  (streamer): Streamer()\n)"

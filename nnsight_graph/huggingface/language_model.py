@@ -113,12 +113,12 @@ class LanguageModel(NNsight):
             RecordError: a kind of generation whose forwards are not one step each (assisted, contrastive ...).
 
         Example:
-            >>> from nnsight_graph import LanguageModel
-            >>> model = LanguageModel("nnsight-graph/capitals")
+            >>> import nnsight_graph as nnsight
+            >>> model = nnsight.LanguageModel("nnsight-graph/capitals")
             >>> with model.generate("The Eiffel Tower is in the city of", max_new_tokens=2) as tracer:
-            ...     tokens = list().save()
+            ...     tokens = nnsight.list().save()
             ...     for step in tracer.iter[:]:
-            ...         tokens.append(model.lm_head.output[0, -1].argmax())
+            ...         _ = tokens.append(model.lm_head.output[0, -1].argmax())
             ...     ids = tracer.result.save()
             >>> [model.tokenizer.decode(token) for token in tokens]
             [' Paris', ',']
@@ -192,11 +192,13 @@ class LanguageModel(NNsight):
     def _callable(self, function: str = "") -> Callable[..., Any]:
         self.dispatch()
         called, device = getattr(self._module, function) if function else self._module, self.device
-        if device is None or device.type == "meta":  # weights that come at their module's turn: accelerate moves the inputs, too
+        elsewhere = device is None or device.type == "meta"  # weights that come at their module's turn: accelerate moves the inputs, too
+        if elsewhere and function != "generate":
             return cast("Callable[..., Any]", called)
 
         def call(**inputs: Any) -> Any:
-            inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+            if not elsewhere:
+                inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
             return called(**with_streamer(inputs)) if function == "generate" else called(**inputs)
 
         return call

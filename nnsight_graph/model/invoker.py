@@ -110,8 +110,8 @@ def concatenate(invokes: Sequence[Invoke], shared: Mapping[str, Any]) -> Call:
 def rows_in_turn(counts: Sequence[int], length: int = 0) -> tuple[Rows, ...]:
     """The rows of inputs that stand one after the other, ``counts`` rows each.
 
-    >>> rows_in_turn([1, 2])
-    (Rows(start=0, stop=1, size=3, length=0, multiples=()), Rows(start=1, stop=3, size=3, length=0, multiples=()))
+    >>> [(rows.start, rows.stop, rows.size) for rows in rows_in_turn([1, 2])]
+    [(0, 1, 3), (1, 3, 3)]
     """
     size, start, rows = sum(counts), 0, []
     for count in counts:

@@ -256,7 +256,7 @@ def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording,
     if plan is not None and hasattr(refused, "path"):
         before, after = plan.hooks[refused.path]
         node = plan.visits[next(iter((after or before).values()))].nodes[0]
-    return refused if node is None else refused.with_traceback(traceback_at(recording.places[node], frame))
+    return refused if node is None else refused.with_traceback(traceback_at(recording.place(node), frame))
 
 
 def _settle(run: Run, saved: dict[int, Proxy]) -> bool:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import RecordError
 from ..graph import Site
-from ..graph.every import EVERY
 from ..source_location import Place
+from .every import EVERY
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -22,6 +22,7 @@ class Cursor:
         every: Modules whose lines mean every step, by path.
         generating: Whether the model runs several forwards, so that the next of a module is the next step's.
         open_ended: Whether a loop over an open range of steps stands above.
+        depth: How many loops over steps the line stands in.
         loops, turns: How many bounded loops over steps there were, and their turns.
         nexts: How far modules were moved on, by path.
     """
@@ -33,6 +34,7 @@ class Cursor:
     generating = False
     every: tuple[str, ...] = ()
     open_ended = False
+    depth = 0
     loops = 0
     turns: tuple[tuple[int, str, int, int, int, Place], ...] = ()
     nexts: dict[str, int] = {}  # noqa: RUF012  (replaced, never filled)
@@ -40,7 +42,7 @@ class Cursor:
 
     def located(self, site: Site) -> Site:
         """The site in the step, and at the call, that the line stands in."""
-        if self.every and site.point != "result" and any(_below(site.path, path) for path in self.every):
+        if self.every and not self.depth and site.point != "result" and any(_below(site.path, path) for path in self.every):
             return site._replace(step=EVERY)
         if (self.step != 0 or self.nexts) and site.point != "result":
             ahead = 0 if site.call else self.nexts.get(site.path, 0)
@@ -62,7 +64,7 @@ class Cursor:
 
     def mean_every_step(self, path: str) -> None:
         """From here on lines about the module at ``path``, and those below it, mean every step."""
-        self.every, self.open_ended, self.reads = (*self.every, path), True, {}
+        self.every, self.open_ended, self.reads, self._by_step = (*self.every, path), True, {}, {}
 
     def forget_steps(self) -> None:
         """What was read in other steps may have been replaced: it is read again."""
@@ -75,11 +77,11 @@ class Cursor:
 
     def rewound(self, step: int | str) -> Callable[[], None]:
         """Begin anew at ``step``, for the lines of one input; what is returned brings back where it stood."""
-        kept = self.reads, self.step, self.nexts, self._by_step
+        kept = self.reads, self.step, self.nexts, self._by_step, self.every
         self.reads, self.step, self.nexts, self._by_step = {}, step, {}, {}
 
         def back() -> None:
-            self.reads, self.step, self.nexts, self._by_step = kept
+            self.reads, self.step, self.nexts, self._by_step, self.every = kept
 
         return back
 

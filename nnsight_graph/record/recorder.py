@@ -19,6 +19,7 @@ from ..ops.nested import storage_of
 from ..ops.table import effect_of
 from ..source_location import Place, is_users, known_users, user_place
 from .cursor import Cursor
+from .every import EVERY
 from .recording import Recording
 
 if TYPE_CHECKING:
@@ -242,7 +243,10 @@ class Recorder(Cursor):
             entry = self.entries[value._index]
             if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
                 return
-        self.add("write", (value,), None, self.located(site), depth)
+        located = self.located(site)
+        self.add("write", (value,), None, located, depth)
+        if located.step == EVERY:
+            self._by_step = {}
         for point in ("input", "inputs") if site.point != "output" else ("output",):
             self.reads.pop(site._replace(point=point), None)
 
@@ -333,9 +337,3 @@ def holds_proxy(values: Any, make: type) -> bool:
         if kind is slice and holds_proxy((value.start, value.stop, value.step), make):
             return True
     return False
-
-
-def caller_is_users(depth: int) -> bool:
-    """Whether the frame ``depth`` above the caller is the user's own code."""
-    frame: types.FrameType = sys._getframe(depth + 1)
-    return is_users(frame.f_code)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..graph import Graph, Turn, build_graph
-from ..graph.every import gather
+from ..graph import Graph, Site, Turn, build_graph
 from ..source_location import Place, locate
+from .every import EVERY, gather
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -44,15 +44,23 @@ class Recording:
         """The program's structure: equal for programs that differ in numbers and tensors only."""
         return (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
 
+    def place(self, node: int) -> Place:
+        """Where a node was written; for a loop that stands for lines about every step, where the first of them stands."""
+        if node < len(self.places):
+            return self.places[node]
+        about = ((place, entry[1]) for place, entry in zip(self.places, self.entries, strict=True) if len(entry) > 1)
+        return next(place for place, site in about if type(site) is Site and site.step == EVERY)
+
     def graph(self, lines: bool = True) -> Graph:
         """The program as a graph."""
         lined = tuple(map(_line_of, self.places)) if lines else ()
         graph = build_graph(self.entries, self.indices, self.constants, self.shared, lined)
-        if not self.open_ended and not self.turns:
+        if self.open_ended:
+            graph = gather(graph, len(self.entries))
+        if not self.turns:
             return graph
-        body = gather(graph.body, len(self.entries)) if self.open_ended else graph.body
         turns = tuple(Turn(*turn[:5], _line_of(turn[5]) if lines else None) for turn in self.turns)
-        return Graph(body, graph.constants, graph.shared, graph.lines, turns)
+        return Graph(graph.body, graph.constants, graph.shared, graph.lines, turns)
 
 
 def _line_of(place: Place) -> tuple[str, int, str]:

@@ -87,6 +87,7 @@ class RegionEmitter:
         self._open(opened)
         if kind == "steps":
             self._steps.append((source, self.recorder.step))
+            self.recorder.depth += 1
             self.recorder.go_to("turn")
         loop = Proxy(self.recorder, opened)
         item = None if kind == "while" else self._made("param", loop, Name("item"))
@@ -111,13 +112,11 @@ class RegionEmitter:
         return made.save() if any(self.traced(value) and value._index in saved for value in values) else made
 
     def _leave_steps(self) -> None:
-        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
         recorder = self.recorder
         steps, before = self._steps.pop()
         recorder.open_ended = recorder.open_ended or not steps.bounded
-        recorder.step, recorder.reads = before, {}
-        if before != "turn":
-            recorder.step = steps.following
+        recorder.depth -= 1
+        recorder.step, recorder.reads = before if recorder.depth else steps.following, {}
 
     # ------------------------------------------------------------------ lines
 

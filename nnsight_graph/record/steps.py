@@ -11,7 +11,6 @@ from ..errors import RecordError
 from ..source_location import Place, user_place
 
 if TYPE_CHECKING:
-    from .recorder import Recorder
     from .regions import RegionEmitter
 
 
@@ -41,11 +40,12 @@ class Steps:
         [[1.0, 1.0]]
     """
 
-    __slots__ = ("_emitter", "chosen")
+    __slots__ = ("_before", "_emitter", "chosen")
 
     def __init__(self, emitter: RegionEmitter, chosen: Any) -> None:
         self._emitter = emitter
         self.chosen: Any = _checked(chosen)
+        self._before: list[int | str] = []
 
     @property
     def bounded(self) -> bool:
@@ -80,17 +80,17 @@ class Steps:
     # ------------------------------------------------------------------ loops
 
     def __iter__(self) -> Iterator[Any]:
-        recorder = self._emitter.recorder
         if self.bounded:
-            yield from self._turns(recorder, user_place(sys._getframe(1)))
+            yield from self._turns(user_place(sys._getframe(1)))
             return
         item, _ = self._emitter.begin_loop("steps", self, ())
         yield item
         self._emitter.end_loop(False, ())
 
-    def _turns(self, recorder: Recorder, place: Place) -> Iterator[int]:
+    def _turns(self, place: Place) -> Iterator[int]:
+        recorder = self._emitter.recorder
         recorder.loops += 1
-        loop, chosen = recorder.loops, self._record_as_operand(recorder)
+        loop, chosen, before = recorder.loops, self._record_as_operand(recorder), self._enter()
         try:
             for number in self.numbers:
                 recorder.go_to(number)
@@ -101,20 +101,32 @@ class Steps:
                     if recorder.open:
                         recorder.turns = (*recorder.turns, (loop, chosen, number, first, len(recorder.entries), place))
         finally:
-            if recorder.open:
-                recorder.go_to(self.following)
+            self._leave(before)
 
     def __enter__(self) -> Any:
         if self.single:
+            self._before.append(self._enter())
             self._emitter.recorder.go_to(self.chosen)
             return self.chosen
         return self._emitter.begin_loop("steps", self, ())[0]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self.single:
-            self._emitter.recorder.go_to(self.following)
+            self._leave(self._before.pop())
         else:
             self._emitter.end_loop(False, ())
+
+    def _enter(self) -> int | str:
+        recorder = self._emitter.recorder
+        recorder.depth += 1
+        return recorder.step
+
+    def _leave(self, before: int | str) -> None:
+        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
+        recorder = self._emitter.recorder
+        if recorder.open:
+            recorder.depth -= 1
+            recorder.go_to(before if recorder.depth else self.following)
 
 
 def _checked(chosen: Any) -> int | slice | list[int]:

@@ -8,7 +8,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..ops.table import effect_of, is_random, name_of
-from .recorder import Name, caller_is_users, holds_proxy, recording_here
+from ..source_location import caller_is_users
+from .recorder import Name, holds_proxy, recording_here
 from .settled import plain
 
 _REFLECTED = {f".__r{name}__": name for name in ("sub", "truediv", "floordiv", "pow", "mod", "matmul", "add", "mul")}

@@ -16,6 +16,7 @@ from ..ops.evaluate import CLEAR, run_code
 from ..ops.joined import StandIn, stand_ins
 from ..ops.nested import clone, copy_together, map_tensors, shares, storages_of, tensors_in, versions_of
 from ..ops.rows import Rows, join_rows, rows_of
+from .contained import Contained
 
 
 class Leave(BaseException):
@@ -46,19 +47,21 @@ class Run:
         busy: Whether a segment runs that may call modules: hooks are deaf meanwhile.
         error: What went wrong inside a segment.
         grad: Whether gradients were on when it was made.
-        failed: The instruction at fault, or ``("late", node, visit)``, ``("overwritten", slot)``, ``("checkpoint", visit)``.
+        failed: The instruction at fault, or ``("late", node, visit, segment)``, ``("overwritten", slot)``, ``("checkpoint", visit)``.
         step: The forward of the model that goes on, counted from 0.
         forwards: How many have begun.
-        latest: What passed last at the visits that mean the last step.
+        latest: The visits that mean the last step and of which something has passed: their slots hold what passed last.
         pieces: Rows that are copies of the batch's, by identity; what was edited of them goes back.
         joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
+        overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
+        contained: What was read and lies in containers.
         lost: The slot of a saved value that the model has overwritten.
     """
 
     __slots__ = (
-        "busy", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside", "pieces", "plan", "seen",
-        "slots", "step", "uses", "waits",
+        "busy", "contained", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside", "overdue",
+        "pieces", "plan", "seen", "slots", "step", "uses", "waits",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -72,6 +75,8 @@ class Run:
         self.forwards = 0
         self.latest = self.outside = self.pieces = _NOTHING
         self.joined: tuple[StandIn, ...] = ()
+        self.overdue: tuple[tuple[int, Any], ...] = ()
+        self.contained: Contained | None = None
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -106,6 +111,8 @@ class Run:
             result = slots[visit.slot] if visit.changes else None
             for group in fresh:
                 self._note(group)
+            if self.contained is not None and self.contained.fresh:
+                self.contained.note()
         except Exception as error:
             self.error = error
             self.busy = True  # a model that goes on all the same is no longer listened to
@@ -170,33 +177,62 @@ class Run:
         """A forward of the model begins."""
         self.step = self.forwards
         self.forwards += 1
+        self.grad = self.grad and torch.is_grad_enabled()  # transformers' generate runs without
         if self.plan.limit and self.forwards > self.plan.limit:
             self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
             raise Leave
+        for step, late in self.overdue:
+            if step == self.step:
+                self.failed, self.error, self.busy = late, OutOfOrderError("late"), True
+                raise Leave
+        index = self.plan.came.get(self.step, -1)
+        if index >= 0:
+            self.arrive(index, None)
 
-    def keep_latest(self, index: int, value: Any) -> None:
-        """What passes now is the last so far."""
+    def _awaited(self, segment: int) -> int:
+        """The latest step of which a segment still needs something."""
+        needs = self.plan.segments[segment].needs
+        later = [visit.step for index, visit in enumerate(self.plan.visits) if needs >> index & 1 and not self.seen[index]]
+        return max([step for step in later if isinstance(step, int)], default=0)
+
+    def keep_last(self, index: int, value: Any) -> None:
+        """A value passes that may be the last step's."""
+        slot = self.plan.visits[index].slot
+        self.slots[slot] = value
         if self.latest is _NOTHING:
             self.latest = {}
-        self.latest[index] = value
+        self.latest[index] = None
+        self._note(((slot, (index,)),))
 
     def end(self) -> None:
         """The last step is over: what means the last one, or the end, is there."""
-        for index, value in list(self.latest.items()):
-            if self.error is None:
-                self.arrive(index, value)
+        for index in self.latest:
+            slot = self.plan.visits[index].slot
+            try:
+                self.check((slot,))
+            except NNsightError as error:
+                self.error, self.busy = error, True
+                raise Leave from None
+            self.arrive(index, self.slots[slot])
         for index in self.plan.ends:
-            if self.error is None:
-                self.arrive(index, None)
+            self.arrive(index, None)
         self.latest = _NOTHING
 
     # ------------------------------------------------------------------ storage
+
+    def contain(self, container: int, values: tuple[tuple[int, bool], ...], cells: tuple[int, ...]) -> None:
+        """What passed at ``cells`` was put into a container."""
+        if self.contained is None:
+            self.contained = Contained()
+        for slot, unchecked in values:
+            self.contained.add(self.slots[container], self.slots[slot], cells, not unchecked)
 
     def _register(self, group: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
         if self.plan.guards:
             for slot, cells in group:
                 for address in storages_of(self.slots[slot]):
-                    self.held.setdefault(address, []).append((slot, cells))
+                    known = self.held.get(address, ())
+                    self.held[address] = [*(entry for entry in known if self.slots[entry[0]] is not None), (slot, cells)]
 
     def _note(self, group: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
         """Remember what was read as it is now that its visit ends."""
@@ -226,6 +262,9 @@ class Run:
     def check_saved(self) -> None:
         """After the forward: nothing that is saved may have been overwritten by the model; what was is not handed out."""
         slots, noted = self.slots, self.noted
+        overwritten = None if self.contained is None else self.contained.overwritten()
+        if overwritten is not None and self.error is None:
+            self.failed, self.error = ("overwritten", -1, overwritten), NNsightError("overwritten")
         for _, slot, _, _ in self.plan.saved:
             if noted.get(slot) and versions_of(slots[slot]) != noted[slot] and self.error is None:
                 self.failed, self.error, self.lost = ("overwritten", slot), NNsightError("overwritten"), slot
@@ -241,11 +280,13 @@ class Run:
         for tensor in tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
                 raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
-        if self.held:
+        if self.held or self.contained is not None:
             self.part(value, cells)
 
     def part(self, value: Any, cells: tuple[int, ...]) -> None:
         """What was read at other sites than ``cells`` and lies on the storage of ``value`` gets storage of its own."""
+        if self.contained is not None and self.contained.known:
+            self.contained.protect(value, cells)
         for address in storages_of(value):
             for slot, owners in self.held.get(address, ()):
                 other = self.slots[slot]
@@ -309,5 +350,9 @@ class Run:
                 continue
             if target >= 0 and self.slots[target] is not None and not shares(self.slots[target], self.slots[passing]):
                 continue
-            self.failed = ("late", node, index)
+            step = self._awaited(segment)
+            if step > self.step:  # it may never come
+                self.overdue += ((step, ("late", node, index, segment)),)
+                continue
+            self.failed = ("late", node, index, segment)
             raise OutOfOrderError("late")

@@ -13,6 +13,7 @@ from ..graph import Site, graph_text
 from ..ops.control import NEVER
 from ..ops.nested import tensors_in
 from ..record import Recording
+from ..record.every import EVERY
 from ..source_location import Location, is_users, locate, traceback_at
 from .engine import Run
 from .modules import ModuleIndex
@@ -25,11 +26,11 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
     failed, run.error = run.failed, None
     error: BaseException
     if type(failed) is tuple and failed and failed[0] == "late":
-        error, node = _late(run, recording, failed[1], failed[2]), failed[1]
+        error, node = _late(run, recording, *failed[1:]), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "overwritten":
-        error, node = _overwritten(run, recording, modules, failed[1])
+        error, node = _overwritten(run, recording, modules, *failed[1:])
     elif type(failed) is tuple and failed and failed[0] == "limit":
-        node = next(node for node, entry in enumerate(recording.entries) if entry[0] == "steps" and ":None:" in entry[1])
+        node = next((node for node, entry in enumerate(recording.entries) if _is_open(entry)), 0)
         error = NNsightError(
             f"this loop over all steps was made for {run.plan.limit}, and the model makes more. Say how many it takes part in: iter[:n]."
         )
@@ -43,7 +44,7 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error, node = _raised(original, failed), failed[6] if failed else 0
         if failed and CONFIG.APP.DEBUG:
             add_note(error, _operands(run, failed))
-    error.__traceback__ = traceback_at(recording.places[node], frame)
+    error.__traceback__ = traceback_at(recording.place(node), frame)
     if CONFIG.APP.DEBUG:
         add_note(error, "in the recorded graph:\n" + graph_text(recording.graph(), around=node))
     _let_go(original)
@@ -82,17 +83,28 @@ def description(value: Any) -> str:
 
 
 def _at(recording: Recording, node: int) -> Location:
-    return locate(recording.places[node])
+    return locate(recording.place(node))
 
 
 def _site_name(run: Run, index: int) -> str:
     visit = run.plan.visits[index]
+    if index in run.plan.came.values():
+        return f"step {visit.step}"
+    if index in run.plan.ends:
+        return "the end of the run"
     point = {"in": "input", "out": "output", "result": "result"}.get(visit.direction, visit.direction)
     return str(Site(visit.path, point, visit.call, visit.step))
 
 
-def _late(run: Run, recording: Recording, node: int, index: int) -> OutOfOrderError:
-    needs = run.plan.needs.get(node, 0)
+def _is_open(entry: tuple[Any, ...]) -> bool:
+    """Whether an entry opens a loop over all steps, or is about every step."""
+    if entry[0] == "steps":
+        return ":None:" in entry[1]
+    return len(entry) > 1 and type(entry[1]) is Site and entry[1].step == EVERY
+
+
+def _late(run: Run, recording: Recording, node: int, index: int, segment: int) -> OutOfOrderError:
+    needs = run.plan.segments[segment].needs
     missing = [i for i, seen in enumerate(run.seen) if not seen and needs >> i & 1]
     at = _at(recording, node)
     sources = [f"{_site_name(run, i)} ({_at(recording, run.plan.visits[i].nodes[0])})" for i in missing]
@@ -102,8 +114,9 @@ def _late(run: Run, recording: Recording, node: int, index: int) -> OutOfOrderEr
     )
 
 
-def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int) -> tuple[NNsightError, int]:
-    cells = next(owners for group in _held(run) for held, owners in group if held == slot)
+def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int, cells: Any = None) -> tuple[NNsightError, int]:
+    cells = cells or next((owners for group in _held(run) for held, owners in group if held == slot), None)
+    cells = cells or tuple(index for index, visit in enumerate(run.plan.visits) if visit.slot == slot)
     site = _site_name(run, cells[0])
     node = run.plan.visits[cells[0]].nodes[0]
     suspects = [path for path, module in modules.modules.items() if getattr(module, "inplace", False) is True]
@@ -132,7 +145,7 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
         f"{name} (line {at.line} of {at.file}) was never reached: the module did not run in this forward, "
         "or was called past its hooks (by module.forward(...), or from compiled code)."
     )
-    error.__traceback__ = traceback_at(recording.places[node], frame)
+    error.__traceback__ = traceback_at(recording.place(node), frame)
     return error
 
 
@@ -148,7 +161,7 @@ def unset_reasons(run: Run) -> dict[int, str]:
         needs = plan.needs.get(node, 0) | (1 << visit if visit >= 0 else 0)
         steps = [v.step for i, v in enumerate(plan.visits) if needs >> i & 1 and not run.seen[i] and _never_came(run, v.step)]
         if steps:
-            reasons[node] = f"step {steps[0]} never came: the model made {_times(run.forwards)}"
+            reasons[node] = f"step {steps[0]} never came: the model made {_times(max(run.forwards, 1))}"
         elif node in plan.given:
             reasons[node] = "the branch it stands in was not taken"
         elif slot >= 0 and run.slots[slot] is NEVER:

@@ -61,12 +61,12 @@ def input_hook(run: Run, index: int) -> Hook:
 class Repeated:
     """Brings the passes of one module to the visits of their step and call."""
 
-    __slots__ = ("call", "last", "passes", "run", "step")
+    __slots__ = ("call", "lasts", "passes", "run", "step")
 
     def __init__(self, run: Run, passes: Passes) -> None:
         self.run = run
         self.passes = passes
-        self.last = passes.get(("last", 0), -1)
+        self.lasts = {call: index for (step, call), index in passes.items() if step == "last"}
         self.step, self.call = -1, 0
 
     def bring(self, value: Any) -> Any:
@@ -78,8 +78,8 @@ class Repeated:
             self.call += 1
         index = self.passes.get((self.step, self.call), -1)
         result = run.arrive(index, value) if index >= 0 else None
-        if self.last >= 0 and self.call == 0:
-            run.keep_latest(self.last, value if result is None else result)
+        if self.lasts and self.call in self.lasts:
+            run.keep_last(self.lasts[self.call], value if result is None else result)
         return result
 
 
@@ -116,12 +116,16 @@ def step_hook(run: Run) -> Hook:
 def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
     """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
     plan = run.plan
-    if plan.repeats or plan.ends or any(path not in modules.modules for path in plan.hooks):
+    counts = bool(plan.repeats or plan.ends or plan.came)
+    if counts:
         undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
     for path, (before, after) in plan.hooks.items():
         module = modules.modules.get(path)
         if module is None:
             run.outside = {**run.outside, path: Repeated(run, after).bring}
+            if not counts:
+                undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
+                counts = True
             continue
         if before:
             pre_hook = repeated_input_hook(run, before) if plan.repeats else input_hook(run, before[0, 0])

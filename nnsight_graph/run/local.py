@@ -43,7 +43,7 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         _start(run)
         install(run, modules, undo)
         result = function(*args, **kwargs)
-        if plan.repeats or plan.ends:
+        if run.error is None and (plan.repeats or plan.ends):
             run.end()
         if plan.result >= 0 and run.error is None:
             run.arrive(plan.result, result)
@@ -65,8 +65,8 @@ def _rows(kind: str, number: int, rows: Sequence[Rows]) -> Rows:
 
 def _is_fresh(path: str, direction: str, modules: ModuleIndex) -> bool:
     """Whether what passes there is surely new, so that an edit of it cannot reach the caller's own tensors."""
-    module = modules.modules[path]
-    return direction == "out" and type(module) in _MAKES_NEW and not module._forward_hooks
+    module = modules.modules.get(path)
+    return direction == "out" and module is not None and type(module) in _MAKES_NEW and not module._forward_hooks
 
 
 def _start(run: Run) -> None:
