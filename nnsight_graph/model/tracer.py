@@ -18,7 +18,7 @@ from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, enter, forget_skip
 from ..record.recorder import holds_proxy
-from ..record.settled import plain
+from ..record.settled import UNSET, plain
 from ..record.steps import Steps
 from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
@@ -232,10 +232,13 @@ class Tracer:
 
 
 def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
-    """The user's own containers get what the run has put into those that stood for them."""
+    """The user's own containers get what the run has put into those that stood for them; a name below a loop, the last turn's."""
     for container, proxy in refilled:
         value = proxy._value
-        if type(value) is type(container):
+        if isinstance(container, Proxy):
+            if container._value is UNSET:
+                object.__setattr__(container, "_value", value)
+        elif type(value) is type(container):
             container.clear()
             (container.extend if type(container) is list else container.update)(value)
 
@@ -265,7 +268,8 @@ def _settle(run: Run, saved: dict[int, Proxy]) -> bool:
     given, slots = run.plan.given, run.slots
     for node, slot, segment, visit in run.plan.saved:
         reached = (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost
-        if reached and slots[slot] is not NEVER and slots[slot] is not UNBOUND and not (given and node in given and slots[given[node][0]] is not given[node][1]):
+        taken = not given or node not in given or slots[given[node][0]] is given[node][1]
+        if reached and taken and slots[slot] is not NEVER and slots[slot] is not UNBOUND:
             object.__setattr__(saved[node], "_value", slots[slot])
         else:
             everything = False

@@ -108,8 +108,11 @@ class RegionEmitter:
 
     def _kept(self, made: Proxy, values: Sequence[Any]) -> Proxy:
         """The value of a name below a branch or a loop is saved where it was saved in it."""
-        saved = self.recorder.saved
-        return made.save() if any(self.traced(value) and value._index in saved for value in values) else made
+        recorder = self.recorder
+        kept = [value for value in values if self.traced(value) and value._index in recorder.saved]
+        if kept and recorder.entries[made._index][0] == "result":  # of a loop that ends early, that of the last turn
+            recorder.refilled = (*recorder.refilled, (made, kept[0]))
+        return made.save() if kept else made
 
     def _leave_steps(self) -> None:
         recorder = self.recorder

@@ -11,6 +11,7 @@ from ..config import CONFIG
 from ..errors import MissedSiteError, NNsightError, OutOfOrderError, add_note, derived
 from ..graph import Site, graph_text
 from ..ops.control import NEVER
+from ..ops.evaluate import UNBOUND
 from ..ops.nested import tensors_in
 from ..record import Recording
 from ..record.every import EVERY
@@ -154,7 +155,7 @@ def unset_reasons(run: Run) -> dict[int, str]:
     reasons = {}
     plan = run.plan
     for node, slot, segment, visit in plan.saved:
-        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and run.slots[slot] is not NEVER:
+        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and run.slots[slot] is not NEVER and run.slots[slot] is not UNBOUND:
             taken = plan.given.get(node)
             if taken is None or run.slots[taken[0]] is taken[1]:
                 continue
@@ -166,6 +167,8 @@ def unset_reasons(run: Run) -> dict[int, str]:
             reasons[node] = "the branch it stands in was not taken"
         elif slot >= 0 and run.slots[slot] is NEVER:
             reasons[node] = "the loop it stands in had no turn"
+        elif slot >= 0 and run.slots[slot] is UNBOUND:
+            reasons[node] = "no turn of its loop, and no branch that was taken, has given it a value"
     return reasons
 
 
