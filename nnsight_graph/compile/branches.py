@@ -66,6 +66,18 @@ class BranchAnalysis:
         slot.producer = slot.producer and settled
         return settled
 
+    def wait_for(self, step: Step, other: Step) -> None:
+        """Let ``step`` run after ``other``, which may stand in a branch that it does not stand in itself."""
+        if other.guard is None or other.guard.around(step.guard):
+            step.after.append(other)
+            return
+        waiting = Step(step.node, nothing, [], 0)
+        waiting.needs = self._optional(other.guard, other.needs, step.needs)
+        waiting.after = [other]
+        self.steps.append(waiting)
+        step.needs |= waiting.needs
+        step.after.append(waiting)
+
     def _optional(self, guard: Guard | None, needs: int, known: int, here: Guard | None = None) -> int:
         """What a line that stands ``here`` depends on, below a branch: whether it is taken; and, if it is, on what it needs."""
         if guard is None:
@@ -73,7 +85,7 @@ class BranchAnalysis:
         while guard.parent is not None and not guard.parent.around(here):
             guard = guard.parent
         known |= guard.needs
-        if not needs & ~known:
+        if not needs & ~guard.needs:  # it runs with the condition itself
             return guard.needs
         key = (guard.step, needs, known)
         if key not in self.virtual:
@@ -106,6 +118,7 @@ class BranchAnalysis:
         roots = tuple(dict.fromkeys(root for value in everything for root in value.roots))
         value = Value(node.number, Slot(step), step.needs, (*roots, Root()), step)
         step.output, value.maybe = value.slot, True
+        value.superseded = any(other.superseded for other in everything)
         value.slot.cells = tuple(dict.fromkeys(cell for other in everything for cell in other.slot.cells))
         for root in roots:
             root.aliases.append(value)

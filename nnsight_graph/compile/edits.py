@@ -17,6 +17,8 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
     """Put in front of the edit ``step`` of ``target`` all that keeps other lines right."""
     private: dict[tuple[int, int], Slot] = {}
     for root in target.roots:
+        if root.loose and _superseded(target):
+            raise refused(step.node, "edits a value that may have been replaced in a branch above. Edit a .clone(), or read the site again")
         if root.frozen:
             raise refused(step.node, "edits what a view shows that was put aside in a loop, or in a container, above. Edit a .clone()")
         if root.retired is not None and root.cell is not None:
@@ -29,7 +31,7 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
                 if not known_later and (id(reader), leaf) not in private:
                     private[id(reader), leaf] = _keep_old(analysis, step, root, reader, leaf)
             else:
-                step.after.append(reader)
+                analysis.wait_for(step, reader)
         step.after.extend(root.edits)
         step.after.extend([root.retired] if root.detached and root.retired else [])
         if root.parameter:
@@ -43,6 +45,13 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         root.readers = []
         root.edit_needs |= step.needs
         root.edits = [step]
+
+
+def _superseded(value: Value | None) -> bool:
+    """Whether a write in a branch may have taken a value, or what it is a view of, out of the model."""
+    while value is not None and not value.superseded:
+        value = value.base
+    return value is not None
 
 
 def _keep_old(analysis: Analysis, edit: Step, root: Root, reader: Step, leaf: int) -> Slot:

@@ -216,6 +216,8 @@ class SiteWriter:
         """A value that is written only if a branch is taken; the names of the old one stay the model's until that is known."""
         for root in roots:
             root.loose = True
+            for value in root.aliases:
+                value.superseded = True
         if self.rows is None:
             step.output = cell.slot
             step.after += cell.takes

@@ -173,9 +173,10 @@ class Value:
             where they really lie.
         read: For what a site delivered: its cell, point and version.
         plain: Whether it is surely a number or a string.
+        superseded: Whether a write in a branch may have put another in its place.
     """
 
-    __slots__ = ("base", "kept", "maybe", "needs", "node", "plain", "read", "roots", "slot", "step")
+    __slots__ = ("base", "kept", "maybe", "needs", "node", "plain", "read", "roots", "slot", "step", "superseded")
 
     def __init__(self, node: int, slot: Slot, needs: int, roots: tuple[Root, ...], step: Step | None = None) -> None:
         self.node = node
@@ -188,6 +189,7 @@ class Value:
         self.kept: dict[Slot, Slot] = _NONE_KEPT
         self.read: Any = None
         self.plain = False
+        self.superseded = False
 
     @property
     def edit_needs(self) -> int:

@@ -79,7 +79,8 @@ def description(value: Any) -> str:
     if isinstance(value, (tuple, list)) and len(value) <= 4:
         inner = ", ".join(map(description, value))
         return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
-    text = repr(value) if not any(tensors_in(value) if isinstance(value, (dict, tuple, list)) else ()) else type(value).__name__
+    holds = isinstance(value, (dict, tuple, list)) and next(tensors_in(value), None) is not None
+    text = type(value).__name__ if holds else repr(value)
     return text if len(text) <= 60 else type(value).__name__
 
 
