@@ -75,6 +75,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
         self.dropped = unused_methods(graph.body)
         self.saves: list[Node] = []
         self.given: dict[int, Guard] = {}
+        self.saved_in: dict[int, list[Guard | None]] = {}
         self._region(graph.body)
         self.join_all()
         for node in self.saves:
@@ -95,6 +96,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
                 self.all_steps(node)
             elif node.target == "save":
                 self.saves.append(node)
+                self.saved_in.setdefault(node.operands[0].node, []).append(self.guard)  # type: ignore[union-attr]
             elif node.number not in self.dropped and node.target != "param":
                 self.node(node)
 
@@ -104,8 +106,11 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
         value = self.current(self.values[operand.node], node.number)
         value.slot.saved = True
         self.saved.append((operand.node, value.slot))
+        inside = self.saved_in.get(operand.node, [None])
         if value.step is not None and value.step.guard is not None:
             self.given[operand.node] = value.step.guard
+        elif len(inside) == 1 and inside[0] is not None:
+            self.given[operand.node] = inside[0]
 
     # ------------------------------------------------------------------ nodes
 

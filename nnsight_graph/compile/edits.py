@@ -28,6 +28,9 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         for reader, leaf in root.readers:
             if reader.needs & ~step.needs:
                 known_later = _needs_of(analysis, reader.leaves[leaf]) & ~step.needs  # a late view: its base is kept instead
+                if known_later and (step.needs | known_later) & sum(analysis.virtual.values()):
+                    why = "edits a value of a branch that a line above has yet to use, and which comes first depends on the branch"
+                    raise refused(step.node, f"{why}. Edit a .clone()")
                 if not known_later and (id(reader), leaf) not in private:
                     private[id(reader), leaf] = _keep_old(analysis, step, root, reader, leaf)
             else:
@@ -64,6 +67,8 @@ def _keep_old(analysis: Analysis, edit: Step, root: Root, reader: Step, leaf: in
     name.guard = old.producer.guard if old.producer is not None else None
     name.output = kept
     kept.producer = name
+    if name.guard is not None and not name.guard.around(edit.guard):
+        analysis.wait_for(edit, name)
     copy = Step(edit.node, snapshot, [kept], edit.needs)
     copy.special, copy.extra = "snapshot", reader
     copy.output = kept

@@ -265,7 +265,10 @@ class Run:
         overwritten = None if self.contained is None else self.contained.overwritten()
         if overwritten is not None and self.error is None:
             self.failed, self.error = ("overwritten", -1, overwritten), NNsightError("overwritten")
-        for _, slot, _, _ in self.plan.saved:
+        given = self.plan.given
+        for node, slot, _, _ in self.plan.saved:
+            if given and node in given and slots[given[node][0]] is not given[node][1]:
+                continue  # its branch was not taken
             if noted.get(slot) and versions_of(slots[slot]) != noted[slot] and self.error is None:
                 self.failed, self.error, self.lost = ("overwritten", slot), NNsightError("overwritten"), slot
 

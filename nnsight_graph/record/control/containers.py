@@ -55,12 +55,16 @@ class Containers:
     def lift(self, mentions: tuple[Callable[[], Any] | None, ...]) -> None:
         """Before a region that changes the containers in these variables: make them traced."""
         names = Names(*mentions)
-        for value in names.read():
+        for value in {id(value): value for value in names.read()}.values():
             if type(value) in _LIFTED and (not self.regions or id(value) in self.regions[-1].made):
                 traced = self.emitter.lift(value)
                 self.lifted.append((traced, value))
                 self.variables.replace(value, traced)
                 names.replace(value, traced)
+
+    def grew(self, before: Any, after: Any) -> Any:
+        """What a name means after ``name += ...``: a container stays the same one."""
+        return before if any(traced is before for traced, _ in self.lifted) else after
 
     def original(self, value: Any) -> Any:
         """The user's own container, where ``value`` is what it was lifted to."""

@@ -26,8 +26,8 @@ def _in_comprehensions(nodes: Iterable[ast.AST]) -> set[int]:
     """The targets of comprehensions, by identity: names of a scope of their own."""
     found: set[int] = set()
     for node in walk(nodes):
-        if isinstance(node, ast.comprehension):
-            found.update(id(inner) for inner in ast.walk(node.target))
+        if isinstance(node, ast.comprehension) or hasattr(node, "inner"):  # a loop that was one
+            found.update(id(inner) for inner in ast.walk(node.target))  # type: ignore[attr-defined]
     return found
 
 

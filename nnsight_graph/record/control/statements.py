@@ -212,11 +212,13 @@ class Statements(Expressions):
         return self._assign(place(ast.Assign([node.target], node.value), node)) if node.value else [place(ast.Pass(), node)]
 
     def _augassign(self, node: ast.AugAssign) -> list[ast.stmt]:
-        checked: list[ast.stmt] = []
-        if isinstance(node.target, ast.Name) and node.target.id in self._conditional:
-            checked = [place(assign(node.target.id, call("grown", load(node.target.id))), node)]
+        target = node.target
         self.visit(node)
-        return [*checked, node]
+        if not isinstance(target, ast.Name) or target.id not in self._conditional:
+            return [node]
+        before = self.fresh("before")
+        checked = ast.Assign([ast.Name(before, ast.Store()), ast.Name(target.id, ast.Store())], call("grown", load(target.id)))
+        return [place(checked, node), node, place(assign(target.id, call("grew", load(before), load(target.id))), node)]
 
     # ------------------------------------------------------------------ definitions
 
