@@ -109,7 +109,7 @@ class BranchAnalysis:
             for value in values:
                 if not self._is_around(value) and value.step is not None:
                     step.needs |= self._optional(value.step.guard, value.needs | value.edit_needs, step.needs, self.guard)
-        step.leaves = [self._leaf(operand, step, True, place) for place, operand in enumerate(node.operands)]
+        step.leaves = [self._leaf(operand, step, False, place) for place, operand in enumerate(node.operands)]
         self.guarded(step)
         self.steps.append(step)
         self._merged(node, step, [value for values in sides for value in values])
@@ -117,7 +117,7 @@ class BranchAnalysis:
     def _merged(self, node: Node, step: Step, everything: list[Value]) -> None:
         roots = tuple(dict.fromkeys(root for value in everything for root in value.roots))
         value = Value(node.number, Slot(step), step.needs, (*roots, Root()), step)
-        step.output, value.maybe = value.slot, True
+        step.output, value.maybe, value.merged = value.slot, True, True
         value.superseded = any(other.superseded for other in everything)
         value.slot.cells = tuple(dict.fromkeys(cell for other in everything for cell in other.slot.cells))
         for root in roots:

@@ -28,7 +28,7 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         for reader, leaf in root.readers:
             if reader.needs & ~step.needs:
                 known_later = _needs_of(analysis, reader.leaves[leaf]) & ~step.needs  # a late view: its base is kept instead
-                if known_later and (step.needs | known_later) & sum(analysis.virtual.values()):
+                if known_later and not _late_view(analysis, reader.leaves[leaf], step.needs):
                     why = "edits a value of a branch that a line above has yet to use, and which comes first depends on the branch"
                     raise refused(step.node, f"{why}. Edit a .clone()")
                 if not known_later and (id(reader), leaf) not in private:
@@ -48,6 +48,14 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         root.readers = []
         root.edit_needs |= step.needs
         root.edits = [step]
+
+
+def _late_view(analysis: Analysis, slot: Slot, needs: int) -> bool:
+    """Whether what lies in ``slot`` is a view of something that is there with ``needs`` (and not chosen by a branch)."""
+    value = analysis.by_step.get(id(slot.producer)) if slot.producer is not None else None
+    while value is not None and value.base is not None:
+        value = value.base
+    return value is None or not value.merged or not value.needs & ~needs
 
 
 def _superseded(value: Value | None) -> bool:

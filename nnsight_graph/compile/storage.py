@@ -173,10 +173,11 @@ class Value:
             where they really lie.
         read: For what a site delivered: its cell, point and version.
         plain: Whether it is surely a number or a string.
+        merged: Whether a branch chose it.
         superseded: Whether a write in a branch may have put another in its place.
     """
 
-    __slots__ = ("base", "kept", "maybe", "needs", "node", "plain", "read", "roots", "slot", "step", "superseded")
+    __slots__ = ("base", "kept", "maybe", "merged", "needs", "node", "plain", "read", "roots", "slot", "step", "superseded")
 
     def __init__(self, node: int, slot: Slot, needs: int, roots: tuple[Root, ...], step: Step | None = None) -> None:
         self.node = node
@@ -190,6 +191,7 @@ class Value:
         self.read: Any = None
         self.plain = False
         self.superseded = False
+        self.merged = False
 
     @property
     def edit_needs(self) -> int:

@@ -44,8 +44,8 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         trace = self._trace
         if not trace.open:
             raise RecordError("this trace is over: .save() belongs inside its block")
-        if self._index not in trace.saved:
-            trace.saved[self._index] = self
+        if self._index not in trace.saved or trace.emitter is not None:  # the first may stand in a branch
+            trace.saved.setdefault(self._index, self)
             trace.put(("save", self._index), sys._getframe(1))
         return self
 
