@@ -42,7 +42,8 @@ class Numbering:
         if cell is not None:
             users = {index for index in slot.segments if segments[index].needs != cell.bit}
         else:
-            users = slot.segments - ({slot.producer.segment} if slot.producer else set())
+            made = slot.producer if slot.producer is not None and slot not in slot.producer.leaves else None
+            users = slot.segments - ({made.segment} if made else set())
         if slot.cells:
             if slot.unchecked:
                 self.unchecked.add(slot.index)

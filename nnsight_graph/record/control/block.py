@@ -131,7 +131,8 @@ class Block:
             _show_users_lines(error)
             raise
         finally:
-            after = {name: _given_back(control, value) for name, value in names.read(rewritten.stored).items()}
+            control.restore()
+            after = {name: _given_back(value) for name, value in names.read(rewritten.stored).items()}
             hidden = names.write_back(after)
             names.forget()
             if hidden:
@@ -144,11 +145,11 @@ _HIDDEN = (
 )
 
 
-def _given_back(control: Controller, value: Any) -> Any:
+def _given_back(value: Any) -> Any:
     """What the frame gets for a name's value in the body."""
     if type(value) is Maybe:
         return value.value
-    return UNBOUND if type(value) is Refused else control.original(value)
+    return UNBOUND if type(value) is Refused else value
 
 
 def _show_users_lines(error: BaseException) -> None:

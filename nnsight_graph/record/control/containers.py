@@ -37,14 +37,15 @@ class Containers:
         emitter: What records.
         regions: The traced regions that are open, innermost last.
         variables: All names of the block.
-        lifted: ``(traced container, original)``.
+        lifted: ``(traced container, original, variables in which the one stands for the other)``.
     """
 
     def __init__(self, emitter: Emitter, variables: FrameNames) -> None:
         self.emitter = emitter
         self.regions: list[Region] = []
         self.variables = variables
-        self.lifted: list[tuple[Any, Any]] = []
+        self.lifted: list[tuple[Any, Any, Names]] = []
+        self._same: dict[int, Any] = {}  # traced values that are lifted containers: themselves, or what a loop calls them
 
     def refuse(self, text: str) -> RecordError:
         """An error that also keeps the trace from running, even where the user's own ``except`` swallows it."""
@@ -58,17 +59,25 @@ class Containers:
         for value in {id(value): value for value in names.read()}.values():
             if type(value) in _LIFTED and (not self.regions or id(value) in self.regions[-1].made):
                 traced = self.emitter.lift(value)
-                self.lifted.append((traced, value))
+                self.lifted.append((traced, value, names))
+                self._same[id(traced)] = traced
                 self.variables.replace(value, traced)
                 names.replace(value, traced)
 
+    def call_alike(self, parameter: Any, value: Any) -> None:
+        """A loop's parameter that stands for a lifted container is the container."""
+        if id(value) in self._same:
+            self._same[id(parameter)] = parameter
+
     def grew(self, before: Any, after: Any) -> Any:
         """What a name means after ``name += ...``: a container stays the same one."""
-        return before if any(traced is before for traced, _ in self.lifted) else after
+        return before if id(before) in self._same else after
 
-    def original(self, value: Any) -> Any:
-        """The user's own container, where ``value`` is what it was lifted to."""
-        return next((original for traced, original in self.lifted if traced is value), value)
+    def restore(self) -> None:
+        """Let all names mean the user's own containers again."""
+        for traced, original, names in reversed(self.lifted):
+            self.variables.replace(traced, original)
+            names.replace(traced, original)
 
     def new(self, value: Any) -> Any:
         """A container that a line has just made."""

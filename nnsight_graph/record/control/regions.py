@@ -219,6 +219,8 @@ class _Carried:
         item, values = self._control.emitter.begin_loop(kind, source, [(n, _value(v)) for n, v in zip(names, before, strict=True)])
         unset = [value is UNBOUND or type(value) is Maybe for value in before]
         self._parameters = [Maybe(n, v) if u else v for n, v, u in zip(names, values, unset, strict=True)]
+        for value, start in zip(values, before, strict=True):
+            self._control.call_alike(value, start)
         now: list[Any] = [Refused(name, value) for name, value in zip(self._names.names, self._before, strict=True)]
         for index, value in zip(self._kept, self._parameters, strict=True):
             now[index] = value

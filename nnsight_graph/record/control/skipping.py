@@ -47,8 +47,8 @@ class Skip:
         frame = self.frame
         self._tracer, self._traced, self._opcodes = sys.gettrace(), frame.f_trace, frame.f_trace_opcodes
         below: FrameType | None = sys._getframe(1)
-        while below is not None and below is not frame:  # a tracer that sees them return would take the thread back
-            below.f_trace = None
+        while not hasattr(self._tracer, "__code__") and below is not None and below is not frame:
+            below.f_trace = None  # a tracer in C that saw these frames return would install itself again
             below = below.f_back
         frame.f_trace = self._step
         frame.f_trace_opcodes = True

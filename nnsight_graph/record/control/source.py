@@ -52,6 +52,8 @@ def _in_lines(code: CodeType, offset: int, lines: list[str]) -> Statement | None
 
 def _entered(code: CodeType, offset: int) -> tuple[Span, int]:
     """Where the instruction stands, and how many that enter a ``with`` come before it at the same place."""
+    while code.co_code[offset] == dis.EXTENDED_ARG:  # Python 3.10 says so of an instruction with a long argument
+        offset += 2
     spans = [span for at, span in _entries(code) if at <= offset]
     return spans[-1], spans[:-1].count(spans[-1])
 
@@ -116,18 +118,18 @@ def _item_of(node: ast.With, span: Span, rank: int) -> int | None:
 
 def _agrees(code: CodeType, node: ast.With, lines: list[str]) -> bool:
     """Whether names and numbers in the bytecode of the block stand where the source has them."""
-    last = node.end_lineno or node.lineno
-    names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-    line = 0
+    last, line = node.end_lineno or node.lineno, 0
+    known = _Known(node)
     for instruction in dis.get_instructions(code):
         positions = getattr(instruction, "positions", None)
         line = (positions.lineno or 0) if positions else next(iter(_line_of(instruction)), line)
         if not node.lineno <= line <= last:
             continue
-        name = instruction.argval
-        if instruction.opname in _LOADS and isinstance(name, str) and name.isidentifier() and not _stands(name, positions, names, lines):
+        value = instruction.argval
+        text = _text(positions, lines) if positions and positions.col_offset is not None else None
+        if instruction.opname in _LOADS and isinstance(value, str) and value.isidentifier() and not known.name(value, text):
             return False
-        if instruction.opname == "LOAD_CONST" and type(name) in (int, float) and positions and not _is_number(name, positions, lines):
+        if instruction.opname == "LOAD_CONST" and type(value) in (int, float) and not known.number(value, text):
             return False
     return True
 
@@ -144,17 +146,34 @@ def _text(positions: Any, lines: list[str]) -> str:
     return encoded[positions.col_offset : positions.end_col_offset].decode(errors="replace")
 
 
-def _stands(name: str, positions: Any, names: set[str], lines: list[str]) -> bool:
-    plain = name.rpartition("__")[0] and "__" + name.rpartition("__")[2]  # the name before it was mangled
-    if name in names or plain in names or name.startswith("__"):
-        text = _text(positions, lines) if positions and positions.col_offset is not None else ""
-        return not text.isidentifier() or text in (name, plain) or name.startswith("__")
-    return name == "AssertionError"
+class _Known:
+    """What the source of a block mentions."""
 
+    def __init__(self, node: ast.With) -> None:
+        nodes = list(ast.walk(node))
+        self._names = {inner.id for inner in nodes if isinstance(inner, ast.Name)}
+        numbers = [inner.value for inner in nodes if isinstance(inner, ast.Constant) and type(inner.value) in (int, float)]
+        self._numbers = {*numbers, *(-number for number in numbers)}  # type: ignore[operator]
+        self._folded = any(isinstance(inner, ast.BinOp) and isinstance(inner.left, ast.Constant) for inner in nodes)
 
-def _is_number(value: float, positions: Any, lines: list[str]) -> bool:
-    try:
-        written = ast.literal_eval(_text(positions, lines).strip())
-    except (SyntaxError, ValueError, TypeError):
-        return True
-    return type(written) is not type(value) or bool(written == value)
+    def name(self, name: str, text: str | None) -> bool:
+        """Whether a name that is loaded from a place is the one that stands there."""
+        head, _, tail = name.rpartition("__")
+        written = (name, "__" + tail) if head else (name,)  # mangled by a class, or not
+        if name.startswith("__") or name == "AssertionError":
+            return True
+        if not self._names.intersection(written):
+            return False
+        return text is None or len(text) not in map(len, written) or text in written
+
+    def number(self, value: float, text: str | None) -> bool:
+        """Whether a number that is loaded from a place is the one that stands there."""
+        if text is None:
+            return self._folded or value in self._numbers
+        try:
+            tree = ast.parse(text.strip(), mode="eval").body
+        except SyntaxError:
+            return len(text) == 0 or not text.isprintable()
+        if isinstance(tree, ast.Constant):
+            return bool(tree.value == value) or type(tree.value) not in (int, float)
+        return not isinstance(tree, ast.Name)

@@ -195,11 +195,12 @@ def test_a_swallowed_refusal_still_fails_the_trace() -> None:
     class Box:
         x = 0
 
+    box = Box()
     with pytest.raises(RecordError, match="an attribute of a Box"):
         with Trace() as t:
             try:
                 if t.input(1) > 3:
-                    Box.x = 1
+                    box.x = 1
             except Exception:
                 pass
 
