@@ -97,7 +97,7 @@ class Items:
         >>> with model.trace(torch.arange(3)) as tracer:
         ...     squares = nnsight.list().save()
         ...     with tracer.iter(model.output) as item:
-        ...         squares.append((item * item).item())
+        ...         _ = squares.append((item * item).item())
         >>> squares
         [0, 1, 4]
     """

@@ -205,12 +205,10 @@ class Attribute(Proxy, eq=False):
         if self._name.endswith("_"):
             trace.refuse_edit(self._base)
         if self._index == len(trace.entries) - 1 and trace.entries[-1][0][0] == "@":
-            made = self._take_the_place(trace, args, kwargs)
-        else:
-            if self._index >= 0:
-                trace.entries[self._index] = ("bound", self._base._index, self._name)
-            made = trace.proxy("." + self._name, (self._base, *args), kwargs)
-        return None if self._name in _GIVE_NONE and trace.entries[self._base._index][0] in ("list", "dict", "set") else made
+            return self._take_the_place(trace, args, kwargs)
+        elif self._index >= 0:
+            trace.entries[self._index] = ("bound", self._base._index, self._name)
+        return trace.proxy("." + self._name, (self._base, *args), kwargs)
 
     def _take_the_place(self, trace: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The attribute is the last entry: the call is written over it."""
@@ -227,10 +225,6 @@ class Attribute(Proxy, eq=False):
         if self._index < 0 and recorder is self._trace:
             _set(self, "_index", recorder.add("@" + self._name, (self._base,)))
         return super()._record_as_operand(recorder)
-
-
-_GIVE_NONE = frozenset(("append", "extend", "insert", "clear", "remove", "sort", "reverse", "add", "update", "discard"))
-"""What changes a container, and returns nothing."""
 
 
 def _itself(value: Any) -> Any:

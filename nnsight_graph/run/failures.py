@@ -156,7 +156,8 @@ def unset_reasons(run: Run) -> dict[int, str]:
     reasons = {}
     plan = run.plan
     for node, slot, segment, visit in plan.saved:
-        if (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and run.slots[slot] is not NEVER and run.slots[slot] is not UNBOUND:
+        filled = run.slots[slot] is not NEVER and run.slots[slot] is not UNBOUND
+        if filled and (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]):
             taken = plan.given.get(node)
             if taken is None or run.slots[taken[0]] is taken[1]:
                 continue

@@ -127,7 +127,7 @@ def test_a_condition_of_one_input_decides_about_another(model: Any) -> None:
             with tracer.invoke(X):
                 two = model.output.save()
         with torch.no_grad():
-            right = with_hook(model, 2, lambda output: output * (3 if sign > 0 else 1), Y)
+            right = with_hook(model, 2, (lambda output: output * 3) if sign > 0 else (lambda output: output), Y)
             torch.testing.assert_close(one.value, right)
             torch.testing.assert_close(two.value, model._module(X))
 
@@ -306,7 +306,7 @@ def test_a_list_with_a_name_holds_what_plain_python_would_have_put_there(model: 
         found.append("after")
     with torch.no_grad():
         rows = model._module[0](X)
-    assert found[0] == "before" and found[-1] == "after"
+    assert (found[0], found[-1]) == ("before", "after")
     assert [value.item() for value in found[1:-1]] == [row.sum().item() for row in rows]
 
 
@@ -337,3 +337,15 @@ def test_a_module_cannot_be_chosen_by_a_value(model: Any) -> None:
         with model.trace(X):
             layer = model[0] if model[0].output.sum() > 0 else model[2]
             layer.output[:] = 0
+
+
+def test_the_result_of_a_change_can_be_saved(model: Any) -> None:
+    with model.trace(X):
+        values = nnsight.list().save()
+        nothing = values.append(model[0].output.sum()).save()
+        kept = [model[0].output.shape[0], 2].save()
+        named = dict(one=1).save()  # noqa: C408
+        built = nnsight.dict(two=2).save()
+    assert nothing.value is None
+    assert len(values) == 1
+    assert (list(kept), dict(named), built.value) == ([2, 2], {"one": 1}, {"two": 2})

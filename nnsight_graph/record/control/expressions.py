@@ -132,7 +132,7 @@ class Expressions(ast.NodeTransformer):
         if not names:
             return place(thunk(value), node)
         name = self.fresh("later")
-        self._define(name, [], self._declare(names) + [place(ast.Return(value), node)], node)
+        self._define(name, [], [*self._declare(names), place(ast.Return(value), node)], node)
         return place(load(name), node)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:

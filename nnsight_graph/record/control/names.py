@@ -32,8 +32,8 @@ class Refused:
     def __str__(self) -> str:
         kinds = " or ".join(dict.fromkeys("unset" if v is UNBOUND else f"a {type(v).__name__}" for v in self.values if v is not self))
         return (
-            f"which object `{self.name}` is ({kinds}) depends on a traced condition or loop; only values can, not modules or other objects. "
-            f"Use `{self.name}` inside the branch that sets it, or choose between values: torch.where(condition, a, b)."
+            f"which object `{self.name}` is ({kinds}) depends on a traced condition or loop; only values can, not modules or other "
+            f"objects. Use `{self.name}` inside the branch that sets it, or choose between values: torch.where(condition, a, b)."
         )
 
 

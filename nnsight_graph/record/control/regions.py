@@ -23,7 +23,7 @@ class Turns:
     def __init__(self) -> None:
         self.check: Callable[[Any], None] | None = None
         self.traced: Callable[[Any], bool]
-        self.value = False
+        self.value: Any = False
 
     def test(self, value: Any) -> bool:
         """Whether the body is to run now."""
@@ -105,7 +105,7 @@ class Controller(Operations):
         if not self.emitter.traced(test):
             return yes() if test else no()
         result = UNBOUND
-        for taken in self.branch(test, names, mutated, lambda: result):
+        for taken in self.branch(test, names, mutated, lambda: result):  # noqa: B023  (its cell is written, too)
             result = yes() if taken else no()
         return self.use(result)
 

@@ -41,18 +41,25 @@ class Skip:
         elif self.frame is not None:
             sys.settrace(self._tracer)
             self.frame.f_trace, self.frame.f_trace_opcodes = self._traced, self._opcodes
+            if self._tracer is not None and not hasattr(self._tracer, "__code__"):
+                self._tell(sys._getframe(), self._tracer)
         del self.frame
 
     def _trace(self) -> None:
         frame = self.frame
         self._tracer, self._traced, self._opcodes = sys.gettrace(), frame.f_trace, frame.f_trace_opcodes
-        below: FrameType | None = sys._getframe(1)
-        while not hasattr(self._tracer, "__code__") and below is not None and below is not frame:
-            below.f_trace = None  # a tracer in C that saw these frames return would install itself again
-            below = below.f_back
         frame.f_trace = self._step
         frame.f_trace_opcodes = True
         sys.settrace(_ignore)
+
+    def _tell(self, below: FrameType | None, tracer: Any) -> None:
+        """A tracer in C will see these frames return, so it has to know that they were called."""
+        missed = []
+        while below is not None and below is not self.frame:
+            missed.append(below)
+            below = below.f_back
+        for frame in reversed(missed):
+            frame.f_trace = tracer(frame, "call", None)
 
     def _step(self, _frame: FrameType, event: str, _argument: Any) -> Any:
         if event in ("line", "opcode"):

@@ -143,7 +143,8 @@ def _text(positions: Any, lines: list[str]) -> str:
     if positions.lineno != positions.end_lineno or positions.lineno > len(lines):
         return ""
     encoded = lines[positions.lineno - 1].encode()
-    return encoded[positions.col_offset : positions.end_col_offset].decode(errors="replace")
+    text: bytes = encoded[positions.col_offset : positions.end_col_offset]
+    return text.decode(errors="replace")
 
 
 class _Known:
@@ -162,9 +163,9 @@ class _Known:
         written = (name, "__" + tail) if head else (name,)  # mangled by a class, or not
         if name.startswith("__") or name == "AssertionError":
             return True
-        if not self._names.intersection(written):
-            return False
-        return text is None or len(text) not in map(len, written) or text in written
+        if text is None:
+            return not self._names.isdisjoint(written)
+        return len(text) not in map(len, written) or text in written  # a longer text is what loads it, as `super()` does `self`
 
     def number(self, value: float, text: str | None) -> bool:
         """Whether a number that is loaded from a place is the one that stands there."""

@@ -12,6 +12,7 @@ from .syntax import assign, call, constant, load, mention, place, shape_of
 
 _REGIONS = (ast.If, ast.For, ast.While, ast.With)
 _DISPLAYS = (ast.Tuple, ast.List)
+_Bodies = tuple[list[ast.stmt], list[ast.stmt]]
 _NO_FLAGS: dict[type[ast.AST], str] = {}
 
 
@@ -56,7 +57,7 @@ class Statements(Expressions):
     def _names(self, nodes: Sequence[ast.AST]) -> list[str]:
         return [*stored(nodes), *self._flags_of(nodes), *self._rebound]
 
-    def _branch(self, test: ast.expr, names: list[str], changed: list[str], bodies: tuple[list[ast.stmt], list[ast.stmt]], at: ast.AST) -> ast.stmt:
+    def _branch(self, test: ast.expr, names: list[str], changed: list[str], bodies: _Bodies, at: ast.AST) -> ast.stmt:
         """``for taken in branch(test): if taken: ... else: ...``, with the branches rewritten already."""
         taken = self.fresh("taken")
         inner = place(ast.If(load(taken), *bodies), at)
@@ -116,7 +117,8 @@ class Statements(Expressions):
         if ast.Break in flags:
             within = [*names, flags[ast.Break]]
             turn = [self._branch(place(call("clear", load(flags[ast.Break])), node), within, changed, (turn, []), node)]
-        source = call("iterate", self.visit(node.iter), mention(names), mention(changed), mention([flags[k] for k in flags if k is ast.Break]))
+        leaving = mention([flags[kind] for kind in flags if kind is ast.Break])
+        source = call("iterate", self.visit(node.iter), mention(names), mention(changed), leaving)
         loop = place(ast.For(ast.Name(item, ast.Store()), place(source, node.iter), turn, []), node)
         return [*self._lowered(flags, ast.Break, node), loop, *self._else(node, flags)]
 
@@ -158,7 +160,7 @@ class Statements(Expressions):
     def _with(self, node: ast.With) -> list[ast.stmt]:
         """Any ``with`` may turn out to be one over steps."""
         item, *others = node.items
-        body = [place(ast.With(others, node.body), node)] if others else node.body
+        body: list[ast.stmt] = [place(ast.With(others, node.body), node)] if others else node.body
         manager, entered, turn = self.fresh("manager"), self.fresh("entered"), self.fresh("turn")
         inside: list[ast.AST] = [*([item.optional_vars] if item.optional_vars else []), *body]
         names, changed, flags = self._names(inside), mutated(inside), self._flags_of(body)

@@ -104,7 +104,7 @@ class Writer:
         self.put(depth, f"{self.random.choice('abc')} += {self.number(1)}")
 
     def append(self, depth: int) -> None:
-        lines = [f"out.append({self.number(1)})", f"alias.append({self.number(1)})", f"ys.append({self.number(1)})", f"out += [{self.number(1)}]"]
+        lines = [f"{name}.append({self.number(1)})" for name in ("out", "alias", "ys")] + [f"out += [{self.number(1)}]"]
         self.put(depth, self.random.choice([*lines, f"xs = {self.comprehension(1)}[:4]"]))
 
     def jump(self, depth: int) -> None:

@@ -217,7 +217,7 @@ def test_break_in_finally() -> None:
                 try:
                     pass
                 finally:
-                    break
+                    break  # noqa: B012
 
     refused("`break` or `continue` in a `finally`", lambda: loaded_without_warning(program))
 
@@ -398,7 +398,8 @@ def test_a_recursion_through_one_block() -> None:
 
 
 @pytest.mark.parametrize("core", ["ctrace", "pytrace", "sysmon"])
-def test_coverage_is_undisturbed(core: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Trace", "Deeper"])
+def test_coverage_is_undisturbed(core: str, kind: str, tmp_path: Path) -> None:
     pytest.importorskip("coverage")
     if core == "sysmon" and sys.version_info < (3, 12):
         pytest.skip("there is no sys.monitoring")
@@ -412,7 +413,7 @@ def test_coverage_is_undisturbed(core: str, tmp_path: Path) -> None:
         "print(sorted(cov.get_data().lines(traced.__file__)), sys.gettrace())\n"
     )
     (tmp_path / "traced.py").write_text(
-        "from tests.record.control.toy import Trace\n"
+        f"from tests.record.control.toy import {kind} as Trace\n"
         "def run():\n"
         "    with Trace() as t:\n"
         "        if t.input(1):\n"

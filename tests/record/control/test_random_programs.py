@@ -72,7 +72,8 @@ def difference(seed: int) -> str:
         return "" if same else f"{source}\nplain: {expected}\ntraced: {found}"
     names = [key for key in {**expected, **found} if key not in ("t", "trace", "make")]
     wrong = [key for key in names if plain(found.get(key, UNBOUND)) != expected.get(key, UNBOUND)]
-    return "".join(f"{key}: {expected.get(key)} != {plain(found.get(key))}\n" for key in wrong) and f"{source}\n{wrong}\n{expected}\n" + str(
+    different = "".join(f"{key}: {expected.get(key)} != {plain(found.get(key))}\n" for key in wrong)
+    return different and f"{source}\n{wrong}\n{expected}\n" + str(
         {key: plain(value) for key, value in found.items()}
     )
 

@@ -272,7 +272,8 @@ _FUNCTIONS: dict[str, Any] = {
     "reversed": lambda value: list(reversed(value)),
     "make": lambda kind, contents: {"list": list, "set": set, "dict": dict}[kind](contents),
 }
-_FUNCTIONS |= {function.__name__: function for function in (len, int, float, str, abs, min, max, sum, round, sorted, any, all, list, tuple, set)}
+_NAMED = (len, int, float, str, abs, min, max, sum, round, sorted, any, all, list, tuple, set)
+_FUNCTIONS |= {function.__name__: function for function in _NAMED}
 
 
 def run_line(toy: Toy, line: Any, values: dict[int, Any]) -> None:
@@ -313,9 +314,12 @@ class Trace:
         return Data(source)
 
     def __enter__(self) -> Trace:
-        self.block = control.enter(sys._getframe(1), self.scan)
-        self.rewritten = self.block is not None
+        self._enter(sys._getframe(1))
         return self
+
+    def _enter(self, frame: Any) -> None:
+        self.block = control.enter(frame, self.scan)
+        self.rewritten = self.block is not None
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
         swallow = False
@@ -325,6 +329,20 @@ class Trace:
         if error is None and self.runs:
             self.toy.run()
         return swallow
+
+
+class Deeper(Trace):
+    """The same, some calls further down."""
+
+    def __enter__(self) -> Trace:
+        super().__enter__()
+        return self
+
+    def _enter(self, frame: Any) -> None:
+        super()._enter(frame.f_back)
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
+        return super().__exit__(kind, error, traceback)
 
 
 def plain(value: Any) -> Any:
