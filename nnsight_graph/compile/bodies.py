@@ -59,7 +59,7 @@ class Outside:
 class LoopCode:
     """What a loop step needs to be written out; slots get their numbers when code is emitted."""
 
-    __slots__ = ("captures", "check", "head", "inits", "item", "leave", "nexts", "params", "prelude", "saved", "source", "tail")
+    __slots__ = ("captures", "check", "head", "inits", "item", "leave", "nexts", "params", "prelude", "saved", "shares", "source", "tail")
 
     def __init__(self) -> None:
         self.source: Slot | None = None
@@ -74,6 +74,7 @@ class LoopCode:
         self.leave = Slot()
         self.nexts: list[Slot] = []
         self.saved: list[Slot] = []
+        self.shares: set[Root] = set()  # storage that what it hands on may be on
 
 
 class Body:
@@ -242,7 +243,7 @@ def analyse_loop(analysis: Analysis, node: Node) -> None:
     above = {ref: analysis.values[ref] for ref in _references(node) if ref in analysis.values}
     body = Body(outside, {ref: outside.take(analysis.current(value, node.number)) for ref, value in above.items()}, [])
     code, roots = lower_loop(body, node)
-    step.extra, code.prelude = code, body.steps
+    step.extra, code.prelude, code.shares = code, body.steps, roots if not code.saved else set(outside_roots(outside))
     for place, (value, slot) in enumerate(outside.captured):
         step.leaves.append(value.slot)
         code.captures.append((place, slot))
@@ -256,9 +257,11 @@ def analyse_loop(analysis: Analysis, node: Node) -> None:
             root.readers.append((step, place))
             step.after.extend(root.edits)
     step.opaque = any(other.opaque for other in _all(code.prelude + code.head + code.tail))
+    passing = tuple(dict.fromkeys(cell for value, _ in outside.captured for cell in value.slot.cells))
     for slot in code.saved:
-        slot.producer = step
+        slot.producer, slot.cells = step, passing
     step.output = Slot(step)
+    step.output.cells = passing if roots else ()
     analysis.steps.append(step)
     analysis.settle_edits()
     made = Value(node.number, step.output, step.needs, (*roots, Root()), step)
@@ -266,6 +269,12 @@ def analyse_loop(analysis: Analysis, node: Node) -> None:
     for root in roots:
         root.aliases.append(made)
     analysis.values[node.number] = made
+
+
+def outside_roots(outside: Outside) -> Iterator[Root]:
+    """All storage that a loop takes from outside."""
+    for value, _ in outside.captured:
+        yield from value.roots
 
 
 def _references(node: Node) -> dict[int, None]:

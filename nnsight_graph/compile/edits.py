@@ -27,6 +27,9 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
             _detach(step, root)
         for reader, leaf in root.readers:
             if reader.needs & ~step.needs:
+                if reader.special == "loop" and root in reader.extra.shares:
+                    why = "edits a value that a loop above hands on, and that loop runs only later"
+                    raise refused(step.node, f"{why}. Edit a .clone()")
                 known_later = _needs_of(analysis, reader.leaves[leaf]) & ~step.needs  # a late view: its base is kept instead
                 if known_later and not _late_view(analysis, reader.leaves[leaf], step.needs):
                     why = "edits a value of a branch that a line above has yet to use, and which comes first depends on the branch"

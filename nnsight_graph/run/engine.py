@@ -109,8 +109,8 @@ class Run:
             for stand_in in reversed(self.joined):
                 stand_in.share(self.joined, self.part)
             result = slots[visit.slot] if visit.changes else None
-            for group in fresh:
-                self._note(group)
+            if fresh:
+                self._note(fresh[0] if len(fresh) == 1 else tuple(held for group in fresh for held in group))
             if self.contained is not None and self.contained.fresh:
                 self.contained.note()
         except Exception as error:
@@ -236,16 +236,19 @@ class Run:
 
     def _note(self, group: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
         """Remember what was read as it is now that its visit ends."""
+        uncounted: list[int] = []
         for slot, cells in group:
-            value = self.slots[slot]
-            versions = versions_of(value)
-            if versions is None:  # inference tensors have no counters
-                self.slots[slot] = clone(value)
+            versions = versions_of(self.slots[slot])
+            if versions is None:
+                uncounted.append(slot)
                 versions = ()
             if slot not in self.plan.unchecked:
                 self.noted[slot] = versions
             if self.plan.visits[cells[0]].slot == slot:
                 self._register(((slot, cells),))
+        if uncounted:  # inference tensors have no counters: they are copied, views of one tensor as views of one copy
+            for slot, value in zip(uncounted, copy_together([self.slots[slot] for slot in uncounted]), strict=True):
+                self.slots[slot] = value
 
     def check(self, slots: tuple[int, ...]) -> None:
         """Raise if the model has overwritten, in place, something that was read.

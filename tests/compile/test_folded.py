@@ -26,7 +26,8 @@ def run_graph(graph: Graph, steps: int = 6):
     if run.error is not None:
         raise run.error
     given = {node: run.slots[slot] for node, slot, _, _ in plan.saved}
-    return [given[node.operands[0].node] for node in walk(graph.body) if node.target == "save"]
+    saved = dict.fromkeys(node.operands[0].node for node in walk(graph.body) if node.target == "save")
+    return [given[node] for node in saved]
 
 
 def record(program, steps: int = 6):

@@ -71,6 +71,7 @@ def run_traced(case: Case) -> Outcome:
 def compiled(text: str) -> Any:
     """Code whose source can be found by whoever asks for it, as that of a file."""
     name = f"<program {next(numbers)}>"
+    linecache.cache.pop(name, None)  # so that it is the newest
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     for old in [key for key in linecache.cache if key.startswith("<program ")][:-50]:
         del linecache.cache[old]

@@ -155,7 +155,9 @@ class _Known:
         self._names = {inner.id for inner in nodes if isinstance(inner, ast.Name)}
         numbers = [inner.value for inner in nodes if isinstance(inner, ast.Constant) and type(inner.value) in (int, float)]
         self._numbers = {*numbers, *(-number for number in numbers)}  # type: ignore[operator]
-        self._folded = any(isinstance(inner, ast.BinOp) and isinstance(inner.left, ast.Constant) for inner in nodes)
+        self._folded = any(
+            isinstance(inner, ast.BinOp) and isinstance(inner.left, (ast.Constant, ast.UnaryOp, ast.BinOp)) for inner in nodes
+        )
 
     def name(self, name: str, text: str | None) -> bool:
         """Whether a name that is loaded from a place is the one that stands there."""

@@ -157,5 +157,5 @@ class Writer:
 
     def steps(self, depth: int, budget: int, loop: bool) -> None:
         self.serial += 1
-        self.put(depth, f"with t.steps as n{self.serial}:" if self.random.random() < 0.5 else f"with t.iter(xs) as n{self.serial}:")
+        self.put(depth, f"with t.all() as n{self.serial}:" if self.random.random() < 0.5 else f"with t.iter(xs) as n{self.serial}:")
         self.body(depth + 1, budget, False)

@@ -47,7 +47,7 @@ def as_loops(source: str) -> str:
 def _as_loop(line: str) -> str:
     if line.lstrip().startswith("with t."):
         margin, (head, name) = line[: len(line) - len(line.lstrip())], line.strip()[:-1].split(" as ")
-        return f"{margin}for {name} in {'range(3)' if 'steps' in head else 'xs'}:"
+        return f"{margin}for {name} in {'range(3)' if 'all()' in head else 'xs'}:"
     return line
 
 

@@ -310,6 +310,9 @@ class Trace:
     def input(self, value: Any) -> Value:
         return self.toy.input(value)
 
+    def all(self) -> Steps:
+        return Steps()
+
     def iter(self, source: Any) -> Data:
         return Data(source)
 
