@@ -33,7 +33,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
-    from .model import Envoy, NNsight, Tracer
+    from .model import Cache, CacheDict, Entry, Envoy, NNsight, Tracer
     from .record import Proxy, apply, log, save, trace
     from .record.branches import cond
     from .record.branches import iter as iter
@@ -50,6 +50,9 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "LanguageModel": ".huggingface",
+    "Cache": ".model",
+    "CacheDict": ".model",
+    "Entry": ".model",
     "Envoy": ".model",
     "NNsight": ".model",
     "Tracer": ".model",
@@ -65,9 +68,12 @@ _LAZY = {
 
 __all__ = [
     "CONFIG",
+    "Cache",
+    "CacheDict",
     "Cancelation",
     "CheckError",
     "EarlyStopException",
+    "Entry",
     "Envoy",
     "FunctionWhitelistError",
     "GraphFormatError",

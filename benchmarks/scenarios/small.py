@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import nnsight_graph as nnsight
+from nnsight_graph.ops.nested import map_tensors
 
 from .. import models
 from .registry import Variants, scenario
@@ -32,6 +33,36 @@ def save_all_blocks() -> Variants:
         with model.trace(tokens):
             kept = [block.output.save() for block in model.transformer.h]
         return [output.value for output in kept]
+
+    return Variants(hooks, traced)
+
+
+@scenario("small: cache every module", target=1.05, replay_target=1.03)
+def cache_every_module() -> Variants:
+    net, tokens = models.small(), models.tokens()
+    model = nnsight.NNsight(net)
+
+    def hooks() -> Any:
+        kept: dict[str, Any] = {}
+
+        def keep(path: str) -> Any:
+            def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+                kept[path] = map_tensors(output, lambda tensor: tensor.detach().to("cpu"))
+
+            return hook
+
+        handles = [module.register_forward_hook(keep(path)) for path, module in net.named_modules()]
+        try:
+            net(tokens)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [kept[f"transformer.h.{layer}.mlp"] for layer in range(4)]
+
+    def traced() -> Any:
+        with model.trace(tokens) as tracer:
+            cache = tracer.cache()
+        return [cache[f"model.transformer.h.{layer}.mlp"].output for layer in range(4)]
 
     return Variants(hooks, traced)
 

@@ -74,6 +74,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
         self._shared = {index: group[0] for group in graph.shared for index in group}
         self.dropped = unused_methods(graph.body)
         self.saves: list[Node] = []
+        self.caches: list[tuple[Node, Slot | None]] = []
         self.given: dict[int, Guard] = {}
         self.saved_in: dict[int, list[Guard | None]] = {}
         self._region(graph.body)
@@ -94,6 +95,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
                 analyse_loop(self, node)
             elif node.target == "steps":
                 self.all_steps(node)
+            elif node.target == "cache":
+                self.caches.append((node, self.layout(self.rows) if self.rows else None))
             elif node.target == "save":
                 self.saves.append(node)
                 self.saved_in.setdefault(node.operands[0].node, []).append(self.guard)  # type: ignore[union-attr]

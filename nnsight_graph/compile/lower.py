@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..graph import Graph
+from ..graph import Graph, Group, Literal, Node
 from .analyse import Analysis
 from .emit import Emitter
 from .numbering import Numbering
-from .plan import Plan, Segment, Slot, Step
+from .plan import CacheSpec, Plan, Segment, Slot, Step
 from .schedule import make_segments, make_visits
 from .steps import LIMIT
 
@@ -30,6 +30,7 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     plan.came = {step: cell.index for step, cell in analysis.came.items()}
     plan.ends = tuple(analysis.ends)
     plan.limit = min(bound, LIMIT) if plan.ends else 0
+    plan.caches = tuple(_cache_spec(node, slot) for node, slot in analysis.caches)
     plan.guards = _meets_others(plan, analysis, segments)
     for segment, steps in zip(segments, members, strict=True):
         segment.voids = tuple((slot.index, polarity, index) for slot, polarity, index in segment.undecided)
@@ -47,9 +48,18 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     return plan
 
 
+def _cache_spec(node: Node, rows: Slot | None) -> CacheSpec:
+    points, modules = node.operands
+    how = {name: operand.name for name, operand in node.keywords if isinstance(operand, Literal)}
+    assert isinstance(points, Literal)
+    paths = tuple(item.name for item in modules.items if isinstance(item, Literal)) if isinstance(modules, Group) else None
+    flags = how["detach"] == "True", how["copy"] == "True"
+    return CacheSpec(node.number, points.name, *flags, how["device"], how["dtype"], paths, rows.index if rows else -1)
+
+
 def _meets_others(plan: Plan, analysis: Analysis, segments: list[Segment]) -> bool:
     """Whether an edited value may share storage with something that was read at another site and is still held, or stand for it."""
-    if plan.edited and any(step.special == "join" for step in analysis.steps):
+    if plan.edited and (plan.caches or any(step.special == "join" for step in analysis.steps)):
         return True
     held = {cells for segment in segments for _, cells in segment.held}
     kept = (cell for cell in analysis.cells.values() if cell.slot.saved or len(cell.slot.segments) > 1 or cell.turn[0] == "last")

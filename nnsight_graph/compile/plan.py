@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 Instruction = tuple[int, Any, int, int, int, Any, int]
 """``(kind, function, out, a, b, rest, node)``; the kinds are the constants of :mod:`nnsight_graph.ops.evaluate`."""
@@ -11,6 +11,29 @@ Instruction = tuple[int, Any, int, int, int, Any, int]
 
 Passes = dict[tuple[int | str, int], int]
 """Visits of one module's input, or output, by step and call."""
+
+
+class CacheSpec(NamedTuple):
+    """What a cache keeps.
+
+    Attributes:
+        node: The node that asks for it.
+        points: ``"output"``, ``"inputs"`` or ``"inputs and output"``.
+        detach: Whether values leave the autograd graph.
+        copies: Whether values are copied even where they could stay as they are.
+        device, dtype: Where they are moved, and what floating-point ones are converted to; ``"None"`` leaves them.
+        paths: Of which modules; ``None`` means all.
+        layout: The slot with the rows that are kept; ``-1`` for all rows.
+    """
+
+    node: int
+    points: str
+    detach: bool
+    copies: bool
+    device: str
+    dtype: str
+    paths: tuple[str, ...] | None
+    layout: int
 
 
 class Segment:
@@ -114,15 +137,17 @@ class Plan:
         came: Visits that stand for the beginning of a step, by its number.
         repeats: Whether it knows more than the first call of the first step.
         limit: How many steps it is made for, where it has a loop over all of them; 0 where it has none.
+        caches: What is kept of all modules, or of many.
         virtual: Visits that stand for the completion of branches: no module brings them.
     """
 
     __slots__ = (
-        "blanks", "came", "edited", "ends", "fixed", "given", "guards", "hooks", "layouts", "limit", "modules", "needs", "prologue",
-        "repeats", "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
+        "blanks", "caches", "came", "edited", "ends", "fixed", "given", "guards", "hooks", "layouts", "limit", "modules", "needs",
+        "prologue", "repeats", "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.caches: tuple[CacheSpec, ...] = ()
         self.fixed: tuple[Any, ...] = ()
         self.modules: tuple[tuple[str, bool], ...] = ()
         self.layouts: tuple[tuple[str, int], ...] = ()

@@ -32,6 +32,7 @@ LAWS: dict[str, Law] = {
     "call": Law(),
     "save": Law(operands=1, value=False),
     "log": Law(value=False),
+    "cache": Law(operands=2, value=False),
     "setattr": Law(operands=3, value=False),
     "bound": Law(operands=2),
     "unpack": Law(operands=2),
@@ -50,7 +51,8 @@ LAWS: dict[str, Law] = {
 The value of an ``if`` is its truth, that of a loop what it carried out; ``merge`` takes one of two values by an ``if``, ``param``
 is the item of a turn (``"item"``), a carried value (``"0"``, ``"1"`` ...) or, of a list with one operand per turn, that turn's;
 ``check`` leaves a ``while``, ``result`` is a carried value after the loop. The body of ``steps`` takes part in each of the steps
-that it names: ``"0:None:1"``, ``"0,3"``. Every other target is an operation of the op table and follows :data:`OPERATION`."""
+that it names: ``"0:None:1"``, ``"0,3"``. A ``cache`` keeps what modules take and return: ``"output"``, ``"inputs"`` or both, and of
+which modules, ``None`` for all. Every other target is an operation of the op table and follows :data:`OPERATION`."""
 
 OPERATION = Law()
 

@@ -75,6 +75,8 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return True, f"{args[1]} if {args[0]} else {args[2]}"
     if target == "result":
         return True, f"{args[0]} carried {args[1]}"
+    if target == "cache":
+        return False, f"cache the {args[0]} of {_modules_text(node.operands[1])}"
     if target == "save":
         return False, f"save {args[0]}"
     if target == "getitem":
@@ -88,6 +90,13 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     if target in _IN_PLACE:
         return True, f"{args[0]} {_IN_PLACE[target]} {args[1]}"
     return target != "log", _call_text(node, args, constants)
+
+
+def _modules_text(modules: Operand) -> str:
+    if type(modules) is not Group:
+        return "all modules"
+    names = [operand_text(item, ()) or "the model" for item in modules.items]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _param_text(node: Node, args: list[str]) -> str:

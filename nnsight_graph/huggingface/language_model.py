@@ -93,7 +93,7 @@ class LanguageModel(NNsight):
             self.__dict__["_loaded"] = True
         return self
 
-    def generate(self, *args: Any, trace: bool = True, remote: bool = False, **kwargs: Any) -> Any:
+    def generate(self, *args: Any, trace: bool = True, remote: bool = False, progress: bool = False, **kwargs: Any) -> Any:
         """Open a block whose lines take part in a generation: every forward of the model is a step of it.
 
         Outside loops lines stand in step 0, the forward of the prompt. ``tracer.iter[2]``, ``tracer.iter[1:5]`` and
@@ -103,6 +103,7 @@ class LanguageModel(NNsight):
         Args:
             *args: A prompt, as :meth:`trace` takes it; without one, the prompts come from ``tracer.invoke(...)``.
             trace: ``False`` generates at once and returns the result.
+            progress: Whether to show a bar with one tick per step.
             remote: Not available in this version.
             **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...
 
@@ -123,7 +124,7 @@ class LanguageModel(NNsight):
             >>> [model.tokenizer.decode(token) for token in tokens]
             [' Paris', ',']
         """
-        return self.trace(*args, trace=trace, remote=remote, fn="generate", **kwargs)
+        return self.trace(*args, trace=trace, remote=remote, fn="generate", progress=progress, **kwargs)
 
     def verify_batch(self, prompts: Sequence[Any], *, rtol: float = 1e-4, atol: float = 1e-5) -> list[float]:
         """Run prompts as one batch and each alone, and compare what the model returns for every token.

@@ -6,9 +6,11 @@ after it.
 The trick: an envoy holds no state of a trace. Whatever is being written on this thread is found by a context variable.
 """
 
+from .cache import Cache
+from .entries import CacheDict, Entry
 from .envoy import Envoy
 from .handle import GraphHandle
 from .nnsight import NNsight
 from .tracer import Tracer
 
-__all__ = ["Envoy", "GraphHandle", "NNsight", "Tracer"]
+__all__ = ["Cache", "CacheDict", "Entry", "Envoy", "GraphHandle", "NNsight", "Tracer"]

@@ -17,6 +17,10 @@ Invoke = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of one invoke."""
 
 
+UNKNOWN = 256
+"""Steps that a loop over all of them is made for, where nothing tells how many there will be."""
+
+
 class Call(NamedTuple):
     """One call of a model.
 
@@ -69,8 +73,8 @@ class Invoker:
             raise RecordError("invokes cannot be nested: end the block of the first before the next")
         if recorder.regions:
             raise RecordError("an invoke cannot stand in a branch or a loop: which inputs there are is known when the trace is written")
-        recorder.put(("invoke", self._rows()), sys._getframe(1))
-        self._back, recorder.invoking = recorder.rewound("last" if self._input is None and recorder.open_ended else 0), True
+        recorder.invoking = recorder.put(("invoke", self._rows()), sys._getframe(1)) + 1
+        self._back = recorder.rewound("last" if self._input is None and recorder.open_ended else 0)
         return self
 
     def _rows(self) -> str:
@@ -84,7 +88,7 @@ class Invoker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         recorder = self._recorder
         recorder.put(("end",), sys._getframe(1))
-        recorder.invoking = False
+        recorder.invoking = 0
         if self._back is not None:
             self._back()
 

@@ -10,7 +10,7 @@ import torch
 from ..errors import NNsightError, RecordError, RemoteError
 from ..record.settled import plain
 from .envoy import Envoy
-from .invoker import Call, Invoke, concatenate
+from .invoker import UNKNOWN, Call, Invoke, concatenate
 from .tracer import Tracer
 
 
@@ -38,7 +38,7 @@ class NNsight(Envoy):
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         super().__init__(module)
 
-    def trace(self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", **kwargs: Any) -> Any:
+    def trace(self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", progress: bool = False, **kwargs: Any) -> Any:
         """Open a block whose lines are recorded and take part in one call of the model when it ends.
 
         Args:
@@ -46,6 +46,7 @@ class NNsight(Envoy):
             trace: ``False`` calls the model at once and returns its result.
             fn: The name of another method of the model that is to be called in its place. Where that runs the model several
                 times, each forward is a step: ``tracer.iter[2]``, ``tracer.iter[:]``.
+            progress: Whether to show a bar with one tick per forward.
             remote: Not available in this version.
             **kwargs: Named arguments of the model's call.
 
@@ -64,14 +65,14 @@ class NNsight(Envoy):
             raise RecordError(self._unknown(fn))
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
-            return Tracer(self, call, {} if call else kwargs, fn)
+            return Tracer(self, call, {} if call else kwargs, fn, progress)
         if call is None:
             raise RecordError("the model needs an input: model.trace(x, trace=False)")
         return self._callable(call.function)(*call.args, **call.kwargs)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         """The call that a trace makes; ``None`` if its input comes from invokes."""
-        return Call(args, kwargs, (), function, _UNKNOWN if function else 1) if args or kwargs else None
+        return Call(args, kwargs, (), function, UNKNOWN if function else 1) if args or kwargs else None
 
     def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
         """The input of one invoke."""
@@ -82,16 +83,12 @@ class NNsight(Envoy):
         if not invokes:
             raise RecordError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
         call = concatenate(invokes, shared)
-        return call._replace(function=function, steps=_UNKNOWN) if function else call
+        return call._replace(function=function, steps=UNKNOWN) if function else call
 
     def _callable(self, function: str = "") -> Callable[..., Any]:
         """What a trace calls: the model, or a method of it."""
         called: Callable[..., Any] = getattr(self._module, function) if function else self._module
         return called
-
-
-_UNKNOWN = 256
-"""Steps that a loop over all of them is made for, where nothing tells how many there will be."""
 
 
 def _without_flags(kwargs: dict[str, Any]) -> dict[str, Any]:

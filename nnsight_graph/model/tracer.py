@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +25,17 @@ from ..record.steps import Steps
 from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
 from ..run.failures import explain, missed, unset_reasons
+from ..run.progress import progress
 from ..source_location import is_users, traceback_at
+from .cache import Cache, Caches
+from .entries import CacheDict
 from .handle import GraphHandle
-from .invoker import Call, Invoke, Invoker
+from .invoker import UNKNOWN, Call, Invoke, Invoker
 
 if TYPE_CHECKING:
+    import torch
+
+    from .envoy import Envoy
     from .nnsight import NNsight
 
 _RESULT = Site("", "result")
@@ -48,9 +56,11 @@ class Tracer:
         torch.Size([1, 2])
     """
 
-    __slots__ = ("__weakref__", "_block", "_call", "_envoy", "_function", "_invokes", "_recorder", "_recording", "_shared")
+    __slots__ = (
+        "__weakref__", "_block", "_caches", "_call", "_envoy", "_function", "_invokes", "_progress", "_recorder", "_recording", "_shared",
+    )  # fmt: skip
 
-    def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "") -> None:
+    def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
         self._envoy = envoy
         self._call = call
         self._shared = shared
@@ -58,6 +68,8 @@ class Tracer:
         self._block: Block | None = None
         self._recorder = Recorder(envoy._tree)
         self._function = function
+        self._progress = progress
+        self._caches: Caches | None = None
         if function:
             self._recorder.generating = True
         self._recording: Recording | None = None
@@ -124,6 +136,60 @@ class Tracer:
             raise RecordError("tracer.next() in, or after, an open loop over steps: name the step, as in tracer.iter[2]")
         recorder.go_to(recorder.step + count)
         return self
+
+    def cache(
+        self,
+        modules: Iterable[Envoy | str] | None = None,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype | None = None,
+        detach: bool | None = True,
+        include_output: bool = True,
+        include_inputs: bool = False,
+        rename: Mapping[str, str] | None = None,
+        alias: Mapping[str, str] | None = None,
+        *,
+        copy: bool = False,
+        to: str | Path | None = None,
+    ) -> CacheDict:
+        """Keep what all modules, or many, return in this run, whatever else the block does with it.
+
+        What is kept is what the model goes on with, edits and replacements included; in an invoke, that input's rows; in a
+        generation, every step. Called again without arguments, or with the same ones, it returns the same cache.
+
+        Args:
+            modules: Envoys, paths (``"model.transformer.h.0"``) or patterns (``"*.mlp"``); all modules by default.
+            device: Where tensors are moved as they come; ``None`` leaves them where they are.
+            dtype: What floating-point tensors are converted to.
+            detach: Whether tensors leave the autograd graph.
+            include_output: Whether outputs are kept.
+            include_inputs: Whether arguments are kept.
+            rename: Names to be used in place of a module's path, or of the last name of one: ``{"transformer.h": "layers"}``.
+            alias: Names to be used beside it: ``{"layers": "transformer.h"}``.
+            copy: Whether values are copied even where they could stay on the model's own storage, because the model works in
+                place. (Modules with ``inplace=True`` are seen without it.)
+            to: An empty folder: values are written there as they come, in safetensors files, and read when they are asked for.
+
+        Returns:
+            A :class:`CacheDict`, filled when the block has ended.
+
+        Raises:
+            RecordError: an unknown module; a folder that is not empty; in a branch, or in a loop that is recorded once.
+
+        Example:
+            >>> from nnsight_graph import LanguageModel
+            >>> model = LanguageModel("nnsight-graph/capitals")
+            >>> with model.trace("The Eiffel Tower is in the city of") as tracer:
+            ...     cache = tracer.cache(modules=["*.mlp", model.lm_head])
+            >>> cache.model.transformer.h[0].mlp.output.shape
+            torch.Size([1, 11, 96])
+        """
+        if self._recorder.regions:
+            raise RecordError("a cache keeps what passes in the whole run: write tracer.cache(...) outside branches and loops")
+        made = Cache(modules, device, dtype, detach, include_output, include_inputs, rename, alias)
+        made.copy, made.lists = copy, self._recorder.generating
+        if self._caches is None:
+            self._caches = Caches(self._recorder, self._envoy._tree)
+        return self._caches.add(made, to, sys._getframe(1))
 
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The same as :func:`nnsight_graph.apply`."""
@@ -217,13 +283,20 @@ class Tracer:
         modules = tree.index
         constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
         run = prepare(plan, constants, modules, call.rows)
+        caches, self._caches = self._caches, None
+        if caches is not None:
+            run.captures = caches.captures(run, modules)
         try:
-            execute(run, modules, function, call.args, call.kwargs)
+            with progress(run, modules.root, None if call.steps == UNKNOWN else call.steps) if self._progress else nullcontext():
+                execute(run, modules, function, call.args, call.kwargs)
         except BaseException as raised:
             self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
             _settle(run, saved)
             run.slots.clear()  # the traceback holds the run
             raise
+        finally:
+            if caches is not None:
+                caches.fill(run.captures)
         if not _settle(run, saved):
             self._recorder.reasons = unset_reasons(run)
         problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)

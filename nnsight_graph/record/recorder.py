@@ -54,7 +54,7 @@ class Recorder(Cursor):
         open: Whether the block is still being written.
         autocast, grad, inference: Whether autocast, gradients and inference mode were on when the trace was opened.
         grad_changed: Whether the block has switched gradients on or off since.
-        invoking: Whether the line stands in an invoke.
+        invoking: In which invoke the line stands, counted from 1; 0 outside.
         owner: What may be read in it: the model.
         repeats: Whether a constant is used more than once.
         saved: Proxies to be given their value, by node.
@@ -81,7 +81,7 @@ class Recorder(Cursor):
     emitter: Any = None
     refilled: tuple[tuple[Any, Proxy], ...] = ()
     grad_changed = False
-    invoking = False
+    invoking = 0
     repeats = False
     edits_constants = False
     saved_indices: frozenset[int] = frozenset()

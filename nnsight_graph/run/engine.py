@@ -55,13 +55,14 @@ class Run:
         joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
         overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
+        captures: What caches have kept.
         contained: What was read and lies in containers.
         lost: The slot of a saved value that the model has overwritten.
     """
 
     __slots__ = (
-        "busy", "contained", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside", "overdue",
-        "pieces", "plan", "seen", "slots", "step", "uses", "waits",
+        "busy", "captures", "contained", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside",
+        "overdue", "pieces", "plan", "seen", "slots", "step", "uses", "waits",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -77,6 +78,7 @@ class Run:
         self.joined: tuple[StandIn, ...] = ()
         self.overdue: tuple[tuple[int, Any], ...] = ()
         self.contained: Contained | None = None
+        self.captures: tuple[Any, ...] = ()
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -268,6 +270,9 @@ class Run:
         overwritten = None if self.contained is None else self.contained.overwritten()
         if overwritten is not None and self.error is None:
             self.failed, self.error = ("overwritten", -1, overwritten), NNsightError("overwritten")
+        for capture in self.captures:
+            if self.error is None and (where := capture.overwritten()):
+                self.failed, self.error = ("kept", capture.spec.node, where), NNsightError("overwritten")
         given = self.plan.given
         for node, slot, _, _ in self.plan.saved:
             if given and node in given and slots[given[node][0]] is not given[node][1]:
@@ -283,6 +288,8 @@ class Run:
         """The same, for a value."""
         for stand_in in self.joined:
             stand_in.note(value, cells)
+        for capture in self.captures:
+            capture.part(value)
         for tensor in tensors_in(value):
             if isinstance(tensor, torch.nn.Parameter):
                 raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")

@@ -30,6 +30,12 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error, node = _late(run, recording, *failed[1:]), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "overwritten":
         error, node = _overwritten(run, recording, modules, *failed[1:])
+    elif type(failed) is tuple and failed and failed[0] == "kept":
+        node = failed[1]
+        error = NNsightError(
+            f"{failed[2] or 'the model'} was overwritten in place by the model after the cache had kept it. "
+            "Keep copies: tracer.cache(..., copy=True)."
+        )
     elif type(failed) is tuple and failed and failed[0] == "limit":
         node = next((node for node, entry in enumerate(recording.entries) if _is_open(entry)), 0)
         error = NNsightError(

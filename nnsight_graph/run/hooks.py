@@ -10,6 +10,7 @@ import torch
 
 from ..compile.plan import Passes
 from ..ops.running import current
+from .capture import capture_hooks
 from .engine import Run
 from .modules import ModuleIndex
 
@@ -133,6 +134,14 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
         if after:
             hook = repeated_output_hook(run, after) if plan.repeats else _single(run, after[0, 0])
             undo.append(_add(module, "_forward_hooks", hook, False))
+
+
+def install_captures(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
+    """The same for its caches: they come last, and so see what other hooks have made of a value."""
+    for capture in run.captures:
+        for path in modules.modules if capture.spec.paths is None else capture.spec.paths:
+            for table, hook in capture_hooks(capture, path):
+                undo.append(_add(modules.modules[path], table, hook, table == "_forward_pre_hooks"))
 
 
 def _single(run: Run, index: int) -> Hook:

@@ -12,7 +12,7 @@ from ..ops.nested import map_tensors
 from ..ops.rows import Rows
 from ..ops.running import current
 from .engine import Leave, Run
-from .hooks import install
+from .hooks import install, install_captures
 from .modules import ModuleIndex
 
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
@@ -42,6 +42,8 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     try:
         _start(run)
         install(run, modules, undo)
+        if run.captures:
+            install_captures(run, modules, undo)
         result = function(*args, **kwargs)
         if run.error is None and (plan.repeats or plan.ends):
             run.end()

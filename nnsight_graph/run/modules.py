@@ -18,12 +18,13 @@ class ModuleIndex:
         modules: Module by canonical path: the first under which ``named_modules()`` meets it.
     """
 
-    __slots__ = ("_canonical", "_device", "_lineage", "modules", "root")
+    __slots__ = ("_canonical", "_device", "_lineage", "_overwrites", "modules", "root")
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.root = root
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
         self._device: torch.device | None = None
+        self._overwrites: bool | None = None
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}
         self._lineage: dict[str, tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]] = {}
 
@@ -69,6 +70,13 @@ class ModuleIndex:
         )
         error.path = path  # type: ignore[attr-defined]
         return error
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether a module of the model says that it works in place."""
+        if self._overwrites is None:
+            self._overwrites = any(module.__dict__.get("inplace") is True for module in self.modules.values())
+        return self._overwrites
 
     def beside(self, constants: list[Any]) -> list[Any]:
         """Captured tensors on the model's accelerator, if all of the model lies on one: moved once, not at each operation."""

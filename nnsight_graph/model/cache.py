@@ -1,0 +1,234 @@
+"""What ``tracer.cache()`` gives: activations of all modules, or of many, by path."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ..compile.plan import CacheSpec
+from ..errors import RecordError
+from ..ops.nested import map_tensors
+from ..record import Recorder
+from ..run import ModuleIndex, Run
+from ..run.capture import Capture, keeper
+from .entries import POINTS, CacheDict, Entries, Entry
+from .envoy import Envoy, Tree
+from .shards import Writer
+
+
+class Cache:
+    """Collects what modules take and return, and moves or converts it as it comes.
+
+    Args:
+        modules: Envoys, paths (``"model.transformer.h.0"``) or patterns (``"*.mlp"``); all modules by default.
+        device: Where tensors are moved; ``None`` leaves them where they are.
+        dtype: What floating-point tensors are converted to.
+        detach: Whether tensors leave the autograd graph.
+        include_output: Whether outputs are kept.
+        include_inputs: Whether arguments are kept.
+        rename: Names to be used in place of a module's path, or of the last name of one: ``{"transformer.h": "layers"}``.
+        alias: Names to be used beside it: ``{"layers": "transformer.h"}``.
+
+    Attributes:
+        cache: The :class:`CacheDict` that it fills.
+
+    Example:
+        >>> import torch
+        >>> from nnsight_graph import Cache
+        >>> collected = Cache(dtype=torch.float16)
+        >>> collected.add("model.fc.output", torch.ones(2))
+        >>> collected.cache.model.fc.output
+        tensor([1., 1.], dtype=torch.float16)
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[Envoy | str] | None = None,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype | None = None,
+        detach: bool | None = True,
+        include_output: bool = True,
+        include_inputs: bool = False,
+        rename: Mapping[str, str] | None = None,
+        alias: Mapping[str, str] | None = None,
+    ) -> None:
+        if not (include_output or include_inputs):
+            raise RecordError("a cache without outputs and without inputs keeps nothing: set include_output or include_inputs")
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise RecordError(f"dtype is a torch.dtype, such as torch.float16, not {dtype!r}")
+        self.modules = (modules,) if isinstance(modules, (str, Envoy)) else None if modules is None else tuple(modules)
+        self.device = None if device is None else torch.device(device)
+        self.dtype, self.detach = dtype, bool(detach)
+        self.include_output, self.include_inputs = include_output, include_inputs
+        self.rename, self.alias = dict(rename or {}), dict(alias or {})
+        self.cache = CacheDict(alias=self.alias, rename=self.rename)
+        self.copy = False
+        self.lists = False
+        self.writer: Writer | None = None
+        self._open: dict[str, list[Entry]] = {}
+
+    @property
+    def points(self) -> str:
+        """What is kept, in words."""
+        return " and ".join((["inputs"] if self.include_inputs else []) + (["output"] if self.include_output else []))
+
+    def entry(self, paths: tuple[str, ...] | None) -> tuple[Any, ...]:
+        """The cache as an entry of a recording."""
+        how = {"detach": self.detach, "copy": self.copy, "device": self.device, "dtype": self.dtype}
+        named = tuple(part for name, value in how.items() for part in (name, str(value)))
+        return ("cache", self.points, "None" if paths is None else ("list", *paths), ("**", *named))
+
+    def add(self, provider: str, value: Any) -> None:
+        """Keep a value, moved and converted.
+
+        Args:
+            provider: Where it comes from: a module's path with ``.output`` or ``.inputs`` at its end.
+            value: What passed there.
+
+        Raises:
+            ValueError: the path does not end so.
+        """
+        path, _, point = provider.rpartition(".")
+        if point not in POINTS or not path:
+            raise ValueError(f"{provider!r}: a path ends with .output or .inputs")
+        how = CacheSpec(0, self.points, self.detach, self.copy, str(self.device), str(self.dtype), None, -1)
+        self.keep(path.removeprefix("model").removeprefix("."), point, map_tensors(value, keeper(how)))
+
+    def keep(self, path: str, point: str, value: Any) -> None:
+        """Put a value that has been moved and converted where it belongs."""
+        key = self.name(f"model.{path}" if path else "model")
+        opened = self._open.get(key)
+        if point == "output" and opened:
+            opened.pop().output = value
+            return
+        entry = Entry(value) if point == "output" else Entry(inputs=value)
+        if point == "inputs" and self.include_output:
+            self._open.setdefault(key, []).append(entry)
+        known = dict.get(self.cache, key)
+        if known is None:
+            dict.__setitem__(self.cache, key, Entries([entry]) if self.lists else entry)
+        elif isinstance(known, Entries):
+            known.append(entry)
+        else:
+            dict.__setitem__(self.cache, key, Entries([known, entry]))
+
+    def fill(self, found: Iterable[Any], tree: Tree) -> None:
+        """Take over what a run has found; the cache can be read from now on."""
+        for path, point, value, _ in found:
+            self.keep(path, point, value)
+        names = self.names(tree)
+        if self.writer is not None:
+            folder = self.writer.close({key: self.name(key) for key in self.writer.keys}, names, self.lists)
+            written = CacheDict.load(folder)
+            self.cache.update(written)
+        self.cache._waiting = ""
+        self.cache._alias_paths.update({name: key for name, key in names.items() if key in self.cache})
+        self._open = {}
+
+    # ------------------------------------------------------------------ names
+
+    def name(self, path: str) -> str:
+        """What a module is called in the cache."""
+        return _substituted(path, self.rename)
+
+    def names(self, tree: Tree) -> dict[str, str]:
+        """Other names of modules, and what they are called in the cache."""
+        found: dict[str, str] = {}
+        index = tree.index
+        for plain, module in index.root.named_modules(remove_duplicate=False):
+            path = f"model.{plain}" if plain else "model"
+            canonical = index.canonical(module, plain)
+            key = self.name(f"model.{canonical}" if canonical else "model")
+            for other in (path, _substituted(path, {old: new for new, old in self.alias.items()})):
+                if other != key:
+                    found[other] = key
+        return found
+
+
+class Caches:
+    """The caches of one trace."""
+
+    def __init__(self, recorder: Recorder, tree: Tree) -> None:
+        self._recorder = recorder
+        self._tree = tree
+        self._known: dict[tuple[Any, ...], Cache] = {}
+        self._nodes: dict[int, Cache] = {}
+
+    def add(self, cache: Cache, folder: str | Path | None, frame: FrameType) -> CacheDict:
+        """The dictionary of ``cache``, or of one that was asked for with the same words in this place."""
+        recorder = self._recorder
+        entry = cache.entry(paths_of(cache.modules, self._tree))
+        here = (recorder.invoking, entry, str(folder), str(cache.rename), str(cache.alias))
+        known = self._known.get(here)
+        if known is None and entry == Cache().entry(None) and here[2:] == ("None", "{}", "{}"):
+            known = next((other for words, other in self._known.items() if words[0] == recorder.invoking), None)
+        if known is not None:
+            return known.cache
+        if folder is not None:
+            cache.writer = Writer(folder)
+            cache.writer.paired = cache.include_inputs and cache.include_output
+        cache.cache._waiting = "is filled when its trace has run"
+        self._nodes[recorder.put(entry, frame)] = cache
+        self._known[here] = cache
+        return cache.cache
+
+    def captures(self, run: Run, modules: ModuleIndex) -> tuple[Capture, ...]:
+        """What keeps their values in a run."""
+        writers = {spec.node: self._nodes[spec.node].writer for spec in run.plan.caches}
+        return tuple(
+            Capture(spec, run, modules, writer.take if (writer := writers[spec.node]) is not None else None) for spec in run.plan.caches
+        )
+
+    def fill(self, captures: Iterable[Capture]) -> None:
+        """The run is over: the caches can be read."""
+        for capture in captures:
+            self._nodes[capture.spec.node].fill(capture.found, self._tree)
+
+
+def _substituted(path: str, names: Mapping[str, str]) -> str:
+    """A path in which whole paths, or single names, are replaced.
+
+    >>> _substituted("model.transformer.h.0.mlp", {"transformer.h": "layers", "mlp": "feed_forward"})
+    'model.layers.0.feed_forward'
+    """
+    for old, new in names.items():
+        plain = old.removeprefix("model.")
+        if "." in plain:
+            start = f"model.{plain}"
+            path = f"model.{new}{path[len(start) :]}" if path == start or path.startswith(f"{start}.") else path
+        else:
+            path = ".".join(new if part == plain and place else part for place, part in enumerate(path.split(".")))
+    return path
+
+
+def paths_of(modules: tuple[Envoy | str, ...] | None, tree: Tree) -> tuple[str, ...] | None:
+    """The canonical paths of the modules that a cache names.
+
+    Raises:
+        RecordError: there is no such module, or it belongs to another model.
+    """
+    if modules is None:
+        return None
+    known = {path: tree.index.canonical(module, path) for path, module in tree.index.root.named_modules(remove_duplicate=False)}
+    found: dict[str, None] = {}
+    for module in modules:
+        if isinstance(module, Envoy):
+            if module._tree is not tree:
+                raise RecordError(f"{module.path} belongs to another model than the one that is traced")
+            found[module._sites["output"].path] = None
+            continue
+        if not isinstance(module, str):
+            raise RecordError(f"a module of a cache is an envoy or a path, not {type(module).__name__}")
+        plain = "" if module == "model" else module if module in known else module.removeprefix("model.")
+        matches = [plain] if plain in known else [path for path in known if fnmatch.fnmatchcase(path, plain)]
+        if not matches:
+            near = difflib.get_close_matches(plain, list(known), 3)
+            raise RecordError(f"the model has no module {module!r}." + (f" Near: {', '.join(near)}." if near else ""))
+        found.update(dict.fromkeys(known[path] for path in matches))
+    return tuple(found)

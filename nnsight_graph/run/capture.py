@@ -1,0 +1,100 @@
+"""Keeps what modules take and return in one run: hooks behind all others of the run, so that they see what the model goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ..compile.plan import CacheSpec
+from ..ops.evaluate import literal
+from ..ops.nested import clone, map_tensors, storages_of, versions_of
+from ..ops.rows import Rows, rows_of
+from ..ops.running import current
+from .engine import Run
+from .modules import ModuleIndex
+
+_asking = current.get
+Sink = Callable[[str, str, Any], None]
+
+
+def keeper(spec: CacheSpec, overwrites: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What is done with every tensor that a cache keeps; with ``overwrites`` it never stays the model's own."""
+    device = None if spec.device == "None" else torch.device(spec.device)
+    dtype = None if spec.dtype == "None" else literal(spec.dtype)
+    copies, detach = spec.copies or overwrites, spec.detach
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept = tensor.detach() if detach else tensor
+        if device is not None and kept.device != device:
+            kept = kept.to(device)
+        if dtype is not None and kept.dtype != dtype and kept.is_floating_point():
+            kept = kept.to(dtype)
+        return kept.clone() if (copies or kept.is_inference()) and kept.data_ptr() == tensor.data_ptr() else kept
+
+    return keep
+
+
+class Capture:
+    """What one cache keeps in one run.
+
+    Attributes:
+        spec: What it keeps.
+        found: ``[path, "inputs" or "output", value, versions]`` in the order in which they passed; the versions of a value that
+            lies on the model's own storage.
+    """
+
+    def __init__(self, spec: CacheSpec, run: Run, modules: ModuleIndex, sink: Sink | None = None) -> None:
+        self.spec = spec
+        self.run = run
+        self.rows: Rows | None = run.slots[spec.layout] if spec.layout >= 0 else None
+        self.keep = keeper(spec, sink is not None or modules.overwrites)
+        self.found: list[list[Any]] = []
+        self.sink = sink
+        self._places: dict[int, list[int]] = {}
+        self._edits = bool(run.plan.edited)
+
+    def take(self, path: str, point: str, value: Any) -> None:
+        """Keep what passes."""
+        if self.rows is not None:
+            value = rows_of(value, self.rows)
+        kept = self.keep(value) if type(value) is torch.Tensor else map_tensors(value, self.keep)
+        if self.sink is not None:
+            self.sink(path, point, kept)
+            return
+        if self._edits:
+            for address in storages_of(kept):
+                self._places.setdefault(address, []).append(len(self.found))
+        self.found.append([path, point, kept, versions_of(kept)])
+
+    def part(self, value: Any) -> None:
+        """Before an edit of ``value``: what was kept and lies on its storage gets storage of its own."""
+        for address in storages_of(value):
+            for place in self._places.pop(address, ()):
+                entry = self.found[place]
+                if versions_of(entry[2]) == entry[3]:
+                    entry[2] = clone(entry[2])
+                    entry[3] = versions_of(entry[2])
+
+    def overwritten(self) -> str | None:
+        """Where something was kept that the model has changed in place since."""
+        return next((f"{path}.{point}" for path, point, value, versions in self.found if versions_of(value) != versions), None)
+
+
+def capture_hooks(capture: Capture, path: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The hooks of one module, each with the table that it goes into."""
+    run, take = capture.run, capture.take
+
+    def after(_module: torch.nn.Module, _args: Any, output: Any, *_late: Any) -> None:
+        if _asking() is run and not run.busy:
+            take(path, "output", output)
+
+    def before(_module: torch.nn.Module, args: Any, kwargs: Any = None) -> None:
+        if kwargs is not None and _asking() is run and not run.busy:
+            take(path, "inputs", (args, kwargs))
+
+    if "inputs" in capture.spec.points:
+        yield "_forward_pre_hooks", before
+    if "output" in capture.spec.points:
+        yield "_forward_hooks", after
