@@ -15,7 +15,7 @@ SEEDS = 12_000 if os.environ.get("NNSIGHT_GRAPH_LONG") == "1" else 36 if os.envi
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_steps_mean_what_a_chain_of_copies_means(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wrapper, "_UNKNOWN", STEPS + 2)  # two steps of each open loop never come
+    monkeypatch.setattr(wrapper, "UNKNOWN", STEPS + 2)  # two steps of each open loop never come
     cases = [case for case in map(draw_steps, range(part, SEEDS, PARTS)) if case is not None]
     verdicts = [judge_steps(case) for case in cases]
     wrong = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.fault]
