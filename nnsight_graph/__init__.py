@@ -33,7 +33,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
-    from .model import Cache, CacheDict, Entry, Envoy, NNsight, Tracer
+    from .model import Cache, CacheDict, Entry, Envoy, NNsight, ScanningTracer, Tracer
     from .record import Proxy, apply, log, save, trace
     from .record.branches import cond
     from .record.branches import iter as iter
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .record.constructors import set_ as set_
     from .record.constructors import str_ as str_
     from .record.constructors import tuple_ as tuple_
+    from .run.fakes import on_fakes
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ _LAZY = {
     "Entry": ".model",
     "Envoy": ".model",
     "NNsight": ".model",
+    "ScanningTracer": ".model",
     "Tracer": ".model",
     "Proxy": ".record",
     "apply": ".record",
@@ -62,6 +64,7 @@ _LAZY = {
     "save": ".record",
     "trace": ".record",
     "cond": ".record.branches",
+    "on_fakes": ".run.fakes",
     "iter": ".record.branches",
     **{f"{name}_": ".record.constructors" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")},
 }
@@ -86,12 +89,14 @@ __all__ = [
     "Proxy",
     "RecordError",
     "RemoteError",
+    "ScanningTracer",
     "SkipException",
     "Tracer",
     "UnsetValueError",
     "apply",
     "cond",
     "log",
+    "on_fakes",
     "save",
     "trace",
 ]

@@ -10,10 +10,15 @@ class AppConfig(msgspec.Struct):
 
     Attributes:
         DEBUG: Add an excerpt of the graph to errors raised inside a trace; ``False`` gives the short form.
+        SCAN: Try every traced forward on fake tensors first, as ``model.trace(..., scan=True)`` does.
+        VALIDATE: Check traces on fake tensors before the model runs: ``True``, ``False``, or ``"auto"``: programs that were not seen
+            before, if the weights are not there yet or the input was scanned.
         REMOTE_LOGGING: Print what a server reports.
     """
 
     DEBUG: bool = True
+    SCAN: bool = False
+    VALIDATE: bool | str = "auto"
     REMOTE_LOGGING: bool = True
 
 

@@ -137,17 +137,21 @@ class Plan:
         came: Visits that stand for the beginning of a step, by its number.
         repeats: Whether it knows more than the first call of the first step.
         limit: How many steps it is made for, where it has a loop over all of them; 0 where it has none.
+        checked: The shapes of inputs and constants that it was checked for.
+        fresh: Whether it has never run.
         caches: What is kept of all modules, or of many.
         virtual: Visits that stand for the completion of branches: no module brings them.
     """
 
     __slots__ = (
-        "blanks", "caches", "came", "edited", "ends", "fixed", "given", "guards", "hooks", "layouts", "limit", "modules", "needs",
-        "prologue", "repeats", "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
+        "blanks", "caches", "came", "checked", "edited", "ends", "fixed", "fresh", "given", "guards", "hooks", "layouts", "limit",
+        "modules", "needs", "prologue", "repeats", "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.caches: tuple[CacheSpec, ...] = ()
+        self.checked: set[Any] = set()
+        self.fresh = True
         self.fixed: tuple[Any, ...] = ()
         self.modules: tuple[tuple[str, bool], ...] = ()
         self.layouts: tuple[tuple[str, int], ...] = ()

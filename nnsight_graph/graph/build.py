@@ -19,8 +19,9 @@ from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Sit
 class _Constants:
     """Hands out the indices of constants in the order in which the entries name them."""
 
-    def __init__(self, indices: Iterable[int]) -> None:
-        self._next = iter(indices)
+    def __init__(self, indices: Sequence[int], used: int = 0) -> None:
+        self._indices = indices
+        self.used = used
 
     def operand(self, raw: Any) -> Operand:
         kind = type(raw)
@@ -30,10 +31,11 @@ class _Constants:
             return Literal(raw)
         if kind is tuple and type(raw[0]) is str:
             return Group(raw[0], tuple(map(self.operand, raw[1:])))
-        return Const(next(self._next))
+        self.used += 1
+        return Const(self._indices[self.used - 1])
 
 
-def build_nodes(entries: Iterable[tuple[Any, ...]], indices: Iterable[int]) -> tuple[Node, ...]:
+def build_nodes(entries: Iterable[tuple[Any, ...]], indices: Sequence[int]) -> tuple[Node, ...]:
     """Frozen nodes of ``entries``; ``indices`` are the constants' positions in order of use.
 
     An entry of a kind that holds regions opens one; everything up to the matching ``("else",)`` or ``("end", ...)`` stands
@@ -62,6 +64,13 @@ def build_nodes(entries: Iterable[tuple[Any, ...]], indices: Iterable[int]) -> t
     return tuple(levels[0])
 
 
+def build_entry(number: int, entry: tuple[Any, ...], indices: Sequence[int], used: int) -> tuple[Node, int]:
+    """The node of one entry without its regions; ``used`` constants were named by the entries before it, and then by this one, too."""
+    constants = _Constants(indices, used)
+    node = _node(number, entry, constants)
+    return node, constants.used
+
+
 def _node(number: int, entry: tuple[Any, ...], constants: _Constants) -> Node:
     target, *rest = entry
     site = rest.pop(0) if rest and type(rest[0]) is Site else None
@@ -75,7 +84,7 @@ def _node(number: int, entry: tuple[Any, ...], constants: _Constants) -> Node:
 
 def build_graph(
     entries: Iterable[tuple[Any, ...]],
-    indices: Iterable[int],
+    indices: Sequence[int],
     constants: Sequence[Any] = (),
     shared: tuple[tuple[int, ...], ...] = (),
     lines: tuple[tuple[str, int, str], ...] = (),

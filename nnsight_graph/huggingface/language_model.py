@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +13,13 @@ from ..model import NNsight
 from ..model.invoker import Call, Invoke
 from ..ops.rows import Rows
 from ..record import recording_here
+from ..run.scan import Forward, resized
 from .batching import join_prompts
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
 from .prompts import read_prompt
+from .scanning import GenerationStep, forward_of
 from .verify import compare_rows
 
 _INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
@@ -149,6 +152,18 @@ class LanguageModel(NNsight):
         """
         invokes = [self._invoked((prompt,), {}) for prompt in prompts]
         return compare_rows(self._callable(), invokes, lambda some: self._joined(list(some), {}), rtol, atol)
+
+    def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
+        if call.function == "generate":
+            if row_multiples(call.kwargs, self._module):
+                return None
+            takes = inspect.signature(self._module.forward).parameters
+            given = {name: value for name, value in call.kwargs.items() if name in takes}
+            return call.args, given, GenerationStep(given, step)
+        return None if call.function or step else (call.args, call.kwargs, forward_of(self._module, call.kwargs))
+
+    def _lengthened(self, call: Call) -> Call | None:
+        return call._replace(args=resized(call.args, 1), kwargs=resized(call.kwargs, 1))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "tokenizer":

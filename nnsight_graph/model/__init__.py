@@ -11,6 +11,7 @@ from .entries import CacheDict, Entry
 from .envoy import Envoy
 from .handle import GraphHandle
 from .nnsight import NNsight
+from .scanning_tracer import ScanningTracer
 from .tracer import Tracer
 
-__all__ = ["Cache", "CacheDict", "Entry", "Envoy", "GraphHandle", "NNsight", "Tracer"]
+__all__ = ["Cache", "CacheDict", "Entry", "Envoy", "GraphHandle", "NNsight", "ScanningTracer", "Tracer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -16,16 +16,25 @@ from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from ..run import ModuleIndex
+from ..run.scan import Scan
 from .passes import Calls, EveryStep
+
+
+class Scanned(NamedTuple):
+    """What a scan found that a module takes and returns: specs of tensors, or why that is unknown."""
+
+    inputs: Any
+    output: Any
 
 
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("envoys", "index")
+    __slots__ = ("envoys", "index", "scan")
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.index = ModuleIndex(root)
+        self.scan: Scan | None = None  # the last one
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
 
     def replace(self, root: torch.nn.Module) -> None:
@@ -147,6 +156,31 @@ class Envoy:
     def call(self) -> Calls:
         """The calls of this module within one step: ``module.call[1].output`` is what the second returns."""
         return Calls(self)
+
+    @property
+    def scanned(self) -> Scanned:
+        """What the last scan found that the module takes and returns: ``scanned.inputs`` and ``scanned.output``, tensors as specs.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Linear(5, 10))
+            >>> with model.scan(torch.rand(1, 5)):
+            ...     pass
+            >>> print(model.scanned.output)
+            float32[1, 10] on cpu
+        """
+        scan = self._tree.scan
+        if scan is None:
+            raise RecordError("nothing was scanned yet: with model.scan(input): ...")
+        return Scanned(scan.value(self._sites["inputs"]), scan.value(self._sites["output"]))
+
+    @property
+    def _fake_output(self) -> Any:
+        return self.scanned.output
+
+    @property
+    def _fake_inputs(self) -> Any:
+        return self.scanned.inputs
 
     def _recorder(self, what: str) -> Recorder:
         trace = recording_here()

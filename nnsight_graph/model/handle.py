@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RecordError
 from ..graph import Graph, fold, graph_text
 from ..record import Recording
+from ..record.settled import plain
+from ..run.failures import rehearsed
+from ..run.rehearsal import Failure, rehearse
+from .estimate import Estimate, estimate
+from .invoker import Call
+from .rehearsing import CallSource
 
 if TYPE_CHECKING:
-    from .envoy import Envoy
+    from .nnsight import NNsight
 
 
 class GraphHandle:
@@ -23,16 +30,60 @@ class GraphHandle:
         3
     """
 
-    __slots__ = ("_envoy", "_recording")
+    __slots__ = ("_call", "_envoy", "_recording")
 
-    def __init__(self, recording: Recording, envoy: Envoy) -> None:
+    def __init__(self, recording: Recording, envoy: NNsight, call: Call | None = None) -> None:
         self._recording = recording
         self._envoy = envoy
+        self._call = call
 
     @property
     def graph(self) -> Graph:
         """The graph itself, as it was recorded: frozen nodes and lifted constants. Printed, the turns of loops are folded."""
         return self._recording.graph()
+
+    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
+        """How much memory the trace holds for an input, and how far the forward matters to it; nothing runs.
+
+        Args:
+            *args: The input, as ``model.trace`` takes it; the graph of a scan has its own.
+            **kwargs: Named arguments of the model's call.
+
+        Returns:
+            An estimate: print it, or see :attr:`~nnsight_graph.model.estimate.Estimate.nodes`.
+
+        Raises:
+            RecordError: there is no input, or one that cannot be scanned.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(5, 10), torch.nn.Linear(10, 2)))
+            >>> with model.scan(torch.rand(1, 5)) as tracer:
+            ...     doubled = (model[0].output * 2).save()
+            >>> print(tracer.graph.estimate())
+            40 B saved, 80 B at the peak; nothing is needed after 0.output
+        """
+        call = self._envoy._prepared(plain(args), plain(kwargs)) if args or kwargs else self._call
+        if call is None:
+            raise RecordError("an estimate needs an input: tracer.graph.estimate(input)")
+        source = CallSource(self._envoy, call)
+        scan = source.scan(0)
+        if scan is None:
+            raise RecordError("only a forward or a generation can be estimated, not another method of the model")
+        try:
+            rehearsal = rehearse(self._envoy._tree.index, source, self._recording)
+        except Failure as failure:
+            raise rehearsed(failure, self._recording, None) from None
+        return estimate(self.graph, rehearsal, scan)
+
+    def unknown(self, *args: Any, **kwargs: Any) -> dict[str, str]:
+        """The lines whose values a scan cannot know, and why: they are not checked before a run.
+
+        Args:
+            *args: The input; the graph of a scan has its own.
+            **kwargs: Named arguments of the model's call.
+        """
+        return dict(self.estimate(*args, **kwargs).reasons)
 
     def __str__(self) -> str:
         return graph_text(fold(self.graph))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from ..config import CONFIG
 from ..errors import NNsightError, RecordError, RemoteError
+from ..graph import Site
 from ..record.settled import plain
+from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
+from .scanning import NOT_SCANNED, SiteTable, sites
+from .scanning_tracer import ScanningTracer
 from .tracer import Tracer
 
 
@@ -38,7 +43,10 @@ class NNsight(Envoy):
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         super().__init__(module)
 
-    def trace(self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", progress: bool = False, **kwargs: Any) -> Any:
+    def trace(
+        self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", progress: bool = False,
+        scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
         """Open a block whose lines are recorded and take part in one call of the model when it ends.
 
         Args:
@@ -47,6 +55,10 @@ class NNsight(Envoy):
             fn: The name of another method of the model that is to be called in its place. Where that runs the model several
                 times, each forward is a step: ``tracer.iter[2]``, ``tracer.iter[:]``.
             progress: Whether to show a bar with one tick per forward.
+            scan: Whether the forward is tried on fake tensors first, so that shapes are known while the block is written.
+            validate: Whether the block is checked on fake tensors before the model runs: ``True``, ``False``, or ``"auto"``, which
+                checks a program that was not seen before where the weights are not there yet or the input was scanned; by default
+                what ``CONFIG.APP.VALIDATE`` says.
             remote: Not available in this version.
             **kwargs: Named arguments of the model's call.
 
@@ -56,8 +68,7 @@ class NNsight(Envoy):
         Raises:
             RemoteError: ``remote=True``.
         """
-        if kwargs:
-            kwargs = _without_flags(plain(kwargs))
+        kwargs = plain(kwargs) if kwargs else kwargs
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
         fn = "" if fn == "forward" else fn
@@ -65,7 +76,10 @@ class NNsight(Envoy):
             raise RecordError(self._unknown(fn))
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
-            return Tracer(self, call, {} if call else kwargs, fn, progress)
+            made = Tracer(self, call, {} if call else kwargs, fn, progress)
+            if scan is not None or validate is not None or CONFIG.APP.SCAN:
+                self._prepare_checks(made, call, CONFIG.APP.SCAN if scan is None else scan, validate)
+            return made
         if call is None:
             raise RecordError("the model needs an input: model.trace(x, trace=False)")
         return self._callable(call.function)(*call.args, **call.kwargs)
@@ -90,10 +104,94 @@ class NNsight(Envoy):
         called: Callable[..., Any] = getattr(self._module, function) if function else self._module
         return called
 
+    # ------------------------------------------------------------------ scans
 
-def _without_flags(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The model's own arguments: flags of a trace never reach it."""
-    for flag in ("scan", "validate"):
-        if kwargs.pop(flag, False):
-            raise RecordError(f"{flag}=True is not part of this version: leave it out")
-    return kwargs
+    def scan(self, *args: Any, **kwargs: Any) -> ScanningTracer:
+        """Open a block that is evaluated on fake tensors: shapes and dtypes come out, the model does not run.
+
+        Args:
+            *args: Arguments of the model's call, as for :meth:`trace`.
+            **kwargs: Named arguments of the model's call.
+
+        Returns:
+            A :class:`ScanningTracer`, to be used in a ``with`` statement.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(5, 10), torch.nn.Linear(10, 2)))
+            >>> with model.scan(torch.rand(1, 5)):
+            ...     width = model[0].output.shape[-1]
+            >>> width
+            10
+        """
+        kwargs = plain(kwargs)
+        call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs)
+        return ScanningTracer(self, call, {} if call else kwargs)
+
+    def sites(self, pattern: str = "*", *args: Any, **kwargs: Any) -> SiteTable:
+        """What can be read where: the inputs and outputs of modules, in the order of the forward, with shapes.
+
+        Args:
+            pattern: Which modules, by path: ``"*.mlp"``, ``"transformer.h.3.*"``.
+            *args: An input, for which the model is scanned; without one, what the last scan found is shown.
+            **kwargs: Named arguments of the model's call.
+
+        Returns:
+            A table that prints itself.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(5, 10), torch.nn.ReLU()))
+            >>> model.sites("*.0", torch.rand(1, 5))
+            model.0.input   float32[1, 5] on cpu
+            model.0.output  float32[1, 10] on cpu
+        """
+        if args or kwargs:
+            call = self._prepared(plain(args), plain(kwargs))
+            if call is not None:
+                self._scan(call)
+        return sites(self, self._tree.scan or NOT_SCANNED, pattern)
+
+    def _prepare_checks(self, tracer: Tracer, call: Call | None, scan: bool, validate: bool | str | None) -> None:
+        if validate not in (None, True, False, "auto"):
+            raise RecordError(f"validate is True, False or 'auto', not {validate!r}")
+        if validate is not None:
+            tracer._validate = validate
+        if scan and call is not None:
+            self._scan(call)
+
+    def _scan(self, call: Call, step: int = 0, changes: Mapping[Site, Any] | None = None) -> Scan | None:
+        """What one forward of a call would deliver; ``None`` where that cannot be scanned."""
+        forward = self._forward(call, step)
+        if forward is None:
+            return None
+        args, kwargs, how = forward
+        if changes:
+            return scan_changed(self._module, args, kwargs, how, changes)
+        found = scan(self._module, args, kwargs, how)
+        if not step:
+            self._tree.scan = found
+        return found
+
+    def _scanned(self, call: Call) -> bool:
+        """Whether an equal call was scanned."""
+        forward = self._forward(call, 0)
+        return forward is not None and scanned(self._module, *forward) is not None
+
+    def _scan_key(self, call: Call) -> Any:
+        """What a scan of a call depends on; ``None`` where that cannot be told."""
+        forward = self._forward(call, 0)
+        return None if forward is None else (id(self._module), signature(self._module, *forward))
+
+    def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
+        """How a step of a call is scanned: arguments, named ones, and what the model needs besides."""
+        return None if call.function or step else (call.args, call.kwargs, PLAIN_FORWARD)
+
+    def _lengthened(self, _call: Call) -> Call | None:
+        """A call with rows of another length, as further inputs may make them; ``None`` where they do not."""
+        return None
+
+    @property
+    def dispatched(self) -> bool:
+        """Whether the weights are there."""
+        return True

@@ -10,6 +10,9 @@ from ..graph import Site
 from ..run.scan import Scan, Unknown
 from .envoy import Envoy
 
+NOT_SCANNED = Scan({}, {}, stopped="no input was scanned yet: model.scan(input), or model.sites(pattern, input)")
+"""Stands for the scan of a model of which there is none."""
+
 
 class SiteRow(NamedTuple):
     """One line of a table of sites.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch.overrides import _pop_mode, _push_mode
 
 from ..compile import Plan, cached_plan
+from ..config import CONFIG
 from ..errors import NNsightError, RecordError
 from ..graph import Site
 from ..ops.control import NEVER
@@ -26,11 +27,13 @@ from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
 from ..run.failures import explain, missed, unset_reasons
 from ..run.progress import progress
+from ..run.rehearsal import Failure
 from ..source_location import is_users, traceback_at
 from .cache import Cache, Caches
 from .entries import CacheDict
 from .handle import GraphHandle
 from .invoker import UNKNOWN, Call, Invoke, Invoker
+from .rehearsing import Numbers, changed_numbers, check
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +60,8 @@ class Tracer:
     """
 
     __slots__ = (
-        "__weakref__", "_block", "_caches", "_call", "_envoy", "_function", "_invokes", "_progress", "_recorder", "_recording", "_shared",
+        "__weakref__", "_block", "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_progress", "_recorder", "_recording",
+        "_shapes", "_shared", "_validate",
     )  # fmt: skip
 
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
@@ -69,6 +73,9 @@ class Tracer:
         self._recorder = Recorder(envoy._tree)
         self._function = function
         self._progress = progress
+        self._known: Numbers | None = None
+        self._shapes: Call | None = None
+        self._validate: bool | str = CONFIG.APP.VALIDATE
         self._caches: Caches | None = None
         if function:
             self._recorder.generating = True
@@ -81,12 +88,14 @@ class Tracer:
         """What the traced call returns."""
         return self._recorder.read(_RESULT, self._envoy._tree, 3)
 
-    def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
+    def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
         """Add an input to the batch that this trace runs as one forward.
 
         Args:
             *args: The input, as :meth:`trace <nnsight_graph.NNsight.trace>` takes it; it may have several rows.
                 Without an input the block sees the rows of all inputs before it.
+            scan: As for :meth:`trace <nnsight_graph.NNsight.trace>`, for the whole batch.
+            validate: The same.
             **kwargs: Named arguments of the model's call for this input.
 
         Returns:
@@ -97,6 +106,7 @@ class Tracer:
         """
         if self._call is not None:
             raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)
@@ -208,17 +218,38 @@ class Tracer:
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy)
+        return GraphHandle(self._recording, self._envoy, self._shapes)
 
     # ------------------------------------------------------------------ the block
 
     def __enter__(self) -> Tracer:
         if self._recording is not None:
             raise RecordError("this trace has run already; open a new one with model.trace(...)")
-        self._recorder.start()
+        return self._begin(sys._getframe(1), False)
+
+    def _begin(self, frame: FrameType, scan: bool) -> Tracer:
+        recorder = self._recorder
+        recorder.start()
+        recorder.measure, recorder.glance = self._measure, self._glance
         _push_mode(RECORDING)
-        self._block = enter(sys._getframe(1))
+        self._block = enter(frame, scan)
         return self
+
+    def _measure(self, index: int) -> tuple[bool, Any]:
+        """What shapes alone tell of a node while the trace is written."""
+        try:
+            return self._numbers.measure(index)
+        except Failure as failure:
+            return False, f"a line above would fail: {failure.error}"
+
+    def _glance(self, index: int) -> tuple[bool, Any]:
+        return self._numbers.known(index)
+
+    @property
+    def _numbers(self) -> Numbers:
+        if self._known is None:
+            self._known = Numbers(self._envoy, self._recorder, self._call, self._invokes, self._shared, self._function)
+        return self._known
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
         if self._block is not None:
@@ -268,10 +299,19 @@ class Tracer:
             finally:
                 del problem  # else the error and this frame hold each other
 
+    def _checked(self, recording: Recording, call: Call, plan: Plan, frame: FrameType) -> BaseException | None:
+        """The error that a rehearsal finds, where there is to be one."""
+        wanted, envoy = self._validate, self._envoy
+        if wanted is True or (wanted == "auto" and (not envoy.dispatched or envoy._scanned(call))):
+            return check(envoy, recording, call, plan, frame, wanted is True)
+        return None
+
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         call = self._call or self._envoy._joined(self._invokes, self._shared, self._function)
-        function = self._envoy._callable(call.function)  # loads weights that are not there yet
-        self._call, self._invokes = None, []
+        asked = self._known.asked if self._known is not None else None
+        self._call, self._invokes, self._known = None, [], None
+        if asked and (problem := changed_numbers(self._envoy, recording, call, asked, frame)) is not None:
+            return problem
         tree = self._envoy._tree
         plan = None
         try:
@@ -280,6 +320,10 @@ class Tracer:
                 tree.replace(tree.index.root)
         except NNsightError as refused:
             return _on_its_line(refused, plan, recording, frame)
+        if (plan.fresh or self._validate is True) and (problem := self._checked(recording, call, plan, frame)) is not None:
+            return problem
+        plan.fresh = False
+        function = self._envoy._callable(call.function)  # loads weights that are not there yet
         modules = tree.index
         constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
         run = prepare(plan, constants, modules, call.rows)

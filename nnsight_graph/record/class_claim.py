@@ -24,6 +24,11 @@ def asks_for_class(frame: FrameType) -> bool:
     return known
 
 
+def dispatches(frame: FrameType) -> bool:
+    """Whether ``frame`` is of a library that treats whatever says that it is a tensor by torch functions alone: einops."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "einops"
+
+
 def _stands_on_question(code: CodeType, offset: int) -> bool:
     before = [instruction for instruction in dis.get_instructions(code) if instruction.offset <= offset]
     here = before.pop()

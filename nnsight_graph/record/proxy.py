@@ -11,10 +11,25 @@ import torch
 
 from ..errors import RecordError
 from ..source_location import Place
-from .class_claim import asks_for_class
+from .class_claim import asks_for_class, dispatches
 from .operators import Operators
 from .recorder import Name, Recorder, holds_proxy, recording_here
-from .settled import MIRRORED, UFUNCS, UNSET, as_array, call_ufunc, duplicate, iterate, plain, settled, value_of
+from .settled import (
+    METADATA,
+    MIRRORED,
+    UFUNCS,
+    UNSET,
+    as_array,
+    call_ufunc,
+    described,
+    duplicate,
+    iterate,
+    measured_or_itself,
+    plain,
+    settled,
+    stands_for_tensor,
+    value_of,
+)  # fmt: skip
 from .torch_calls import record_call
 
 
@@ -68,11 +83,14 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """The class of the value, once there is one, for Python code that asks: ``isinstance(x, torch.Tensor)`` holds after the trace."""
-        return type(self._value) if self._value is not UNSET and asks_for_class(sys._getframe(1)) else Proxy
+        frame = sys._getframe(1)
+        if self._value is UNSET:
+            return torch.Tensor if dispatches(frame) and stands_for_tensor(self) else Proxy
+        return type(self._value) if asks_for_class(frame) else Proxy
 
     def __repr__(self) -> str:
         if self._trace.open:
-            return f"InterventionProxy({self._trace.name_of(self._index)})"
+            return described(self)
         return repr(value_of(self))
 
     def __str__(self) -> str:
@@ -92,7 +110,13 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         if name == "grad":
             raise RecordError(".grad of a traced value is not part of this version; after x.retain_grad() a saved x has it afterwards")
         operand = self._index if type(self) is Proxy else self._record_as_operand(trace)
-        return Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), UNSET, self, name)
+        made = Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), UNSET, self, name)
+        if name in METADATA:
+            if trace.scanned is not None:
+                return trace.scanned(made)
+            if name == "shape" and dispatches(sys._getframe(1)):
+                return measured_or_itself(made)
+        return made
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not self._trace.open:
@@ -219,7 +243,8 @@ class Attribute(Proxy, eq=False):
             trace.places.pop()
             return trace.proxy(target, (Proxy(trace, operand), *args), kwargs, depth=3)
         trace.entries[-1] = (target, trace.entries[-1][1])
-        return Proxy(trace, index)
+        made = Proxy(trace, index)
+        return made if trace.scanned is None else trace.scanned(made)
 
     def _record_as_operand(self, recorder: Recorder) -> Any:
         if self._index < 0 and recorder is self._trace:

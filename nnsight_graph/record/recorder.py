@@ -67,6 +67,9 @@ class Recorder(Cursor):
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
+        measure: Tells what a node gives, tensors as fakes, where shapes alone decide that: ``(True, value)``, or ``(False, why not)``.
+        glance: The same, where that is known without a scan.
+        scanned: In a scan, gives the plain value in place of a proxy where there is one.
         make: The class of proxies.
     """
 
@@ -80,6 +83,9 @@ class Recorder(Cursor):
     regions = 0
     emitter: Any = None
     refilled: tuple[tuple[Any, Proxy], ...] = ()
+    measure: Callable[[int], tuple[bool, Any]] | None = None
+    glance: Callable[[int], tuple[bool, Any]] | None = None
+    scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
     invoking = 0
     repeats = False
@@ -219,7 +225,8 @@ class Recorder(Cursor):
 
     def proxy(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any] | None = None, depth: int = 2) -> Any:
         """Write an entry; a proxy of its value."""
-        return self.make(self, self.add(target, operands, keywords, depth=depth + 1))
+        made = self.make(self, self.add(target, operands, keywords, depth=depth + 1))
+        return made if self.scanned is None else self.scanned(made)
 
     # ------------------------------------------------------------------ the model
 

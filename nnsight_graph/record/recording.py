@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..graph import Graph, Site, Turn, build_graph
+from ..graph.laws import law_of
 from ..source_location import Place, locate
 from .every import EVERY, gather
 
@@ -50,6 +51,22 @@ class Recording:
             return self.places[node]
         about = ((place, entry[1]) for place, entry in zip(self.places, self.entries, strict=True) if len(entry) > 1)
         return next(place for place, site in about if type(site) is Site and site.step == EVERY)
+
+    def whole(self) -> Graph:
+        """The program as far as it is written: its open branches and loops end here."""
+        ends: list[tuple[Any, ...]] = []
+        kinds: list[str] = []
+        for entry in self.entries:
+            if entry[0] == "end":
+                kinds.pop()
+            elif law_of(entry[0]).regions:
+                kinds.append(entry[0])
+            elif entry[0] == "else":
+                kinds[-1] = "else"
+        for kind in reversed(kinds):
+            ends += [("else",), ("end",)] if kind == "if" else [("end",)]
+        lined = tuple(map(_line_of, self.places))
+        return build_graph([*self.entries, *ends], self.indices, self.constants, self.shared, lined)
 
     def graph(self, lines: bool = True) -> Graph:
         """The program as a graph."""

@@ -77,19 +77,77 @@ _ADVICE = {
 }
 
 
+METADATA = frozenset(("shape", "dtype", "device", "ndim", "layout", "is_cuda", "itemsize", "nbytes"))
+"""Attributes of a tensor that its shape, dtype and device decide."""
+
+_MEASURED = frozenset(("bool", "len", "int", "index", "contains", "format"))
 _CONTROL = frozenset(("bool", "len", "iter", "int", "contains"))
 
 
 def settled(proxy: Proxy, wish: str) -> Any:
     """The value behind a proxy, for something that Python asks at once; refused while the trace is open."""
-    if proxy._trace.open:
-        raise RecordError(_advice(wish, sys._getframe(2)))
-    return value_of(proxy)
+    if not proxy._trace.open:
+        return value_of(proxy)
+    known, value = _measured(proxy) if wish in _MEASURED else (False, "")
+    if known and (wish == "len" or not _is_tensor(value)):
+        return value
+    raise RecordError(_advice(wish, sys._getframe(2), "" if known else value))
 
 
-def _advice(wish: str, frame: Any) -> str:
-    """What to write instead; and why the control flow that asked could not be recorded as it stands."""
-    return f"{_ADVICE[wish]}." + (f" Python's own form was not recorded, because {why_native(frame)}." if wish in _CONTROL else "")
+def _advice(wish: str, frame: Any, reason: str = "") -> str:
+    """What to write instead; why the control flow that asked could not be recorded as it stands; why shapes do not tell."""
+    text = f"{_ADVICE[wish]}." + (f" Python's own form was not recorded, because {why_native(frame)}." if wish in _CONTROL else "")
+    return text + (f" Shapes alone do not tell it: {reason}." if reason else "")
+
+
+def _measured(proxy: Proxy) -> tuple[bool, Any]:
+    """What shapes alone tell of a value that is not there yet."""
+    measure = proxy._trace.measure
+    return (False, "") if measure is None else measure(_numbered(proxy))
+
+
+def _numbered(proxy: Proxy) -> int:
+    """The node of a proxy; a method that was not called has none."""
+    return int(proxy._record_as_operand(proxy._trace)) if proxy._index < 0 else proxy._index
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _is_metadata(entries: list[tuple[Any, ...]], index: int) -> bool:
+    """Whether a node is a shape, a dtype ... or an item of one."""
+    target, *operands = entries[index]
+    if target == "getitem":
+        return type(operands[0]) is int and _is_metadata(entries, operands[0])
+    return target[:1] == "@" and target[1:] in METADATA
+
+
+def measured_or_itself(proxy: Proxy) -> Any:
+    """What a proxy stands for, if shapes tell it; else the proxy."""
+    known, value = _measured(proxy)
+    return value if known else proxy
+
+
+def stands_for_tensor(proxy: Proxy) -> bool:
+    """Whether an open proxy is known to stand for a tensor; where nothing is known of it, it is taken to."""
+    known, value = _measured(proxy) if proxy._trace.open else (False, None)
+    return _is_tensor(value) if known else True
+
+
+def described(proxy: Proxy) -> str:
+    """An open proxy in a few words, with what is known of it."""
+    trace = proxy._trace
+    name = trace.name_of(proxy._index) if proxy._index >= 0 else "method"
+    known, value = (False, None) if trace.glance is None or proxy._index < 0 else trace.glance(proxy._index)
+    metadata = proxy._index >= 0 and _is_metadata(trace.entries, proxy._index)
+    if metadata and not known:
+        known, value = _measured(proxy)
+    if not known:
+        return f"InterventionProxy({name})"
+    if isinstance(value, torch.Tensor):
+        return f"InterventionProxy({name}: {str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device})"
+    return repr(value) if metadata else f"InterventionProxy({name})"
 
 
 def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
@@ -98,7 +156,12 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
         return iter(value_of(proxy))
     count = _unpacked_into(frame)
     if count is None:
-        raise RecordError(_advice("iter", frame))
+        known, value = _measured(proxy)
+        if not known:
+            raise RecordError(_advice("iter", frame, value))
+        if not _is_tensor(value) and not any(map(_is_tensor, value)):
+            return iter(value)
+        return iter([proxy._trace.proxy("getitem", (proxy, position), depth=3) for position in range(len(value))])
     index = proxy._trace.add("unpack", (proxy, count), depth=3)
     items = type(proxy)(proxy._trace, index)
     return iter([proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)])

@@ -59,6 +59,23 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
     return error
 
 
+def rehearsed(failure: Any, recording: Recording, frame: FrameType | None) -> BaseException:
+    """The error of a line that would fail, found on fakes before the model ran."""
+    error = _raised(failure.error, None)
+    assigned = recording.entries[failure.node][0] == "write" and len(failure.operands) == 3
+    if assigned:
+        old, new, at = failure.operands
+        site = recording.entries[failure.node][1]
+        add_note(error, f"{site} is {old}; this line assigns {new}, and the model then fails in {at}")
+    if CONFIG.APP.DEBUG:
+        if failure.operands and not assigned:
+            add_note(error, "operands: " + ", ".join(failure.operands))
+        text = graph_text(recording.whole(), around=failure.node)
+        add_note(error, f"found on fake tensors, before the model ran; in the recorded graph:\n{text}")
+    error.__traceback__ = traceback_at(recording.place(failure.node), frame)
+    return error
+
+
 def _raised(original: BaseException, failed: Any) -> BaseException:
     """An error of torch, or of the user's function, in the class that is also an :class:`NNsightError`."""
     if isinstance(original, NNsightError):

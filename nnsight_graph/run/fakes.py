@@ -173,3 +173,26 @@ def evaluate_on_fakes(function: Callable[..., Any], *args: Any, **kwargs: Any) -
     given, named = fake_of(args, mode), fake_of(kwargs, mode)
     with quietly(), mode:
         return spec_of(function(*given, **named))
+
+
+_SAFE = "_nnsight_graph_on_fakes"
+
+
+def on_fakes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function as safe to be called on fake tensors: it does nothing but compute, and asks no tensor for its numbers.
+
+    Functions given to :func:`nnsight_graph.apply` are otherwise left out of scans and checks, and what they return is unknown there.
+
+    Example:
+        >>> import nnsight_graph as nnsight
+        >>> @nnsight.on_fakes
+        ... def normalized(x):
+        ...     return x / x.norm(dim=-1, keepdim=True)
+    """
+    setattr(function, _SAFE, True)
+    return function
+
+
+def is_safe(function: Callable[..., Any]) -> bool:
+    """Whether a function was marked so."""
+    return getattr(function, _SAFE, None) is True

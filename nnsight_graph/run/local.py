@@ -22,7 +22,7 @@ def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Se
     """A run of ``plan`` that has not begun."""
     slots = [*plan.fixed, *constants]
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
-    slots += [_rows(kind, number, rows) for kind, number in plan.layouts]
+    slots += [rows_in(kind, number, rows) for kind, number in plan.layouts]
     slots += [None] * plan.blanks
     return Run(plan, slots)
 
@@ -58,7 +58,7 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         current.reset(token)
 
 
-def _rows(kind: str, number: int, rows: Sequence[Rows]) -> Rows:
+def rows_in(kind: str, number: int, rows: Sequence[Rows]) -> Rows:
     """The rows of invoke ``number``, or of all invokes before it."""
     if kind == "rows":
         return rows[number]

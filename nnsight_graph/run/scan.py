@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +15,7 @@ import torch
 from ..errors import NNsightError
 from ..graph import Site
 from ..ops.evaluate import first_argument
-from .fakes import Fakes, is_blind, quietly
+from .fakes import Fakes, fake_of, is_blind, quietly
 from .specs import PLAIN, Spec, map_items, spec_of
 from .twin import Mirror, dissolve
 
@@ -44,6 +44,7 @@ class Scan(msgspec.Struct, frozen=True):
         stopped: Why the scan ended early; empty if it came to its end. What was not visited by then is unknown.
         at: The module that was running then.
         blind: Whether all that ended it is that fakes have no numbers; otherwise the real forward would fail, too.
+        error: What ended it.
     """
 
     values: dict[Site, Any]
@@ -53,6 +54,7 @@ class Scan(msgspec.Struct, frozen=True):
     stopped: str = ""
     at: str = ""
     blind: bool = False
+    error: BaseException | None = None
 
     @property
     def complete(self) -> bool:
@@ -126,7 +128,7 @@ def scan(
         float32[1, 10] on cpu
     """
     kwargs = kwargs or {}
-    key = _signature(module, args, kwargs, forward)
+    key = signature(module, args, kwargs, forward)
     known = _recall(module, key)
     if known is None:
         known = _scan(module, args, kwargs, forward)
@@ -138,12 +140,21 @@ def scanned(
     module: torch.nn.Module, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, forward: Forward = PLAIN_FORWARD
 ) -> Scan | None:
     """The scan of an equal call, if there was one already."""
-    return _recall(module, _signature(module, args, kwargs or {}, forward))
+    return _recall(module, signature(module, args, kwargs or {}, forward))
 
 
-def _scan(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward) -> Scan:
+def scan_changed(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any]
+) -> Scan:
+    """A scan in which other values pass at some sites (``inputs`` and ``output``), given as specs."""
+    return _scan(module, args, kwargs, forward, changes)
+
+
+def _scan(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any] | None = None
+) -> Scan:
     mode = Fakes(forward.number)
-    visits = _Visits()
+    visits = _Visits(changes or {}, mode)
     hooked = tuple(path for path, each in module.named_modules() if _has_hooks(each))
     twin = None
     try:
@@ -157,7 +168,9 @@ def _scan(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         stopped = f"the scan ended in {visits.at or 'the model itself'}: {type(error).__name__}: {first_line}"
-        return Scan(visits.values, visits.places(), frozenset(), hooked, stopped, visits.at or "", is_blind(error))
+        at, blind = visits.at or "", is_blind(error)
+        error.__cause__ = error.__context__ = None  # they hold frames, and these fakes
+        return Scan(visits.values, visits.places(), frozenset(), hooked, stopped, at, blind, error.with_traceback(None))
     finally:
         if twin is not None:
             dissolve(twin)
@@ -183,9 +196,10 @@ def twins(
 class _Visits:
     """Notes what passes while a twin runs, from inside its modules' calls: no hook runs, not even a global one."""
 
-    __slots__ = ("_calls", "_paths", "at", "values")
+    __slots__ = ("_calls", "_changes", "_mode", "_paths", "at", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Mapping[Site, Any], mode: Fakes) -> None:
+        self._changes, self._mode = changes, mode
         self.values: dict[Site, Any] = {}
         self.at: str | None = None
         self._calls: dict[str, int] = {}
@@ -199,17 +213,19 @@ class _Visits:
     def call(self, path: str, module: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         number = self._calls[path] = self._calls.get(path, -1) + 1
         self.at = None
-        self.note(Site(path, "inputs", number), (args, kwargs))
+        args, kwargs = self.note(Site(path, "inputs", number), (args, kwargs))
         try:
             output = _called(module, args, kwargs)
         except BaseException:
             self.at = self.at if self.at is not None else path
             raise
-        self.note(Site(path, "output", number), output)
-        return output
+        return self.note(Site(path, "output", number), output)
 
-    def note(self, site: Site, value: Any) -> None:
+    def note(self, site: Site, value: Any) -> Any:
+        if site in self._changes:
+            value = fake_of(self._changes[site], self._mode)
         self.values[site] = spec_of(value)
+        return value
 
     def places(self) -> dict[Site, int]:
         return {site: place for place, site in enumerate(self.values)}
@@ -252,7 +268,7 @@ def _remember(module: torch.nn.Module, key: Hashable, made: Scan) -> None:
             scans.popitem(last=False)
 
 
-def _signature(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward) -> Hashable:
+def signature(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward) -> Hashable:
     """All that a scan depends on; ``None`` where an argument cannot be told from another by looking at it."""
     try:
         given = (_signed(args), _signed(kwargs))

@@ -102,9 +102,16 @@ def test_log_prints_what_was_reached_before_an_error(capsys):
 
 
 def test_printing_in_the_block_shows_a_stand_in(capsys):
-    with model.trace(X):
-        print(model[0].output, [model[0].output + 1])
+    fresh = nnsight.NNsight(nn.Sequential(nn.Identity()))
+    with fresh.trace(X):
+        print(fresh[0].output, [fresh[0].output + 1])
     assert capsys.readouterr().out == "InterventionProxy(0.output) [InterventionProxy(add)]\n"
+    with fresh.trace(X, scan=True):
+        print(fresh[0].output, [fresh[0].output + 1], fresh[0].output.shape)
+    shown = str(list(X.shape))
+    assert capsys.readouterr().out == (
+        f"InterventionProxy(0.output: float32{shown} on cpu) [InterventionProxy(add: float32{shown} on cpu)] torch.Size({shown})\n"
+    )
 
 
 def test_unpacking():
@@ -152,14 +159,25 @@ STARS = [
 def test_iterating_without_a_known_number_is_refused(source):
     with pytest.raises(nnsight.RecordError, match="how many items a traced value has"):
         with model.trace(X):
-            exec(source, {"value": model[0].output})
+            exec(source, {"value": nnsight.apply(lambda x: x, model[0].output)})
+
+
+def test_iterating_where_shapes_tell_the_number():
+    with model.trace(X):
+        rows = [row * 2 for row in list(model[0].output)]
+        first, *others = model[0].output
+        total = exec("kept.append(sum(value))", {"value": model[0].output, "kept": (kept := [])})
+        rows[1].save(), first.save(), others[0].save(), kept[0].save()
+    assert total is None
+    for got, expected in zip((rows[1], first, others[0], kept[0]), (X[1] * 2, X[0], X[1], X[0] + X[1]), strict=True):
+        assert torch.equal(torch.as_tensor(got), expected)
 
 
 def test_where_a_refusal_stands():
     with pytest.raises(nnsight.RecordError) as caught:
         with model.trace(X):
-            _, *_ = model[0].output
-    assert users_line(caught.value) == ("test_apply.py", "_, *_ = model[0].output")
+            _, *_ = nnsight.apply(abs, model[0].output)
+    assert users_line(caught.value) == ("test_apply.py", "_, *_ = nnsight.apply(abs, model[0].output)")
 
 
 @pytest.mark.parametrize("name", ["apply", "log", "save"])

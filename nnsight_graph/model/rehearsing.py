@@ -1,0 +1,223 @@
+"""Rehearsals of a trace: numbers that a line asks for while it is written, and checks before the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..compile import Plan
+from ..errors import MissedSiteError, OutOfOrderError, RecordError, derived
+from ..graph import Site
+from ..ops.rows import Rows
+from ..record import Recorder, Recording
+from ..run import Run
+from ..run.failures import explain, missed, rehearsed
+from ..run.likeness import is_plain
+from ..run.local import rows_in
+from ..run.rehearsal import Failure, Rehearsal, Source, rehearse
+from ..run.scan import Scan, Unknown
+from ..run.specs import PLAIN, spec_of
+from ..source_location import traceback_at
+from .invoker import Call, Invoke
+
+if TYPE_CHECKING:
+    from .nnsight import NNsight
+
+_STEP = 1 << 32
+_KEPT = 64
+
+
+class CallSource(Source):
+    """Scans of one call of a model.
+
+    Args:
+        envoy: The model.
+        call: The call.
+        words: Which invoke's rows are all rows of it, where it is the call of one invoke alone.
+        steps: Whether steps after the first may be asked for.
+    """
+
+    def __init__(self, envoy: NNsight, call: Call, words: str = "", steps: bool = True) -> None:
+        self._envoy, self._call, self._words, self._steps = envoy, call, words, steps
+
+    def scan(self, step: int) -> Scan | None:
+        """The scan of a step."""
+        return self._envoy._scan(self._call, step) if self._steps or not step else None
+
+    def changed(self, step: int, changes: Mapping[Site, Any]) -> Scan | None:
+        """The scan of a step in which other values pass at some sites."""
+        return self._envoy._scan(self._call, step, changes)
+
+    def rows(self, words: str) -> Rows | None:
+        """The rows of an invoke."""
+        kind, number = words.split(":")
+        if self._words:
+            rows = self._call.rows
+            return Rows(0, rows[-1].stop, rows[-1].size, rows[-1].length, rows[-1].multiples) if words == self._words and rows else None
+        return rows_in(kind, int(number), self._call.rows)
+
+
+class Numbers:
+    """Shapes and other numbers that hang on shapes alone, known while a trace is written.
+
+    Attributes:
+        asked: What was given out, by node.
+    """
+
+    def __init__(self, envoy: NNsight, recorder: Recorder, call: Call | None, invokes: list[Invoke], shared: Any, function: str) -> None:
+        self.asked: dict[int, Any] = {}
+        self._envoy, self._recorder = envoy, recorder
+        self._call, self._invokes, self._shared, self._function = call, invokes, shared, function
+        self._rehearsals: dict[int, list[Rehearsal]] = {}
+
+    def measure(self, index: int) -> tuple[bool, Any]:
+        """Whether what a node gives is known, and what it is, tensors as fakes; or why it is not known.
+
+        Raises:
+            Failure: a line above would fail.
+        """
+        values = []
+        for rehearsal in self._here():
+            rehearsal.advance(self._recorder.entries, max(index + 1, rehearsal.done))
+            values.append(rehearsal.values.get(index, Unknown("its line was not evaluated")))
+        if not values:
+            return False, "it does not belong to the input of this trace"
+        unknown = next((value for value in values if type(value) is Unknown), None)
+        if unknown is not None:
+            return False, unknown.reason
+        if is_plain(values[0]):
+            if any(value != values[0] for value in values):
+                return False, "it depends on the other inputs, which are not there yet: how long a row is follows from the longest of them"
+            self.asked[index] = values[0]
+        return True, values[0]
+
+    def known(self, index: int) -> tuple[bool, Any]:
+        """The same, where a scan of this input is at hand."""
+        if self._call is None or not self._envoy._scanned(self._call):
+            return False, ""
+        try:
+            return self.measure(index)
+        except Failure:
+            return False, ""
+
+    def _here(self) -> list[Rehearsal]:
+        """The rehearsals for the line that is being written."""
+        recorder = self._recorder
+        place = 0 if self._call is not None else recorder.invoking
+        if place not in self._rehearsals:
+            made = [Rehearsal(self._envoy._tree.index, source, recorder.constants, recorder.indices) for source in self._sources()]
+            self._rehearsals[place] = made
+        return self._rehearsals[place]
+
+    def _sources(self) -> Iterator[Source]:
+        envoy, recorder = self._envoy, self._recorder
+        if self._call is not None:
+            yield CallSource(envoy, self._call, steps=False)
+        elif recorder.invoking:
+            words = recorder.entries[recorder.invoking - 1][1]
+            number = int(words.partition(":")[2])
+            mine = [self._invokes[number]] if words.startswith("rows") else self._invokes[:number]
+            call = envoy._joined(mine, self._shared, self._function)
+            yield CallSource(envoy, call, words, steps=False)
+            other = envoy._lengthened(call)
+            if other is not None:
+                yield CallSource(envoy, other, words, steps=False)
+
+
+def check(envoy: NNsight, recording: Recording, call: Call, plan: Plan, frame: FrameType | None, strict: bool) -> BaseException | None:
+    """Rehearse a trace, once for programs and inputs of equal shapes.
+
+    Args:
+        envoy: The model.
+        recording: The program.
+        call: The call that it takes part in.
+        plan: The compiled program; remembers what it was checked for.
+        frame: The user's frame.
+        strict: Whether a call that would fail without the trace is an error, too.
+
+    Returns:
+        The error that the run would end with, on the user's line; ``None`` if none was found.
+    """
+    key = (envoy._scan_key(call), _constants_key(recording.constants))
+    if None not in key and key in plan.checked:
+        return None
+    source = CallSource(envoy, call)
+    scan = source.scan(0)
+    if scan is None:
+        return None
+    if scan.error is not None and not scan.blind:
+        return derived(scan.error) if strict else None
+    try:
+        rehearsal = rehearse(envoy._tree.index, source, recording)
+    except Failure as failure:
+        return rehearsed(failure, recording, frame)
+    error = _order(envoy, recording, plan, rehearsal, frame)
+    if error is None and None not in key:
+        if len(plan.checked) >= _KEPT:
+            plan.checked.clear()
+        plan.checked.add(key)
+    return error
+
+
+def _constants_key(constants: Sequence[Any]) -> Hashable:
+    found = []
+    for value in constants:
+        if not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
+            return None
+        found.append(spec_of(value))
+    return tuple(found)
+
+
+def _order(envoy: NNsight, recording: Recording, plan: Plan, rehearsal: Rehearsal, frame: FrameType | None) -> BaseException | None:
+    """The error of an edit that comes too late, or of a module that does not run."""
+    scans = {step: rehearsal.scan_of(step) for step in {min(v.step, 1) for v in plan.visits if isinstance(v.step, int)}}
+    if any(scan is None or not scan.complete for scan in scans.values()):
+        return None
+    places = [_place(visit, scans) for visit in plan.visits]
+    run = Run(plan, [None] * (plan.blanks + len(plan.fixed) + len(recording.constants) + len(plan.modules) + len(plan.layouts)))
+    for index, visit in enumerate(plan.visits):
+        here = places[index]
+        for segment, node, slot in visit.musts:
+            needs = [other for other in range(len(places)) if plan.segments[segment].needs >> other & 1]
+            later = [other for other in needs if here is not None and (places[other] or 0) > here]
+            if slot < 0 and later and plan.segments[segment].guard is None:
+                run.seen = [other not in later for other in range(len(places))]
+                run.failed, run.error = ("late", node, index, segment), OutOfOrderError("late")
+                return explain(run, recording, envoy._tree.index, frame)
+    never = [place is None and isinstance(v.step, int) and v.step < 2 for place, v in zip(places, plan.visits, strict=True)]
+    unreached = {path for scan in scans.values() if scan is not None for path in scan.unreached}
+    run.seen = [not (gone and v.path in unreached and v.guards is None) for gone, v in zip(never, plan.visits, strict=True)]
+    run.forwards = 2
+    error: MissedSiteError | None = missed(run, recording, frame)
+    return error
+
+
+def _place(visit: Any, scans: Mapping[int, Scan | None]) -> int | None:
+    """When a visit comes; ``None`` where that is not known."""
+    if not isinstance(visit.step, int) or visit.direction not in ("in", "out"):
+        return _STEP * _STEP if visit.direction == "result" else None
+    scan = scans.get(min(visit.step, 1))
+    place = scan.place(Site(visit.path, "inputs" if visit.direction == "in" else "output", visit.call)) if scan is not None else None
+    return None if place is None else visit.step * _STEP + place
+
+
+def changed_numbers(
+    envoy: NNsight, recording: Recording, call: Call, asked: Mapping[int, Any], frame: FrameType | None
+) -> BaseException | None:
+    """The error of a number that a line was given, and that is another now that all lines and inputs are there."""
+    try:
+        rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call), recording)
+    except Failure as failure:
+        return rehearsed(failure, recording, frame)
+    for node, given in asked.items():
+        now = rehearsal.values.get(node)
+        if type(now) is Unknown or now == given:
+            continue
+        why = "a line below gives the model values of another shape" if rehearsal.replaced else "other inputs have changed it"
+        error = RecordError(f"this was {given} when the line asked for it, and is {now} in the end: {why}. Ask for it in an earlier trace.")
+        error.__traceback__ = traceback_at(recording.place(node), frame)
+        return error
+    return None
