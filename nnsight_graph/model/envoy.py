@@ -224,8 +224,16 @@ class Envoy:
         Raises:
             AttributeError: names the part that is not there, and what is near.
         """
+        if path.startswith("model.") or path == "model":  # as paths are printed; but some models have a part of that name
+            try:
+                return self._walk(path) if self._child("model") is not None else self._walk(path[6:])
+            except AttributeError:
+                return self._walk(path[6:])
+        return self._walk(path)
+
+    def _walk(self, path: str) -> Any:
         found: Any = self
-        for part in path.removeprefix("model.").split(".") if path not in ("", "model") else ():
+        for part in path.split(".") if path else ():
             found = found._child(part) or getattr(found, part) if isinstance(found, Envoy) else getattr(found, part)
         return found
 

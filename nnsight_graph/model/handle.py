@@ -9,7 +9,8 @@ from ..graph import Graph, fold, graph_text
 from ..record import Recording
 from ..record.settled import plain
 from ..run.failures import rehearsed
-from ..run.rehearsal import Failure, rehearse
+from ..run.rehearsal import rehearse
+from ..run.site_values import Failure
 from .estimate import Estimate, estimate
 from .invoker import Call
 from .rehearsing import CallSource

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..compile import Plan
-from ..errors import MissedSiteError, OutOfOrderError, RecordError, derived
-from ..graph import Site
+from ..errors import MissedSiteError, NNsightError, OutOfOrderError, RecordError, add_note, derived
+from ..graph import Const, Group, Node, Operand, Ref, Site, references_of, walk
 from ..ops.rows import Rows
 from ..record import Recorder, Recording
 from ..run import Run
 from ..run.failures import explain, missed, rehearsed
 from ..run.likeness import is_plain
 from ..run.local import rows_in
-from ..run.rehearsal import Failure, Rehearsal, Source, rehearse
+from ..run.rehearsal import Rehearsal, rehearse
 from ..run.scan import Scan, Unknown
+from ..run.site_values import Failure, Source
 from ..run.specs import PLAIN, spec_of
-from ..source_location import traceback_at
+from ..source_location import locate, traceback_at
 from .invoker import Call, Invoke
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _STEP = 1 << 32
 _KEPT = 64
+_MASKS = frozenset(("gt", "ge", "lt", "le", "eq", "ne", "and_", "or_", "invert", "torch.gt", "torch.lt", ".bool"))
 
 
 class CallSource(Source):
@@ -42,6 +45,7 @@ class CallSource(Source):
 
     def __init__(self, envoy: NNsight, call: Call, words: str = "", steps: bool = True) -> None:
         self._envoy, self._call, self._words, self._steps = envoy, call, words, steps
+        self.returns = not call.function
 
     def scan(self, step: int) -> Scan | None:
         """The scan of a step."""
@@ -136,7 +140,7 @@ def check(envoy: NNsight, recording: Recording, call: Call, plan: Plan, frame: F
         call: The call that it takes part in.
         plan: The compiled program; remembers what it was checked for.
         frame: The user's frame.
-        strict: Whether a call that would fail without the trace is an error, too.
+        strict: Whether a call that would fail without the trace is an error, too, where the weights are not there yet.
 
     Returns:
         The error that the run would end with, on the user's line; ``None`` if none was found.
@@ -149,17 +153,44 @@ def check(envoy: NNsight, recording: Recording, call: Call, plan: Plan, frame: F
     if scan is None:
         return None
     if scan.error is not None and not scan.blind:
-        return derived(scan.error) if strict else None
+        return derived(scan.error) if strict and not envoy.dispatched else None  # a run shows where in the model
     try:
         rehearsal = rehearse(envoy._tree.index, source, recording)
     except Failure as failure:
         return rehearsed(failure, recording, frame)
-    error = _order(envoy, recording, plan, rehearsal, frame)
+    error = _lost_edit(recording, frame) or _order(envoy, recording, plan, rehearsal, frame, not call.function)
     if error is None and None not in key:
         if len(plan.checked) >= _KEPT:
             plan.checked.clear()
         plan.checked.add(key)
     return error
+
+
+def _lost_edit(recording: Recording, frame: FrameType | None) -> BaseException | None:
+    """The error of an edit in place of a copy that nothing uses afterwards: an index with a list, or a mask, copies."""
+    nodes = list(walk(recording.whole().body))
+    uses = Counter(number for node in nodes for number in references_of(node))
+    made = {node.number: node for node in nodes}
+    for node in nodes:
+        if node.target != "setitem" or type(node.operands[0]) is not Ref:
+            continue
+        base = made.get(node.operands[0].node)
+        if base is not None and base.target == "getitem" and uses[base.number] == 1 and _copies(base.operands[1], recording, made):
+            why = "this changes a copy that nothing uses: an index with a list, a tensor or a mask copies"
+            error = RecordError(f"{why}. Put both indices into one: h[[0], :, 3]")
+            error.__traceback__ = traceback_at(recording.place(node.number), frame)
+            return error
+    return None
+
+
+def _copies(index: Operand, recording: Recording, made: Mapping[int, Node]) -> bool:
+    """Whether indexing by it makes a copy, for all that the program shows."""
+    if type(index) is Group:
+        return index.kind == "list" or any(_copies(item, recording, made) for item in index.items)
+    if type(index) is Const:
+        value = recording.constants[index.index]
+        return isinstance(value, torch.Tensor) and value.dim() > 0
+    return type(index) is Ref and made[index.node].target in _MASKS if type(index) is Ref and index.node in made else False
 
 
 def _constants_key(constants: Sequence[Any]) -> Hashable:
@@ -171,7 +202,9 @@ def _constants_key(constants: Sequence[Any]) -> Hashable:
     return tuple(found)
 
 
-def _order(envoy: NNsight, recording: Recording, plan: Plan, rehearsal: Rehearsal, frame: FrameType | None) -> BaseException | None:
+def _order(
+    envoy: NNsight, recording: Recording, plan: Plan, rehearsal: Rehearsal, frame: FrameType | None, forward: bool
+) -> BaseException | None:
     """The error of an edit that comes too late, or of a module that does not run."""
     scans = {step: rehearsal.scan_of(step) for step in {min(v.step, 1) for v in plan.visits if isinstance(v.step, int)}}
     if any(scan is None or not scan.complete for scan in scans.values()):
@@ -189,6 +222,8 @@ def _order(envoy: NNsight, recording: Recording, plan: Plan, rehearsal: Rehearsa
                 return explain(run, recording, envoy._tree.index, frame)
     never = [place is None and isinstance(v.step, int) and v.step < 2 for place, v in zip(places, plan.visits, strict=True)]
     unreached = {path for scan in scans.values() if scan is not None for path in scan.unreached}
+    if any(entry[0] == "listening" for entry in recording.entries) or not forward:
+        return None
     run.seen = [not (gone and v.path in unreached and v.guards is None) for gone, v in zip(never, plan.visits, strict=True)]
     run.forwards = 2
     error: MissedSiteError | None = missed(run, recording, frame)
@@ -221,3 +256,16 @@ def changed_numbers(
         error.__traceback__ = traceback_at(recording.place(node), frame)
         return error
     return None
+
+
+def note_changes(envoy: NNsight, recording: Recording, call: Call, error: BaseException) -> None:
+    """Add to an error that the model raised which lines give it values of another shape or dtype than it makes itself."""
+    if not isinstance(error, Exception) or not any(entry[0] == "write" for entry in recording.entries):
+        return
+    try:
+        rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call), recording)
+    except (Failure, NNsightError):
+        return
+    for site, (node, old, new) in rehearsal.replaced.items():
+        at = locate(recording.place(node))
+        add_note(error, f"the trace replaces {site}, {old}, by {new}: line {at.line} of {at.file}, `{at.text}`")

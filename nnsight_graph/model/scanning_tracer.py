@@ -10,8 +10,9 @@ from ..errors import RecordError
 from ..record import Recording
 from ..run.failures import rehearsed
 from ..run.likeness import is_plain
-from ..run.rehearsal import Failure, rehearse
+from ..run.rehearsal import rehearse
 from ..run.scan import Unknown
+from ..run.site_values import Failure
 from ..run.specs import spec_of
 from .rehearsing import CallSource
 from .tracer import Tracer

@@ -27,13 +27,13 @@ from ..record.torch_calls import RECORDING
 from ..run import Run, execute, prepare
 from ..run.failures import explain, missed, unset_reasons
 from ..run.progress import progress
-from ..run.rehearsal import Failure
+from ..run.site_values import Failure
 from ..source_location import is_users, traceback_at
 from .cache import Cache, Caches
 from .entries import CacheDict
 from .handle import GraphHandle
 from .invoker import UNKNOWN, Call, Invoke, Invoker
-from .rehearsing import Numbers, changed_numbers, check
+from .rehearsing import Numbers, changed_numbers, check, note_changes
 
 if TYPE_CHECKING:
     import torch
@@ -230,19 +230,20 @@ class Tracer:
     def _begin(self, frame: FrameType, scan: bool) -> Tracer:
         recorder = self._recorder
         recorder.start()
-        recorder.measure, recorder.glance = self._measure, self._glance
+        recorder.observer = self
         _push_mode(RECORDING)
         self._block = enter(frame, scan)
         return self
 
-    def _measure(self, index: int) -> tuple[bool, Any]:
-        """What shapes alone tell of a node while the trace is written."""
+    def measure(self, index: int) -> tuple[bool, Any]:
+        """What shapes alone tell of a node while the trace is written: ``(True, value)``, or ``(False, why that is not known)``."""
         try:
             return self._numbers.measure(index)
         except Failure as failure:
             return False, f"a line above would fail: {failure.error}"
 
-    def _glance(self, index: int) -> tuple[bool, Any]:
+    def glance(self, index: int) -> tuple[bool, Any]:
+        """The same, where an equal input was scanned."""
         return self._numbers.known(index)
 
     @property
@@ -337,6 +338,7 @@ class Tracer:
             self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
             _settle(run, saved)
             run.slots.clear()  # the traceback holds the run
+            note_changes(self._envoy, recording, call, raised)
             raise
         finally:
             if caches is not None:

@@ -7,7 +7,7 @@ import sys
 import types
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import torch
@@ -47,6 +47,16 @@ class Name(str):
         return str(self)
 
 
+class Observer(Protocol):
+    """Tells what nodes of an open trace give, tensors as fakes: ``(True, value)``, or ``(False, why that is not known)``."""
+
+    def measure(self, index: int) -> tuple[bool, Any]:
+        """What a node gives, if shapes decide that."""
+
+    def glance(self, index: int) -> tuple[bool, Any]:
+        """The same, if that is known without a scan."""
+
+
 class Recorder(Cursor):
     """Collects the entries of one trace while its block runs.
 
@@ -67,8 +77,7 @@ class Recorder(Cursor):
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
-        measure: Tells what a node gives, tensors as fakes, where shapes alone decide that: ``(True, value)``, or ``(False, why not)``.
-        glance: The same, where that is known without a scan.
+        observer: Knows shapes.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         make: The class of proxies.
     """
@@ -83,8 +92,7 @@ class Recorder(Cursor):
     regions = 0
     emitter: Any = None
     refilled: tuple[tuple[Any, Proxy], ...] = ()
-    measure: Callable[[int], tuple[bool, Any]] | None = None
-    glance: Callable[[int], tuple[bool, Any]] | None = None
+    observer: Observer | None = None
     scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
     invoking = 0

@@ -102,8 +102,8 @@ def _advice(wish: str, frame: Any, reason: str = "") -> str:
 
 def _measured(proxy: Proxy) -> tuple[bool, Any]:
     """What shapes alone tell of a value that is not there yet."""
-    measure = proxy._trace.measure
-    return (False, "") if measure is None else measure(_numbered(proxy))
+    observer = proxy._trace.observer
+    return (False, "") if observer is None else observer.measure(_numbered(proxy))
 
 
 def _numbered(proxy: Proxy) -> int:
@@ -139,7 +139,7 @@ def described(proxy: Proxy) -> str:
     """An open proxy in a few words, with what is known of it."""
     trace = proxy._trace
     name = trace.name_of(proxy._index) if proxy._index >= 0 else "method"
-    known, value = (False, None) if trace.glance is None or proxy._index < 0 else trace.glance(proxy._index)
+    known, value = (False, None) if trace.observer is None or proxy._index < 0 else trace.observer.glance(proxy._index)
     metadata = proxy._index >= 0 and _is_metadata(trace.entries, proxy._index)
     if metadata and not known:
         known, value = _measured(proxy)

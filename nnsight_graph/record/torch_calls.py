@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..errors import RecordError
 from ..ops.table import effect_of, is_random, name_of
 from ..source_location import caller_is_users
 from .recorder import Name, holds_proxy, recording_here
@@ -32,6 +35,17 @@ def record_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return made.save() if own else made  # an edit of the user's own tensor returns that tensor, which stays
 
 
+def _is_optimizers(frame: FrameType | None) -> bool:
+    """Whether a call comes from one of torch's optimizers."""
+    for _ in range(4):
+        if frame is None:
+            return False
+        if frame.f_globals.get("__name__", "").startswith("torch.optim."):
+            return True
+        frame = frame.f_back
+    return False
+
+
 class RecordingMode(TorchFunctionMode):
     """Active while a trace is written; torch hands it every call of its functions. It holds nothing of the trace."""
 
@@ -48,6 +62,11 @@ class RecordingMode(TorchFunctionMode):
         if function is torch._C._set_grad_enabled:
             trace.grad_changed = args[0] is not trace.grad
         name = name_of(function)
+        if (name or "").endswith("_") and not (name or "").endswith("__") and _is_optimizers(sys._getframe(1)):
+            trace.poison = RecordError(
+                "an optimizer's step would change the parameters while the trace is written, before the model runs: take it after the block"
+            )
+            raise trace.poison
         if trace.is_edited(args):
             return record_call(function, args, kwargs)
         if name is not None:

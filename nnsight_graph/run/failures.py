@@ -62,6 +62,7 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
 def rehearsed(failure: Any, recording: Recording, frame: FrameType | None) -> BaseException:
     """The error of a line that would fail, found on fakes before the model ran."""
     error = _raised(failure.error, None)
+    error.args = tuple(arg.replace("FakeTensor", "Tensor") if isinstance(arg, str) else arg for arg in error.args)
     assigned = recording.entries[failure.node][0] == "write" and len(failure.operands) == 3
     if assigned:
         old, new, at = failure.operands

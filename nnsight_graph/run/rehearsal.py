@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,51 +10,21 @@ import torch
 
 from ..graph import Const, Group, Literal, Node, Operand, Ref, Site
 from ..graph.build import build_entry
-from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, first_argument, literal, put, put_inputs, set_item, unpack, with_first
-from ..ops.rows import Rows, join_rows, rows_of
+from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, literal, set_item, unpack
+from ..ops.rows import Rows
 from ..ops.table import function_of
 from ..record import Recording
 from .failures import description
-from .fakes import Fakes, fake_of, is_blind, is_safe, quietly
-from .likeness import are_alike, known_alike, on_cpu
+from .fakes import Fakes, is_blind, is_safe, quietly
+from .likeness import known_alike
 from .modules import ModuleIndex
 from .scan import Scan, Unknown
+from .site_values import Failure, SiteValues, Source
 from .specs import Opaque, spec_of
-from .twin import Mirror
 
 Entry = tuple[Any, ...]
 _NOTHING = ("save", "log", "raise", "check", "cache", "else")
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item}
-
-
-class Failure(Exception):
-    """A line that would fail.
-
-    Attributes:
-        node: The line's node.
-        error: What it would raise.
-        operands: What it is given, in words; of a write: what passed before, what is put there, and where the model then fails.
-    """
-
-    def __init__(self, node: int, error: BaseException, operands: Sequence[Any] = ()) -> None:
-        super().__init__(node, error)
-        self.node, self.error, self.operands = node, error, tuple(operands)
-
-
-class Source:
-    """Where a rehearsal finds what passes at sites; a tracer gives one."""
-
-    def scan(self, step: int) -> Scan | None:
-        """The scan of a step of the run; ``None`` where there is none."""
-        return None
-
-    def changed(self, step: int, changes: Mapping[Site, Any]) -> Scan | None:
-        """The same for a run in which other values pass at some sites."""
-        return None
-
-    def rows(self, words: str) -> Rows | None:
-        """The rows that an invoke owns; ``None`` where that is not known."""
-        return None
 
 
 class _Region:
@@ -71,7 +41,7 @@ class _Region:
         self.outer: Any = None
 
 
-class Rehearsal:
+class Rehearsal(SiteValues):
     """Evaluates entries one after the other.
 
     Args:
@@ -84,7 +54,7 @@ class Rehearsal:
     Attributes:
         values: What each node gives: fakes, plain values, or an :class:`~nnsight_graph.run.scan.Unknown`.
         settled: Whether no line has changed what passes at sites that lines above it may have read.
-        replaced: The sites whose value was replaced by one of another shape, dtype or device, with the node that did it.
+        replaced: The sites whose value was replaced by one of another shape, dtype or device, with the node that did it, and both as specs.
     """
 
     def __init__(
@@ -93,7 +63,7 @@ class Rehearsal:
     ) -> None:  # fmt: skip
         self.mode = Fakes()
         self.values: dict[int, Any] = {}
-        self.replaced: dict[Site, int] = {}
+        self.replaced: dict[Site, tuple[int, Any, Any]] = {}
         self._index, self._source = index, source
         self._constants, self._indices = constants, indices
         self._used = 0
@@ -102,7 +72,7 @@ class Rehearsal:
         self._changes: dict[int, dict[Site, Any]] = changes or {}
         self.settled = True
         self._scans: dict[int, Scan | None] = {}
-        self._regions: list[_Region] = []
+        self._regions = []
         self._rows: Rows | Unknown | None = None
         self._step = 0
         self._on_meta = any(tensor.device.type == "meta" for tensor in index.root.parameters())
@@ -158,7 +128,7 @@ class Rehearsal:
             raise
         except Exception as error:
             if is_blind(error) or isinstance(error, NotImplementedError):
-                return Unknown(f"it needs numbers that only a run has ({type(error).__name__})")
+                return Unknown("it needs numbers that only a run has")
             given = [description(value) for value in (*operands, *named.values())]
             raise Failure(node.number, error.with_traceback(None), given) from None
 
@@ -169,6 +139,8 @@ class Rehearsal:
             return special(node, operands, named)
         if target == "call" and not is_safe(operands[0]):
             return Unknown("a function of yours is not run on fakes unless it is marked with nnsight_graph.on_fakes")
+        if target in _GRADIENTS:
+            return Unknown("gradients are not computed on fakes")
         if target == "call":
             return operands[0](*operands[2:], **named)
         function = _FUNCTIONS.get(target) or function_of(target)
@@ -191,107 +163,6 @@ class Rehearsal:
             value = self._constants[index]
             self._fakes[index] = self._fake(spec_of(value)) if isinstance(value, (torch.Tensor, tuple, list, dict)) else value
         return self._fakes[index]
-
-    def _fake(self, spec: Any) -> Any:
-        """A fake of a spec; where the weights are not there, everything seems to lie on one device."""
-        if self._on_meta:
-            spec = on_cpu(spec)
-        return fake_of(spec, self.mode)
-
-    # ------------------------------------------------------------------ sites
-
-    def scan_of(self, step: int | str) -> Scan | None:
-        """The scan that is asked for what passes in a step."""
-        number = self._step if step == "turn" else step if isinstance(step, int) else 0 if step == "every" else 1
-        number = min(number, 1)
-        if number not in self._scans:
-            with _outside():
-                changes = self._changes.get(number)
-                self._scans[number] = self._source.changed(number, changes) if changes else self._source.scan(number)
-        return self._scans[number]
-
-    def _whole(self, site: Site) -> tuple[Site, Any]:
-        """The key of a site, and what passes there: of inputs, the call."""
-        key = site._replace(point="inputs") if site.point == "input" else site
-        if key.step == "turn":
-            key = key._replace(step=self._step)
-        if key not in self._sites:
-            scan = self.scan_of(site.step)
-            if key._replace(step=0) in self._changes.get(min(key.step, 1) if isinstance(key.step, int) else 0, ()):
-                with _outside():  # lines above the one that changes it see what the model computes
-                    scan = self._source.scan(min(key.step, 1) if isinstance(key.step, int) else 0)
-            found = Unknown("nothing was scanned") if scan is None else scan.value(key._replace(step=0))
-            self._sites[key] = found if type(found) is Unknown else self._fake(found)
-        return key, self._sites[key]
-
-    def _read(self, node: Node, _operands: Any, _named: Any) -> Any:
-        assert node.site is not None
-        _, whole = self._whole(node.site)
-        if type(whole) is not Unknown and node.site.point == "input":
-            whole = first_argument(whole)
-        if type(whole) is Unknown or self._rows is None:
-            return whole
-        return rows_of(whole, self._rows) if isinstance(self._rows, Rows) else self._rows
-
-    def _write(self, node: Node, operands: list[Any], _named: Any) -> Any:
-        site, value = node.site, operands[0]
-        assert site is not None
-        key, whole = self._whole(site)
-        if type(whole) is Unknown or type(self._rows) is Unknown:
-            self._forget(site)
-            return None
-        passing = first_argument(whole) if site.point == "input" else whole
-        value = put_inputs(None, value) if site.point == "inputs" else put(None, value)
-        if isinstance(self._rows, Rows):
-            value = join_rows(passing, self._rows, value)
-        new = with_first(whole, value) if site.point == "input" else value
-        self._sites[key] = new
-        if not any(region.node.target in ("if", "for", "while") for region in self._regions):
-            self._replace(key, node.number, spec_of(whole), spec_of(new))
-        return None
-
-    def _replace(self, key: Site, number: int, old: Any, new: Any) -> None:
-        """A site was written: where something else passes now, what comes later is scanned again."""
-        if are_alike(old, new):
-            return
-        self.replaced[key] = number
-        step = min(key.step, 1) if isinstance(key.step, int) else 0
-        changes, place_of = self._changes.get(step, {}), key._replace(step=0)
-        if place_of in changes and are_alike(changes[place_of], new):
-            return
-        self._changes = {**self._changes, step: {**changes, place_of: new}}
-        self.settled = False
-        before = self.scan_of(step)
-        with _outside():
-            after = self._source.changed(step, self._changes[step])
-        if after is None or before is None:
-            return
-        if after.error is not None and before.complete and not after.blind:
-            raise Failure(number, after.error, (str(old), str(new), after.at or "its forward"))
-        place = before.place(place_of)
-        self._scans[step] = after
-        for known in list(self._sites):
-            later = before.place(known._replace(step=0))
-            if known != key and known.step == key.step and later is not None and place is not None and later > place:
-                del self._sites[known]
-
-    def _forget(self, site: Site) -> None:
-        key, _ = self._whole(site)
-        self._sites[key] = Unknown("what was assigned there is unknown")
-
-    def _parameter(self, node: Node, _operands: Any, _named: Any) -> Any:
-        assert node.site is not None
-        owner, _, name = node.site.path.rpartition(".")
-        return self._fake(spec_of(getattr(self._index.root.get_submodule(owner), name)))
-
-    def _module(self, node: Node, operands: list[Any], named: dict[str, Any]) -> Any:
-        assert node.site is not None
-        device = torch.device("cpu") if self._on_meta else None
-        with _outside():
-            twin = Mirror(self.mode, device)(self._index.modules[node.site.path])
-        return twin(*operands, **named)
-
-    _listening = _module
 
     # ------------------------------------------------------------------ branches, loops, invokes
 
@@ -395,10 +266,10 @@ class Rehearsal:
         return Unknown("whether the name has a value depends on the run") if operands[0] is UNBOUND else operands[0]
 
 
-_outside = torch.utils._python_dispatch._disable_current_modes
 _REGIONS = frozenset(("invoke", "if", "for", "while", "steps"))
 _SPECIAL = frozenset(("read", "write", "parameter", "module", "listening", "param", "result", "merge", "assigned"))
 _DECIDED = frozenset((bool, int, float, str, type(None)))
+_GRADIENTS = frozenset((".backward", "torch.autograd.backward", "torch.autograd.grad", ".retain_grad"))
 _CONTAINERS = frozenset((list, dict, set))
 _FEW = 32
 _PASSES = 4

@@ -24,4 +24,4 @@ def test_steps_mean_what_a_chain_of_copies_means(part: int, monkeypatch: pytest.
         pytest.fail(f"{len(wrong)} of {len(cases)} seeds are wrong: {seeds}\n\n{report_steps(wrong[0])}", pytrace=False)
     either = [verdict for verdict in verdicts if verdict.kind.startswith("either") and verdict.kind.endswith("error")]
     assert len(either) <= max(6, len(verdicts) // 5)
-    assert sum(case.loop is not None for case in cases) > len(cases) // 3
+    assert len(cases) < 30 or sum(case.loop is not None for case in cases) > len(cases) // 3
