@@ -38,7 +38,8 @@ class ScanningTracer(Tracer):
 
     def __enter__(self) -> Any:
         self._recorder.scanned = self._at_once
-        return self._begin(sys._getframe(1), True)
+        self._begin(sys._getframe(1), True, self)
+        return self
 
     def _at_once(self, proxy: Any) -> Any:
         """A proxy, or the plain value that it stands for."""

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from torch.overrides import _pop_mode, _push_mode
-
-from ..compile import Plan, cached_plan
 from ..config import CONFIG
-from ..errors import NNsightError, RecordError
+from ..errors import RecordError
 from ..graph import Site
-from ..ops.control import NEVER
-from ..ops.evaluate import UNBOUND
-from ..record import Proxy, Recorder, Recording, apply, log
-from ..record.branches import Branch, Iteration, emitter_of
-from ..record.control import Block, enter, forget_skip
+from ..record import Proxy, Recorder, Recording
 from ..record.recorder import holds_proxy
-from ..record.settled import UNSET, plain
+from ..record.settled import plain
 from ..record.steps import Steps
-from ..record.torch_calls import RECORDING
-from ..run import Run, execute, prepare
-from ..run.failures import explain, missed, unset_reasons
-from ..run.progress import progress
 from ..run.site_values import Failure
-from ..source_location import is_users, traceback_at
+from .block import RecordedBlock
 from .cache import Cache, Caches
 from .entries import CacheDict
 from .handle import GraphHandle
-from .invoker import UNKNOWN, Call, Invoke, Invoker
-from .rehearsing import Numbers, changed_numbers, check, note_changes
+from .invoker import Call, Invoke, Invoker
+from .rehearsing import Numbers, changed_numbers
+from .running import run_trace
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +34,7 @@ if TYPE_CHECKING:
 _RESULT = Site("", "result")
 
 
-class Tracer:
+class Tracer(RecordedBlock):
     """A ``with model.trace(...)`` block.
 
     Its body is recorded; when it ends, the model runs once with what was recorded. An exception in the body runs
@@ -60,17 +50,15 @@ class Tracer:
     """
 
     __slots__ = (
-        "__weakref__", "_block", "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_progress", "_recorder", "_recording",
-        "_shapes", "_shared", "_validate",
+        "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_progress", "_shapes", "_shared", "_validate",
     )  # fmt: skip
 
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
+        super().__init__(Recorder(envoy._tree))
         self._envoy = envoy
         self._call = call
         self._shared = shared
         self._invokes: list[Invoke] = []
-        self._block: Block | None = None
-        self._recorder = Recorder(envoy._tree)
         self._function = function
         self._progress = progress
         self._known: Numbers | None = None
@@ -79,7 +67,6 @@ class Tracer:
         self._caches: Caches | None = None
         if function:
             self._recorder.generating = True
-        self._recording: Recording | None = None
 
     # ------------------------------------------------------------------ in the block
 
@@ -117,19 +104,6 @@ class Tracer:
     def barrier(self, _count: int) -> Callable[[], None]:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""
         return lambda: None
-
-    def cond(self, test: Any) -> Branch:
-        """A block whose lines take part only where ``test`` is true: ``with tracer.cond(value) as c:``, then ``with c.else_():``.
-
-        Args:
-            test: A traced value, or a plain one.
-        """
-        return Branch(emitter_of(self._recorder), test)
-
-    @property
-    def iter(self) -> Iteration:
-        """Loops: ``with tracer.iter(collection) as item:`` runs its lines once per item."""
-        return Iteration(emitter_of(self._recorder))
 
     def all(self) -> Steps:
         """All steps: the same as ``tracer.iter[:]``."""
@@ -201,14 +175,6 @@ class Tracer:
             self._caches = Caches(self._recorder, self._envoy._tree)
         return self._caches.add(made, to, sys._getframe(1))
 
-    def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The same as :func:`nnsight_graph.apply`."""
-        return apply(function, *args, **kwargs)
-
-    def log(self, *values: Any) -> None:
-        """Print values as soon as the model has computed them, as :func:`nnsight_graph.log` does."""
-        log(*values)
-
     @property
     def graph(self) -> GraphHandle:
         """What was recorded: print it to read the program.
@@ -221,19 +187,6 @@ class Tracer:
         return GraphHandle(self._recording, self._envoy, self._shapes)
 
     # ------------------------------------------------------------------ the block
-
-    def __enter__(self) -> Tracer:
-        if self._recording is not None:
-            raise RecordError("this trace has run already; open a new one with model.trace(...)")
-        return self._begin(sys._getframe(1), False)
-
-    def _begin(self, frame: FrameType, scan: bool) -> Tracer:
-        recorder = self._recorder
-        recorder.start()
-        recorder.observer = self
-        _push_mode(RECORDING)
-        self._block = enter(frame, scan)
-        return self
 
     def measure(self, index: int) -> tuple[bool, Any]:
         """What shapes alone tell of a node while the trace is written: ``(True, value)``, or ``(False, why that is not known)``."""
@@ -252,144 +205,29 @@ class Tracer:
             self._known = Numbers(self._envoy, self._recorder, self._call, self._invokes, self._shared, self._function)
         return self._known
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
-        if self._block is not None:
-            return self._end_rewritten(error, traceback, sys._getframe(1))
-        self._end(error, traceback, sys._getframe(1))
-        return None
-
-    def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
-        """The native body was skipped: run the one that was made of its source."""
-        block, self._block = self._block, None
-        assert block is not None
-        try:
-            if not block.skipped(error):
-                self._end(error, traceback, frame)
-                return False
-            try:
-                block.run(self, emitter_of(self._recorder))
-            except BaseException as problem:
-                self._end(problem, problem.__traceback__, frame)
-                raise
-            self._end(None, None, frame)
-        except BaseException as problem:
-            forget_skip(problem)
-            raise
-        return True
-
-    def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
-        _pop_mode()
-        recorder = self._recorder
-        saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
-        recording = self._recording = recorder.finish()
-        if error is not None:
-            recorder.failure = f"its trace was given up ({type(error).__name__} in the block)"
-            if isinstance(error, NNsightError):
-                _end_at_users_line(traceback)
-            return
-        if poison is not None:
-            recorder.failure = "its trace was refused"
-            raise poison
-        problem = self._run(recording, saved, frame)
-        if refilled:
-            _refill(refilled)
-        if problem is not None:
-            recorder.failure = f"its trace failed: {type(problem).__name__}"
-            try:
-                raise problem
-            finally:
-                del problem  # else the error and this frame hold each other
-
-    def _checked(self, recording: Recording, call: Call, plan: Plan, frame: FrameType) -> BaseException | None:
-        """The error that a rehearsal finds, where there is to be one."""
-        wanted, envoy = self._validate, self._envoy
-        if wanted is True or (wanted == "auto" and (not envoy.dispatched or envoy._scanned(call))):
-            return check(envoy, recording, call, plan, frame, wanted is True)
-        return None
+    def __enter__(self) -> Tracer:
+        if self._recording is not None:
+            raise RecordError("this trace has run already; open a new one with model.trace(...)")
+        self._begin(sys._getframe(1), False, self)
+        return self
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         call = self._call or self._envoy._joined(self._invokes, self._shared, self._function)
         asked = self._known.asked if self._known is not None else None
-        self._call, self._invokes, self._known = None, [], None
+        caches = self._caches
+        self._call, self._invokes, self._known, self._caches = None, [], None, None
         if asked and (problem := changed_numbers(self._envoy, recording, call, asked, frame)) is not None:
             return problem
-        tree = self._envoy._tree
-        plan = None
+        give = partial(_give, saved)
         try:
-            plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
-            if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
-                tree.replace(tree.index.root)
-        except NNsightError as refused:
-            return _on_its_line(refused, plan, recording, frame)
-        if (plan.fresh or self._validate is True) and (problem := self._checked(recording, call, plan, frame)) is not None:
-            return problem
-        plan.fresh = False
-        function = self._envoy._callable(call.function)  # loads weights that are not there yet
-        modules = tree.index
-        constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
-        run = prepare(plan, constants, modules, call.rows)
-        caches, self._caches = self._caches, None
-        if caches is not None:
-            run.captures = caches.captures(run, modules)
-        try:
-            with progress(run, modules.root, None if call.steps == UNKNOWN else call.steps) if self._progress else nullcontext():
-                execute(run, modules, function, call.args, call.kwargs)
+            problem, self._recorder.reasons = run_trace(
+                self._envoy, recording, call, frame, give, validate=self._validate, shown=self._progress, caches=caches
+            )
         except BaseException as raised:
             self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
-            _settle(run, saved)
-            run.slots.clear()  # the traceback holds the run
-            note_changes(self._envoy, recording, call, raised)
             raise
-        finally:
-            if caches is not None:
-                caches.fill(run.captures)
-        if not _settle(run, saved):
-            self._recorder.reasons = unset_reasons(run)
-        problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
-        run.slots.clear()
         return problem
 
 
-def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
-    """The user's own containers get what the run has put into those that stood for them; a name below a loop, the last turn's."""
-    for container, proxy in refilled:
-        value = proxy._value
-        if isinstance(container, Proxy):
-            if container._value is UNSET:
-                object.__setattr__(container, "_value", value)
-        elif type(value) is type(container):
-            container.clear()
-            (container.extend if type(container) is list else container.update)(value)
-
-
-def _end_at_users_line(traceback: TracebackType | None) -> None:
-    """Take off the end of a traceback what lies below the user's own line."""
-    last = None
-    while traceback is not None:
-        last = traceback if is_users(traceback.tb_frame.f_code) else last
-        traceback = traceback.tb_next
-    if last is not None:
-        last.tb_next = None
-
-
-def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording, frame: FrameType) -> NNsightError:
-    """An error that knows the node, or the module, it is about."""
-    node = getattr(refused, "node", None)
-    if plan is not None and hasattr(refused, "path"):
-        before, after = plan.hooks[refused.path]
-        node = plan.visits[next(iter((after or before).values()))].nodes[0]
-    return refused if node is None else refused.with_traceback(traceback_at(recording.place(node), frame))
-
-
-def _settle(run: Run, saved: dict[int, Proxy]) -> bool:
-    """Give saved proxies their values, those that were reached; whether all were."""
-    everything = True
-    given, slots = run.plan.given, run.slots
-    for node, slot, segment, visit in run.plan.saved:
-        reached = (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost
-        taken = not given or node not in given or slots[given[node][0]] is given[node][1]
-        if reached and taken and slots[slot] is not NEVER and slots[slot] is not UNBOUND:
-            object.__setattr__(saved[node], "_value", slots[slot])
-        else:
-            everything = False
-    return everything
+def _give(saved: dict[int, Proxy], node: int, value: Any) -> None:
+    object.__setattr__(saved[node], "_value", value)

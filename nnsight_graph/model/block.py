@@ -1,0 +1,137 @@
+"""A ``with`` block whose lines are recorded when it is entered, and run when it is left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch.overrides import _pop_mode, _push_mode
+
+from ..errors import NNsightError
+from ..record import Proxy, Recorder, Recording, apply, log
+from ..record.branches import Branch, Iteration, emitter_of
+from ..record.control import Block, enter, forget_skip
+from ..record.settled import UNSET
+from ..record.torch_calls import RECORDING
+from ..source_location import is_users
+
+
+class RecordedBlock:
+    """What the blocks of traces and of sessions have in common."""
+
+    __slots__ = ("__weakref__", "_block", "_recorder", "_recording")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._block: Block | None = None
+        self._recording: Recording | None = None
+
+    # ------------------------------------------------------------------ in the block
+
+    def cond(self, test: Any) -> Branch:
+        """A block whose lines take part only where ``test`` is true: ``with tracer.cond(value) as c:``, then ``with c.else_():``.
+
+        Args:
+            test: A traced value, or a plain one.
+        """
+        return Branch(emitter_of(self._recorder), test)
+
+    @property
+    def iter(self) -> Iteration:
+        """Loops: ``with tracer.iter(collection) as item:`` runs its lines once per item."""
+        return Iteration(emitter_of(self._recorder))
+
+    def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The same as :func:`nnsight_graph.apply`."""
+        return apply(function, *args, **kwargs)
+
+    def log(self, *values: Any) -> None:
+        """Print values as soon as they are there, as :func:`nnsight_graph.log` does."""
+        log(*values)
+
+    # ------------------------------------------------------------------ the block
+
+    def _begin(self, frame: FrameType, scan: bool, observer: Any = None) -> None:
+        recorder = self._recorder
+        recorder.start()
+        recorder.observer = observer
+        _push_mode(RECORDING)
+        self._block = enter(frame, scan)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
+        if self._block is not None:
+            return self._end_rewritten(error, traceback, sys._getframe(1))
+        self._end(error, traceback, sys._getframe(1))
+        return None
+
+    def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
+        """The native body was skipped: run the one that was made of its source."""
+        block, self._block = self._block, None
+        assert block is not None
+        try:
+            if not block.skipped(error):
+                self._end(error, traceback, frame)
+                return False
+            try:
+                block.run(self, emitter_of(self._recorder))
+            except BaseException as problem:
+                self._end(problem, problem.__traceback__, frame)
+                raise
+            self._end(None, None, frame)
+        except BaseException as problem:
+            forget_skip(problem)
+            raise
+        return True
+
+    def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        _pop_mode()
+        recorder = self._recorder
+        saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
+        recording = self._recording = recorder.finish()
+        if error is not None:
+            recorder.failure = f"its trace was given up ({type(error).__name__} in the block)"
+            if isinstance(error, NNsightError):
+                _end_at_users_line(traceback)
+            return
+        if poison is not None:
+            recorder.failure = "its trace was refused"
+            raise poison
+        problem = self._run(recording, saved, frame)
+        if refilled:
+            _refill(refilled)
+        if problem is not None:
+            recorder.failure = f"its trace failed: {type(problem).__name__}"
+            try:
+                raise problem
+            finally:
+                del problem  # else the error and this frame hold each other
+
+    def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
+        """Run what was recorded; the error to be raised, if there is one."""
+        return None
+
+
+def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
+    """The user's own containers get what the run has put into those that stood for them; a name below a loop, the last turn's."""
+    for container, proxy in refilled:
+        value = proxy._value
+        if isinstance(container, Proxy):
+            if container._value is UNSET:
+                object.__setattr__(container, "_value", value)
+        elif type(value) is type(container):
+            container.clear()
+            (container.extend if type(container) is list else container.update)(value)
+
+
+def _end_at_users_line(traceback: TracebackType | None) -> None:
+    """Take off the end of a traceback what lies below the user's own line."""
+    last = None
+    while traceback is not None:
+        last = traceback if is_users(traceback.tb_frame.f_code) else last
+        traceback = traceback.tb_next
+    if last is not None:
+        last.tb_next = None
+
+

@@ -1,0 +1,113 @@
+"""One run of a recorded trace: compiled, checked where that is due, executed, its values given out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ..compile import Plan, cached_plan
+from ..errors import NNsightError
+from ..ops.control import NEVER
+from ..ops.evaluate import UNBOUND
+from ..record import Recording
+from ..run import Run, execute, prepare
+from ..run.failures import explain, missed, unset_reasons
+from ..run.progress import progress
+from ..source_location import traceback_at
+from .cache import Caches
+from .invoker import UNKNOWN, Call
+from .rehearsing import check, note_changes
+
+if TYPE_CHECKING:
+    from .nnsight import NNsight
+
+Give = Callable[[int, Any], None]
+
+
+def run_trace(
+    envoy: NNsight, recording: Recording, call: Call, frame: FrameType | None, give: Give, *,
+    validate: bool | str = False, shown: bool = False, caches: Caches | None = None,
+) -> tuple[BaseException | None, dict[int, str]]:  # fmt: skip
+    """Run a call of a model with what was recorded.
+
+    Args:
+        envoy: The model.
+        recording: The program.
+        call: The call.
+        frame: The user's frame.
+        give: Gets the value of each saved node that was reached.
+        validate: Whether the program is checked on fakes first.
+        shown: Whether a bar shows how many forwards are done.
+        caches: What is kept of all modules.
+
+    Returns:
+        The error of the run, on the user's line, or ``None``; and why saved nodes have no value.
+
+    Raises:
+        BaseException: what the model itself raised.
+    """
+    tree, plan = envoy._tree, None
+    try:
+        plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
+        if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
+            tree.replace(tree.index.root)
+    except NNsightError as refused:
+        return _on_its_line(refused, plan, recording, frame), {}
+    if (plan.fresh or validate is True) and (problem := _checked(envoy, recording, call, plan, frame, validate)) is not None:
+        return problem, {}
+    plan.fresh = False
+    function = envoy._callable(call.function)  # loads weights that are not there yet
+    modules = tree.index
+    constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
+    run = prepare(plan, constants, modules, call.rows)
+    if caches is not None:
+        run.captures = caches.captures(run, modules)
+    try:
+        with progress(run, modules.root, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext():
+            execute(run, modules, function, call.args, call.kwargs)
+    except BaseException as raised:
+        _settle(run, give)
+        run.slots.clear()  # the traceback holds the run
+        note_changes(envoy, recording, call, raised)
+        raise
+    finally:
+        if caches is not None:
+            caches.fill(run.captures)
+    reasons = {} if _settle(run, give) else unset_reasons(run)
+    problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
+    run.slots.clear()
+    return problem, reasons
+
+
+def _checked(
+    envoy: NNsight, recording: Recording, call: Call, plan: Plan, frame: FrameType | None, wanted: bool | str
+) -> BaseException | None:
+    """The error that a rehearsal finds, where there is to be one."""
+    if wanted is True or (wanted == "auto" and (not envoy.dispatched or envoy._scanned(call))):
+        return check(envoy, recording, call, plan, frame, wanted is True)
+    return None
+
+
+def _on_its_line(refused: NNsightError, plan: Plan | None, recording: Recording, frame: FrameType | None) -> NNsightError:
+    """An error that knows the node, or the module, it is about."""
+    node = getattr(refused, "node", None)
+    if plan is not None and hasattr(refused, "path"):
+        before, after = plan.hooks[refused.path]
+        node = plan.visits[next(iter((after or before).values()))].nodes[0]
+    return refused if node is None else refused.with_traceback(traceback_at(recording.place(node), frame))
+
+
+def _settle(run: Run, give: Give) -> bool:
+    """Give out the values that were reached; whether all were."""
+    everything = True
+    given, slots = run.plan.given, run.slots
+    for node, slot, segment, visit in run.plan.saved:
+        reached = (segment < 0 or run.waits[segment] == -1) and (visit < 0 or run.seen[visit]) and slot != run.lost
+        taken = not given or node not in given or slots[given[node][0]] is given[node][1]
+        if reached and taken and slots[slot] is not NEVER and slots[slot] is not UNBOUND:
+            give(node, slots[slot])
+        else:
+            everything = False
+    return everything
