@@ -33,8 +33,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
-    from .model import Cache, CacheDict, Entry, Envoy, NNsight, ScanningTracer, Tracer
-    from .record import Proxy, apply, log, save, trace
+    from .model import Cache, CacheDict, Entry, Envoy, NNsight, ScanningTracer, Session, Tracer
+    from .record import Proxy, apply, log, save, stop, trace
     from .record.branches import cond
     from .record.branches import iter as iter
     from .record.constructors import bool_ as bool_
@@ -57,11 +57,13 @@ _LAZY = {
     "Envoy": ".model",
     "NNsight": ".model",
     "ScanningTracer": ".model",
+    "Session": ".model",
     "Tracer": ".model",
     "Proxy": ".record",
     "apply": ".record",
     "log": ".record",
     "save": ".record",
+    "stop": ".record",
     "trace": ".record",
     "cond": ".record.branches",
     "on_fakes": ".run.fakes",
@@ -90,6 +92,7 @@ __all__ = [
     "RecordError",
     "RemoteError",
     "ScanningTracer",
+    "Session",
     "SkipException",
     "Tracer",
     "UnsetValueError",
@@ -98,6 +101,7 @@ __all__ = [
     "log",
     "on_fakes",
     "save",
+    "stop",
     "trace",
 ]
 

@@ -36,6 +36,9 @@ LAWS: dict[str, Law] = {
     "setattr": Law(operands=3, value=False),
     "bound": Law(operands=2),
     "unpack": Law(operands=2),
+    "trace": Law(regions=1, value=False),
+    "input": Law(value=False),
+    "stop": Law(operands=0, value=False),
     "invoke": Law(operands=1, regions=1, value=False),
     "if": Law(operands=1, regions=2),
     "merge": Law(operands=3),
@@ -51,7 +54,9 @@ LAWS: dict[str, Law] = {
 The value of an ``if`` is its truth, that of a loop what it carried out; ``merge`` takes one of two values by an ``if``, ``param``
 is the item of a turn (``"item"``), a carried value (``"0"``, ``"1"`` ...) or, of a list with one operand per turn, that turn's;
 ``check`` leaves a ``while``, ``result`` is a carried value after the loop. The body of ``steps`` takes part in each of the steps
-that it names: ``"0:None:1"``, ``"0,3"``. A ``cache`` keeps what modules take and return: ``"output"``, ``"inputs"`` or both, and of
+that it names: ``"0:None:1"``, ``"0,3"``.
+A ``trace`` is a call of a model in a session, by the name of its method and with its arguments; its ``input``s are those of its
+invokes; ``stop`` ends the session. A ``cache`` keeps what modules take and return: ``"output"``, ``"inputs"`` or both, and of
 which modules, ``None`` for all. Every other target is an operation of the op table and follows :data:`OPERATION`."""
 
 OPERATION = Law()

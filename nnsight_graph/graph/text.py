@@ -65,6 +65,8 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return False, f"{node.site} = {args[0]}"
     if target == "invoke":
         return False, f"invoke {args[0]}:"
+    if target in ("trace", "input"):
+        return False, _call_of_session(node, args, constants)
     if target == "else":
         return False, "else:"
     if target in _BLOCKS:
@@ -97,6 +99,13 @@ def _modules_text(modules: Operand) -> str:
         return "all modules"
     names = [operand_text(item, ()) or "the model" for item in modules.items]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _call_of_session(node: Node, args: list[str], constants: tuple[Any, ...]) -> str:
+    named = [f"{name}={operand_text(operand, constants)}" for name, operand in node.keywords]
+    if node.target == "input":
+        return f"input {', '.join(args + named)}"
+    return f"trace {args[0]}({', '.join(args[1:] + named)}):"
 
 
 def _param_text(node: Node, args: list[str]) -> str:

@@ -33,7 +33,7 @@ class _Verifier:
             if problem:
                 raise self.error(node, problem)
             for inner in node.regions:
-                seen = defined if node.target == "invoke" else {*defined, node.number}
+                seen = defined if node.target in ("invoke", "trace") else {*defined, node.number}
                 known = set(seen)
                 self.region(inner, seen, node)
                 self.inside.setdefault(node.number, set()).update(seen - known)

@@ -12,6 +12,7 @@ from .envoy import Envoy
 from .handle import GraphHandle
 from .nnsight import NNsight
 from .scanning_tracer import ScanningTracer
+from .session import Session
 from .tracer import Tracer
 
-__all__ = ["Cache", "CacheDict", "Entry", "Envoy", "GraphHandle", "NNsight", "ScanningTracer", "Tracer"]
+__all__ = ["Cache", "CacheDict", "Entry", "Envoy", "GraphHandle", "NNsight", "ScanningTracer", "Session", "Tracer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -177,6 +177,12 @@ class Caches:
         self._nodes[recorder.put(entry, frame)] = cache
         self._known[here] = cache
         return cache.cache
+
+    def within(self, numbers: Sequence[int]) -> Caches:
+        """The same caches for a program in which nodes have other numbers: those at the places of ``numbers``."""
+        made = Caches(self._recorder, self._tree)
+        made._nodes = {place: self._nodes[number] for place, number in enumerate(numbers) if number in self._nodes}
+        return made
 
     def captures(self, run: Run, modules: ModuleIndex) -> tuple[Capture, ...]:
         """What keeps their values in a run."""

@@ -10,12 +10,14 @@ import torch
 from ..config import CONFIG
 from ..errors import NNsightError, RecordError, RemoteError
 from ..graph import Site
+from ..record import recording_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
 from .scanning import NOT_SCANNED, SiteTable, sites
 from .scanning_tracer import ScanningTracer
+from .session import Session, SessionTracer
 from .tracer import Tracer
 
 
@@ -72,6 +74,9 @@ class NNsight(Envoy):
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
         fn = "" if fn == "forward" else fn
+        here = recording_here()
+        if trace and here is not None and here.session is not None:
+            return SessionTracer(self, here, args, kwargs, fn, validate)
         if fn and not callable(getattr(self._module, fn, None)):
             raise RecordError(self._unknown(fn))
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
@@ -103,6 +108,34 @@ class NNsight(Envoy):
         """What a trace calls: the model, or a method of it."""
         called: Callable[..., Any] = getattr(self._module, function) if function else self._module
         return called
+
+    def session(self, *, batch: bool = False, progress: bool = False, remote: bool = False) -> Session:
+        """Open a block of several traces, of this model or of others, which run one after the other when it ends.
+
+        Values flow from one trace to the next without being saved; lines between traces, loops and branches are part of it.
+
+        Args:
+            batch: Whether traces that follow each other on one model, and use nothing of each other, are run as one batch.
+            progress: Whether to show a bar with one tick per trace.
+            remote: Not available in this version.
+
+        Returns:
+            A :class:`Session`, to be used in a ``with`` statement.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Linear(2, 2))
+            >>> with model.session():
+            ...     with model.trace(torch.ones(1, 2)):
+            ...         first = model.output
+            ...     with model.trace(first):
+            ...         second = model.output.save()
+            >>> second.shape
+            torch.Size([1, 2])
+        """
+        if remote:
+            raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
+        return Session(self, batch, progress)
 
     # ------------------------------------------------------------------ scans
 

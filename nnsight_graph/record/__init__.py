@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .functions import apply, log, save, trace
+    from .functions import apply, log, save, stop, trace
     from .proxy import Proxy
     from .recorder import Recorder, recording_here
     from .recording import Recording
@@ -26,10 +26,11 @@ _LAZY = {
     "log": ".functions",
     "recording_here": ".recorder",
     "save": ".functions",
+    "stop": ".functions",
     "trace": ".functions",
 }
 
-__all__ = ["Proxy", "Recorder", "Recording", "apply", "log", "recording_here", "save", "trace"]
+__all__ = ["Proxy", "Recorder", "Recording", "apply", "log", "recording_here", "save", "stop", "trace"]
 
 
 def __getattr__(name: str) -> Any:

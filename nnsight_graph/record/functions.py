@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,27 @@ def log(*values: Any) -> None:
         output: tensor([0., 0.])
     """
     _recorder("log").add("log", values)
+
+
+def stop() -> None:
+    """End a session here: what comes after this line does not run; in a branch, if the branch is taken.
+
+    Raises:
+        RecordError: outside a session.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Identity())
+        >>> with model.session() as session:
+        ...     session.log("first")
+        ...     nnsight.stop()
+        ...     session.log("second")
+        first
+    """
+    trace = _recorder("stop")
+    if trace.session is None or trace.owner is not None:
+        raise RecordError("stop() ends a session, between its traces: with model.session(): ...")
+    trace.put(("stop",), sys._getframe(1))
 
 
 def save(value: Any) -> Any:

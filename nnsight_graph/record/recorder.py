@@ -78,6 +78,7 @@ class Recorder(Cursor):
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
         observer: Knows shapes.
+        session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         make: The class of proxies.
     """
@@ -98,6 +99,7 @@ class Recorder(Cursor):
     invoking = 0
     repeats = False
     edits_constants = False
+    session: Any = None
     saved_indices: frozenset[int] = frozenset()
     _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
     _edited: frozenset[int] = frozenset()
@@ -121,6 +123,20 @@ class Recorder(Cursor):
             raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use what it saved.")
         self._token = _open.set(self)
         self.open = True
+
+    def open_trace(self, owner: Any, generating: bool) -> Callable[[], bool]:
+        """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
+        names = ("owner", "reads", "step", "nexts", "_by_step", "every", "open_ended", "depth", "generating", "invoking", "regions")
+        kept = {name: getattr(self, name) for name in names}
+        fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
+        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0)
+
+        def back() -> bool:
+            open_ended = self.open_ended
+            self.__dict__.update(kept)
+            return open_ended
+
+        return back
 
     def finish(self) -> Recording:
         """Close the trace; what was written leaves the recorder, so that its proxies do not keep it alive."""
@@ -284,6 +300,8 @@ class Recorder(Cursor):
         return self.make(self, self.add("listening" if listening else "module", args, kwargs, site, 3))
 
     def _refuse_others(self, owner: Any, site: Site) -> None:
+        if self.owner is None:
+            raise RecordError(f"{site} is there only inside a trace of the session: with model.trace(...): ...")
         if owner is not self.owner:
             raise RecordError(f"{site} belongs to another model than the one that is traced; trace the two one after the other")
 

@@ -40,6 +40,20 @@ class Recording:
         self.turns = recorder.turns
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
+    @classmethod
+    def of(
+        cls, entries: list[tuple[Any, ...]], constants: list[Any], indices: list[int], places: list[Place], shared: Any, edits: bool
+    ) -> Recording:
+        """A program made of parts of others."""
+        made = cls.__new__(cls)
+        made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
+        made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
+        return made
+
+    def plain(self) -> Graph:
+        """The program as it was written, lines about every step where they stand."""
+        return build_graph(self.entries, self.indices, self.constants, self.shared, tuple(map(_line_of, self.places)))
+
     @property
     def key(self) -> tuple[Any, ...]:
         """The program's structure: equal for programs that differ in numbers and tensors only."""

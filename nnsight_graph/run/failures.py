@@ -77,6 +77,16 @@ def rehearsed(failure: Any, recording: Recording, frame: FrameType | None) -> Ba
     return error
 
 
+def raised_at(original: BaseException, recording: Recording, node: int, frame: FrameType | None) -> BaseException:
+    """An error of a line that ran by itself, between the traces of a session."""
+    error = _raised(original, None)
+    error.__traceback__ = traceback_at(recording.place(node), frame)
+    if CONFIG.APP.DEBUG:
+        add_note(error, "in the recorded graph:\n" + graph_text(recording.plain(), around=node))
+    _let_go(original)
+    return error
+
+
 def _raised(original: BaseException, failed: Any) -> BaseException:
     """An error of torch, or of the user's function, in the class that is also an :class:`NNsightError`."""
     if isinstance(original, NNsightError):

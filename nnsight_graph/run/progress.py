@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,20 +13,29 @@ from ..ops.running import current
 
 
 @contextmanager
+def bar(unit: str, total: int | None = None) -> Iterator[Callable[[], Any]]:
+    """Show a bar; gives what moves it on."""
+    shown = importlib.import_module("tqdm.auto").tqdm(total=total, unit=unit)
+    try:
+        yield shown.update
+    finally:
+        if shown.total is not None and shown.n < shown.total:  # it ended before the longest it could have been
+            shown.total = shown.n
+            shown.refresh()
+        shown.close()
+
+
+@contextmanager
 def progress(run: Any, root: torch.nn.Module, total: int | None) -> Iterator[None]:
     """Show a bar with one tick per forward of ``root`` in ``run``."""
-    bar = importlib.import_module("tqdm.auto").tqdm(total=total, unit="step")
+    with bar("step", total) as advance:
 
-    def tick(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
-        if current.get() is run and not run.busy:
-            bar.update()
+        def tick(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
+            if current.get() is run and not run.busy:
+                advance()
 
-    hook = root.register_forward_hook(tick)
-    try:
-        yield
-    finally:
-        hook.remove()
-        if bar.total is not None and bar.n < bar.total:  # it ended before the longest it could have been
-            bar.total = bar.n
-            bar.refresh()
-        bar.close()
+        hook = root.register_forward_hook(tick)
+        try:
+            yield
+        finally:
+            hook.remove()

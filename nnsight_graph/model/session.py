@@ -1,0 +1,161 @@
+"""Several traces in one block: recorded as one program, run one after the other when it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..config import CONFIG
+from ..errors import RecordError
+from ..graph import Site
+from ..record import Proxy, Recorder, Recording
+from ..record.control import enter
+from ..record.functions import stop
+from ..record.recorder import Name, holds_proxy
+from ..record.settled import plain
+from .block import RecordedBlock
+from .handle import GraphHandle
+from .invoker import Call, Invoke, Invoker
+from .session_parts import inside_closure
+from .session_run import SessionRun, Traced
+from .tracer import Tracer
+
+if TYPE_CHECKING:
+    from .nnsight import NNsight
+
+
+class Session(RecordedBlock):
+    """A ``with model.session() as session:`` block.
+
+    The traces in it run in their order when the block ends. What one of them reads can be used in the next, and between
+    them, without ``.save()``; a value is freed after its last use. An error in one ends the session: what was saved before
+    it is there.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Identity())
+        >>> with model.session() as session:
+        ...     found = nnsight.list().save()
+        ...     with session.iter([1.0, 2.0]) as number:
+        ...         with model.trace(torch.ones(1) * number):
+        ...             _ = found.append(model.output.item())
+        >>> list(found)
+        [1.0, 2.0]
+    """
+
+    __slots__ = ("_batch", "_envoy", "_progress", "_traces")
+
+    def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False) -> None:
+        super().__init__(Recorder(None))
+        self._envoy = envoy
+        self._batch = batch
+        self._progress = progress
+        self._traces: dict[int, Traced] = {}
+
+    def stop(self) -> None:
+        """End the session here, as :func:`nnsight_graph.stop` does."""
+        stop()
+
+    @property
+    def graph(self) -> GraphHandle:
+        """What was recorded: print it to read the program.
+
+        Raises:
+            RecordError: the block has not ended.
+        """
+        if self._recording is None:
+            raise RecordError("the graph is there when the block has ended")
+        return GraphHandle(self._recording, self._envoy)
+
+    def __enter__(self) -> Session:
+        if self._recording is not None:
+            raise RecordError("this session has run already; open a new one with model.session()")
+        self._recorder.session = self
+        self._begin(sys._getframe(1), False)
+        return self
+
+    def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
+        traces, self._traces = self._traces, {}
+        run = SessionRun(recording, traces, frozenset(saved), frame, self._batch)
+        try:
+            problem = run.all(self._progress)
+        except BaseException as raised:
+            self._recorder.failure = f"a model of its session raised {type(raised).__name__} before it was reached"
+            raise
+        finally:
+            for node, proxy in saved.items():
+                if node in run.values:
+                    object.__setattr__(proxy, "_value", run.values[node])
+            self._recorder.reasons = run.reasons
+            run.values.clear()
+        return problem
+
+
+class SessionTracer(Tracer):
+    """A ``with model.trace(...)`` block in a session: it is recorded there, and runs when the session does."""
+
+    __slots__ = ("_arguments", "_back", "_number")
+
+    def __init__(
+        self, envoy: NNsight, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], function: str, validate: bool | str | None
+    ) -> None:
+        args, kwargs = plain(args), plain(kwargs)
+        call: Call | None = None
+        if not holds_proxy((args, kwargs), Proxy):
+            call = envoy._prepared(args, kwargs, function)
+        super().__init__(envoy, call, {}, function)
+        self._recorder = recorder
+        self._arguments = args, kwargs
+        self._number = -1
+        self._back: Callable[[], bool] | None = None
+        self._validate = CONFIG.APP.VALIDATE if validate is None else validate
+
+    @property
+    def graph(self) -> GraphHandle:
+        """The graph of a trace in a session is a part of the session's."""
+        raise RecordError("a trace in a session is a part of its graph: print(session.graph) when the session has ended")
+
+    def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
+        """Add an input to the batch, as in any trace; it may come from lines above the trace."""
+        if self._call is not None:
+            raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        if not args and not kwargs:
+            return Invoker(self._recorder, self._invokes, None)
+        args, kwargs = plain(args), plain(kwargs)
+        if not holds_proxy((args, kwargs), Proxy):
+            self._envoy._invoked(args, kwargs)
+        elif self._come_later((*args, *kwargs.values())):
+            raise RecordError("an input has to be there before its trace runs; this one comes while it runs: make it above the trace")
+        given: Invoke = (args, kwargs)
+        self._recorder.add("input", args, kwargs)
+        return Invoker(self._recorder, self._invokes, given)
+
+    def _come_later(self, values: tuple[Any, ...]) -> bool:
+        """Whether any of the values hangs on what passes in this trace."""
+        entries = self._recorder.entries
+        proxies = [value._index for value in values if isinstance(value, Proxy) and value._trace is self._recorder]
+        lines = inside_closure(entries, self._number + 1, proxies)
+        return any(len(entries[line]) > 1 and type(entries[line][1]) is Site for line in lines)
+
+    def __enter__(self) -> Tracer:
+        recorder = self._recorder
+        if self._number >= 0 or not recorder.open:
+            raise RecordError("this trace was written already; open a new one with model.trace(...)")
+        if recorder.owner is not None:
+            raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use its values.")
+        args, kwargs = self._arguments
+        self._number = recorder.add("trace", (Name(self._function or "forward"), *args), kwargs)
+        self._back = recorder.open_trace(self._envoy._tree, bool(self._function))
+        self._block = enter(sys._getframe(1))
+        return self
+
+    def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        recorder = self._recorder
+        assert self._back is not None
+        if error is None:
+            recorder.put(("end",), frame)
+        caches, self._caches = self._caches, None
+        open_ended = self._back()
+        recorder.session._traces[self._number] = Traced(self._envoy, self._function, self._call, open_ended, self._validate, caches)
