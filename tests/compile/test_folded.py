@@ -147,7 +147,7 @@ def test_turns_inside_invokes(monkeypatch):
 
     folded = []
     handle, expected = program()
-    monkeypatch.setattr("nnsight_graph.model.tracer.cached_plan", planned)
+    monkeypatch.setattr("nnsight_graph.model.running.cached_plan", planned)
     torch.testing.assert_close(program()[1], expected, rtol=0, atol=0)
     assert loops(folded[0]) == ["1:4:1", "4:6:1"]
     assert len(handle.graph.turns) == 5
