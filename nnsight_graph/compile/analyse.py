@@ -19,6 +19,7 @@ from .branches import BranchAnalysis
 from .containers import CONTAINERS, contain, stored_operands
 from .edits import prepare_edit
 from .fixed import FixedSlots
+from .gradients import GradientAnalysis
 from .plan import Guard, Slot, Step
 from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
@@ -35,13 +36,15 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "result": (take_result, parse("maybe:0")),
     "raise": (raise_error, parse("pure")),
 }
+_OWN = {"write": "write", "grad": "gradient", "backward": "backward", "merge": "merge"}
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
+class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
     def __init__(self, graph: Graph, bound: int = 1) -> None:
+        GradientAnalysis.__init__(self)
         self.graph = graph
         self.bound = bound
         self.turn = 0
@@ -121,15 +124,13 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots):
         """Analyse a node without regions."""
         if node.target == "read":
             self.values[node.number] = self.read(node)
-        elif node.target == "write":
-            self.write(node)
+        elif node.target in _OWN:
+            getattr(self, _OWN[node.target])(node)
         elif node.target == "parameter":
             assert node.site is not None
             root = Root()
             root.parameter = True
             self.values[node.number] = Value(node.number, self.module(node.site.path, True), 0, (root,))
-        elif node.target == "merge":
-            self.merge(node)
         elif node.target == "result" and node.operands[0] in self.carried_out:
             self.values[node.number] = self.carried_out[node.operands[0]][int(node.operands[1].name)]  # type: ignore[union-attr]
         else:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .analyse import Analysis
 
 _OUTSIDE = ("read", "parameter")
+_GRADIENTS = frozenset(("grad", "backward"))
 
 
 class Inner:
@@ -100,6 +101,8 @@ class Body:
                 self.steps = []
             elif node.target == "save":
                 self._save(node)
+            elif node.target in _GRADIENTS:
+                raise refused(node.number, "takes a gradient in a loop over values: take it outside")
             elif node.target in ("write", "invoke"):
                 what = "assigns to a site of the model in a loop over values" if node.target == "write" else "opens an invoke in a loop"
                 raise refused(node.number, f"{what}; edit the site's value in place in the loop, or collect in it and assign below it")

@@ -21,6 +21,8 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "loop": run_loop,
     "branch": run_branch,
     "detach": lambda run, rest: run.detach(*rest),
+    "listen": lambda run, rest: run.listen(*rest),
+    "backward": lambda run, rest: run.backward(*rest),
     "contain": lambda run, rest: run.contain(*rest),
 }
 
@@ -123,6 +125,10 @@ class Emitter:
             return out, tuple(leaves), (step.extra,)
         if step.special == "piece":
             return out, tuple(leaves)
+        if step.special == "listen":
+            return (*step.extra, tuple(leaves))
+        if step.special == "backward":
+            return (*step.extra, tuple(leaves))
         if step.special == "protect":
             return leaves[0], step.extra if self.numbering.plan.guards else ()
         if step.special == "snapshot":

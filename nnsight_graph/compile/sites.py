@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..graph import Graph, Node, walk
+from ..graph import Graph, Node, Ref, walk
 from ..graph.laws import LAWS
 from ..ops.evaluate import first_argument, put, put_first, put_inputs, same, with_first
 from ..ops.rows import join_rows, rows_of, rows_of_first
@@ -13,10 +13,10 @@ from ..ops.table import effect_of
 from .plan import Guard, Slot, Step
 from .storage import Cell, Part, Root, RowsKey, Value
 
-_DIRECTIONS = {"input": "in", "inputs": "in", "output": "out", "result": "result"}
-_WRITERS = {"input": put_first, "inputs": put_inputs, "output": put}
+_DIRECTIONS = {"input": "in", "inputs": "in", "output": "out", "result": "result", "grad": "grad"}
+_WRITERS = {"input": put_first, "inputs": put_inputs, "output": put, "grad": put}
 _READERS: dict[tuple[str, bool], Callable[..., Any]] = {
-    ("input", False): first_argument, ("inputs", False): same, ("output", False): same, ("result", False): same,
+    ("input", False): first_argument, ("inputs", False): same, ("output", False): same, ("result", False): same, ("grad", False): same,
     ("input", True): rows_of_first, ("inputs", True): rows_of, ("output", True): rows_of, ("result", True): rows_of,
 }  # fmt: skip
 
@@ -42,8 +42,8 @@ def rows_touched(graph: Graph) -> dict[tuple[str, str], set[RowsKey]]:
 
     def visit(nodes: tuple[Node, ...], rows: RowsKey) -> None:
         for node in nodes:
-            if node.target in ("read", "write"):
-                touched.setdefault(passing_key(node), set()).add(rows)
+            if node.target in ("read", "write", "grad"):
+                touched.setdefault(passing_key(node), set()).add(rows if node.site is None or node.site.point != "grad" else None)
             for region in node.regions:
                 visit(region.nodes, rows_key(node) if node.target == "invoke" else rows)
 
@@ -61,7 +61,16 @@ def edits_rows(graph: Graph) -> bool:
     """Whether several inputs share a batch in which something is edited in place."""
     nodes = list(walk(graph.body))
     invokes = {rows_key(node) for node in nodes if node.target == "invoke"}
-    return len([key for key in invokes if key and key[0] == "rows"]) > 1 and any(_edits(node.target) for node in nodes)
+    if len([key for key in invokes if key and key[0] == "rows"]) < 2:
+        return False
+    gradients: set[int] = set()
+    for node in nodes:
+        edited = node.operands[0].node if node.operands and type(node.operands[0]) is Ref else -1
+        if node.target == "grad" or edited in gradients:
+            gradients.add(node.number)  # a gradient, and what is made of it
+        elif _edits(node.target):
+            return True
+    return False
 
 
 def _edits(target: str) -> bool:
@@ -173,6 +182,11 @@ class SiteWriter:
     def write(self, node: Node) -> None:
         """Put a value where another passed; names read above keep the old one."""
         assert node.site is not None
+        if node.site.point == "grad" and self.rows is not None:  # it is of the rows already
+            rows, self.rows = self.rows, None
+            self.write(node)
+            self.rows = rows
+            return
         cell, point = self.cell(node), node.site.point
         part = self._part(cell, node.number)
         if self._pieces and part.passed is not None:

@@ -79,6 +79,11 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return True, f"{args[0]} carried {args[1]}"
     if target == "cache":
         return False, f"cache the {args[0]} of {_modules_text(node.operands[1])}"
+    if target == "grad":
+        return True, f"gradient of {args[0]}"
+    if target == "backward":
+        named = [f"{name}={operand_text(operand, constants)}" for name, operand in node.keywords]
+        return False, f"{args[1]}.backward({', '.join(args[2:] + named)})"
     if target == "save":
         return False, f"save {args[0]}"
     if target == "getitem":

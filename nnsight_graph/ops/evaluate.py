@@ -99,6 +99,9 @@ def put_back(parent: Any, index: Any, item: Any) -> Any:
 
 def assign_attribute(base: Any, name: str, value: Any) -> None:
     """``base.name = value``, with a copy of a tensor: what stands there is passed on by value."""
+    if name == "requires_grad":
+        base.requires_grad_(value)  # which, unlike the attribute, says nothing where it is so already
+        return
     setattr(base, name, clone(value))
 
 

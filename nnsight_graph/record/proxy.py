@@ -12,6 +12,7 @@ import torch
 from ..errors import RecordError
 from ..source_location import Place
 from .class_claim import asks_for_class, dispatches
+from .gradients import Backward, read_gradient, write_gradient
 from .operators import Operators
 from .recorder import Name, Recorder, holds_proxy, recording_here
 from .settled import (
@@ -108,7 +109,7 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         if name.startswith("__"):
             raise AttributeError(name)
         if name == "grad":
-            raise RecordError(".grad of a traced value is not part of this version; after x.retain_grad() a saved x has it afterwards")
+            return read_gradient(self)
         operand = self._index if type(self) is Proxy else self._record_as_operand(trace)
         made = Attribute(trace, trace.put(("@" + name, operand), sys._getframe(1)), UNSET, self, name)
         if name in METADATA:
@@ -121,6 +122,9 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
     def __setattr__(self, name: str, value: Any) -> None:
         if not self._trace.open:
             setattr(value_of(self), name, plain(value))
+            return
+        if name == "grad":
+            write_gradient(self, value)
             return
         self._trace.refuse_edit(self)
         self._trace.add("setattr", (self, name, value))
@@ -226,6 +230,8 @@ class Attribute(Proxy, eq=False):
         trace = self._trace
         if not trace.open:
             return super().__call__(*args, **kwargs)
+        if self._name == "backward":
+            return self._backward(trace, args, kwargs)
         if self._name.endswith("_"):
             trace.refuse_edit(self._base)
         if self._index == len(trace.entries) - 1 and trace.entries[-1][0][0] == "@":
@@ -233,6 +239,13 @@ class Attribute(Proxy, eq=False):
         elif self._index >= 0:
             trace.entries[self._index] = ("bound", self._base._index, self._name)
         return trace.proxy("." + self._name, (self._base, *args), kwargs)
+
+    def _backward(self, trace: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backward:
+        if self._index == len(trace.entries) - 1 and trace.entries[-1][0][0] == "@":
+            trace.entries.pop()
+            trace.places.pop()
+            _set(self, "_index", -1)
+        return Backward(trace, self._base, args, kwargs, 2)
 
     def _take_the_place(self, trace: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The attribute is the last entry: the call is written over it."""

@@ -78,6 +78,8 @@ class Recorder(Cursor):
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
         observer: Knows shapes.
+        backwards: How many backwards were written.
+        gradients: The sites of the gradients that were named, by node and backward.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         make: The class of proxies.
@@ -100,6 +102,8 @@ class Recorder(Cursor):
     repeats = False
     edits_constants = False
     session: Any = None
+    backwards = 0
+    gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
     saved_indices: frozenset[int] = frozenset()
     _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
     _edited: frozenset[int] = frozenset()
@@ -278,7 +282,7 @@ class Recorder(Cursor):
         self.add("write", (value,), None, located, depth)
         if located.step == EVERY:
             self._by_step = {}
-        for point in ("input", "inputs") if site.point != "output" else ("output",):
+        for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point,):
             self.reads.pop(site._replace(point=point), None)
 
     def refill(self, container: Any, proxy: Proxy) -> None:

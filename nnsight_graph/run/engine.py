@@ -17,6 +17,7 @@ from ..ops.joined import StandIn, stand_ins
 from ..ops.nested import clone, copy_together, map_tensors, shares, storages_of, tensors_in, versions_of
 from ..ops.rows import Rows, join_rows, rows_of
 from .contained import Contained
+from .gradients import Gradients
 
 
 class Leave(BaseException):
@@ -55,14 +56,15 @@ class Run:
         joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
         overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
+        gradients: The gradients that it listens to.
         captures: What caches have kept.
         contained: What was read and lies in containers.
         lost: The slot of a saved value that the model has overwritten.
     """
 
     __slots__ = (
-        "busy", "captures", "contained", "error", "failed", "forwards", "grad", "held", "joined", "latest", "lost", "noted", "outside",
-        "overdue", "pieces", "plan", "seen", "slots", "step", "uses", "waits",
+        "busy", "captures", "contained", "error", "failed", "forwards", "grad", "gradients", "held", "joined", "latest", "lost", "noted",
+        "outside", "overdue", "pieces", "plan", "seen", "slots", "step", "uses", "waits",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -79,6 +81,7 @@ class Run:
         self.overdue: tuple[tuple[int, Any], ...] = ()
         self.contained: Contained | None = None
         self.captures: tuple[Any, ...] = ()
+        self.gradients: Gradients | None = None
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
@@ -341,6 +344,24 @@ class Run:
         self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
         if not rows.whole:
             self.pieces = {**self.pieces, **{id(tensor): tensor for tensor in tensors_in(piece)}}
+
+    def listen(self, index: int, ordinal: int, shapes: tuple[Any, ...], leaves: tuple[int, ...]) -> None:
+        """The gradient of a value passes at visit ``index`` when backward ``ordinal`` runs."""
+        start, *others = [self.slots[leaf] for leaf in leaves]
+        levels = []
+        for function, count, names in shapes:
+            given, others = others[:count], others[count:]
+            split = count - len(names)
+            levels.append((function, tuple(given[:split]), dict(zip(names, given[split:], strict=True))))
+        self.gradients = self.gradients or Gradients(self)
+        self.gradients.listen(index, ordinal, start, levels)
+
+    def backward(self, ordinal: int, names: tuple[str, ...], leaves: tuple[int, ...]) -> None:
+        """Run a backward."""
+        loss, *given = [self.slots[leaf] for leaf in leaves]
+        split = len(given) - len(names)
+        self.gradients = self.gradients or Gradients(self)
+        self.gradients.backward(ordinal, loss, tuple(given[:split]), dict(zip(names, given[split:], strict=True)))
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""

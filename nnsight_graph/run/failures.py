@@ -30,6 +30,12 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error, node = _late(run, recording, *failed[1:]), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "overwritten":
         error, node = _overwritten(run, recording, modules, *failed[1:])
+    elif type(failed) is tuple and failed and failed[0] == "gradient":
+        node = run.plan.visits[failed[1]].nodes[0]
+        error = NNsightError(
+            "no gradient came: no path leads from the loss of the next backward to this value. What the model used may be another tensor "
+            "(a copy, or one made under no_grad), or the value comes after the loss."
+        )
     elif type(failed) is tuple and failed and failed[0] == "kept":
         node = failed[1]
         error = NNsightError(
@@ -171,12 +177,17 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     """The error of a run whose model never reached a site of the trace; ``None`` if it reached them all."""
     if all(run.seen):
         return None
-    index = next((i for i, seen in enumerate(run.seen) if not seen and _wanted(run, i)), -1)
+    unseen = [i for i, seen in enumerate(run.seen) if not seen and _wanted(run, i)]
+    index = next((i for i in unseen if run.plan.visits[i].direction != "grad"), unseen[0] if unseen else -1)
     if index < 0:
         return None
     node = run.plan.visits[index].nodes[0]
     at = _at(recording, node)
     name = _site_name(run, index)
+    if run.plan.visits[index].direction == "grad":
+        error = MissedSiteError(f"this gradient has no backward: {at.file}:{at.line} stands above none. Write loss.backward() below it.")
+        error.__traceback__ = traceback_at(recording.place(node), frame)
+        return error
     error = MissedSiteError(
         f"{name} (line {at.line} of {at.file}) was never reached: the module did not run in this forward, "
         "or was called past its hooks (by module.forward(...), or from compiled code)."

@@ -55,6 +55,8 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     finally:
         for remove in undo:
             remove()
+        if run.gradients is not None:
+            run.gradients.forget()
         current.reset(token)
 
 

@@ -23,7 +23,7 @@ from .site_values import Failure, SiteValues, Source
 from .specs import Opaque, spec_of
 
 Entry = tuple[Any, ...]
-_NOTHING = ("save", "log", "raise", "check", "cache", "else")
+_NOTHING = ("save", "log", "raise", "check", "cache", "else", "backward")
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item}
 
 
@@ -119,8 +119,8 @@ class Rehearsal(SiteValues):
         if node.target not in ("merge", "param", "result", "assigned"):
             missing = next((value for value in chain(operands, named.values()) if _unknown(value)), None)
             if missing is not None:
-                if node.target == "write":
-                    self._forget(node.site)  # type: ignore[arg-type]
+                if node.target == "write" and node.site is not None and node.site.point != "grad":
+                    self._forget(node.site)
                 return _unknown(missing)
         try:
             return self._evaluated(node, operands, named)
@@ -269,7 +269,7 @@ class Rehearsal(SiteValues):
 _REGIONS = frozenset(("invoke", "if", "for", "while", "steps"))
 _SPECIAL = frozenset(("read", "write", "parameter", "module", "listening", "param", "result", "merge", "assigned"))
 _DECIDED = frozenset((bool, int, float, str, type(None)))
-_GRADIENTS = frozenset((".backward", "torch.autograd.backward", "torch.autograd.grad", ".retain_grad"))
+_GRADIENTS = frozenset(("grad", ".backward", "torch.autograd.backward", "torch.autograd.grad", ".retain_grad"))
 _CONTAINERS = frozenset((list, dict, set))
 _FEW = 32
 _PASSES = 4

@@ -114,6 +114,8 @@ class SiteValues:
     def _write(self, node: Node, operands: list[Any], _named: Any) -> Any:
         site, value = node.site, operands[0]
         assert site is not None
+        if site.point == "grad":
+            return None
         key, whole = self._whole(site)
         if type(whole) is Unknown or type(self._rows) is Unknown:
             self._forget(site)

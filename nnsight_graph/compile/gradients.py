@@ -1,0 +1,125 @@
+"""Gradients: each is a visit of its own, which a hook on a tensor brings while a backward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RecordError
+from ..graph import Node, Ref
+from ..ops.evaluate import first_argument
+from ..ops.rows import rows_of, rows_of_first
+from ..ops.table import function_of
+from .plan import Guard, Slot, Step
+from .storage import Cell, RowsKey, Value
+
+_RESHAPE = frozenset(map(function_of, (".reshape", "torch.reshape", ".flatten", "torch.flatten", ".ravel", ".reshape_as")))
+Level = tuple[Callable[..., Any], list[Slot], tuple[str, ...]]
+
+
+class GradientAnalysis:
+    """The part of the analysis that knows gradients."""
+
+    values: dict[int, Value]
+    steps: list[Step]
+    rows: RowsKey
+    turns: list[Any]
+    guard: Guard | None
+    guarded: Callable[[Step], None]
+    cell: Callable[[Node], Cell]
+    read: Callable[[Node], Value]
+    _leaf: Callable[..., Slot]
+    _inside: Callable[..., Any]
+
+    def __init__(self) -> None:
+        self.listening: dict[int, list[Step]] = {}
+        self._heard: set[str] = set()
+        self._last: Step | None = None
+
+    def gradient(self, node: Node) -> None:
+        """A gradient is named: listen to its tensor from here on."""
+        assert node.site is not None
+        if self.turns:
+            raise self._refused(node, "a gradient in a loop that is recorded once: write the steps out, for step in tracer.iter[0:3]")
+        operand = node.operands[0]
+        assert type(operand) is Ref
+        rows, self.rows = self.rows, None
+        if node.site.path not in self._heard:
+            self._heard.add(node.site.path)
+            self._listen(node, self.values[operand.node])
+        self.values[node.number] = self.read(node)
+        self.rows = rows
+
+    def _refused(self, node: Node, text: str) -> RecordError:
+        error = RecordError(f"{text}.")
+        error.node = node.number  # type: ignore[attr-defined]
+        return error
+
+    def _listen(self, node: Node, value: Value) -> None:
+        assert node.site is not None
+        self._listen_at(node, value, *self._path(value))
+        taken = value.step.leaves[0].producer if value.read is not None and value.step is not None else None
+        if taken is not None and taken.special == "piece":  # a copy, that only takes part if it is edited; the rows of the batch do else
+            levels: list[Level] = [(rows_of, taken.leaves[1:], ())]
+            if value.step is not None and value.step.function is first_argument:
+                levels = [(first_argument, [], ()), *levels]
+            self._listen_at(node, value, taken.leaves[0], levels)
+
+    def _listen_at(self, node: Node, value: Value, start: Slot, levels: list[Level]) -> None:
+        assert node.site is not None
+        step = Step(node.number, None, [start], value.needs)
+        shapes = []
+        for function, others, names in levels:
+            shapes.append((function, len(others), names))
+            step.leaves += others
+        for root in value.roots:
+            root.readers.append((step, 0))
+            step.after.extend(root.edits)
+        index = self.cell(node).index
+        step.special, step.extra = "listen", (index, node.site.call, tuple(shapes))
+        if value.step is not None:
+            step.after.append(value.step)
+        self.guarded(step)
+        self.steps.append(step)
+        self.listening.setdefault(node.site.call, []).append(step)
+
+    def _path(self, value: Value) -> tuple[Slot, list[Level]]:
+        """From what the model, or a line, made to ``value``, which is a view of it."""
+        levels: list[Level] = []
+        while value.step is not None and value.step.special is None and value.step.function is not None:
+            made = value.step
+            if value.read is not None:
+                others = made.leaves[1:]
+                if made.function is rows_of_first:
+                    levels += [(rows_of, others, ()), (first_argument, [], ())]
+                elif others or made.function is first_argument:
+                    levels.append((made.function, others, ()))  # type: ignore[arg-type]
+                return made.leaves[0], levels[::-1]
+            copies = value.base is not None and value.maybe and not value.base.maybe and made.function not in _RESHAPE
+            if value.base is None or copies or made.leaves[:1] != [value.base.slot]:
+                break
+            levels.append((made.function, made.leaves[1:], made.names))  # type: ignore[arg-type]
+            value = value.base
+        return value.slot, levels[::-1]
+
+    def backward(self, node: Node) -> None:
+        """A backward runs when its loss is there, and all that listens to it does."""
+        ordinal = int(node.operands[0].name)  # type: ignore[union-attr]
+        step = Step(node.number, None, [], 0)
+        operands = [*node.operands[1:], *(operand for _, operand in node.keywords)]
+        for operand in operands:
+            for value in self._inside(operand, node.number):
+                step.needs |= value.needs | value.edit_needs
+        for listening in self.listening.get(ordinal, ()):
+            step.needs |= listening.needs
+            step.after.append(listening)
+        self.guarded(step)
+        for operand in operands:
+            step.leaves.append(self._leaf(operand, step, True, len(step.leaves)))
+        if self._last is not None:  # one after the other: what they make a graph of may be used by the next
+            step.needs |= self._last.needs
+            step.after.append(self._last)
+        self._last = step
+        names = tuple(name for name, _ in node.keywords)
+        step.special, step.extra, step.opaque = "backward", (ordinal, names), True
+        self.steps.append(step)
