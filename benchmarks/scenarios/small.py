@@ -67,6 +67,38 @@ def cache_every_module() -> Variants:
     return Variants(hooks, traced)
 
 
+@scenario("small: backward, gradients of 4 blocks", target=1.02, replay_target="within noise")
+def gradients_of_blocks() -> Variants:
+    net, tokens = models.small(), models.tokens()
+    model = nnsight.NNsight(net)
+
+    def hooks() -> Any:
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            def hook(_module: torch.nn.Module, _args: Any, output: torch.Tensor) -> None:
+                output.register_hook(lambda gradient: kept.__setitem__(layer, gradient))
+
+            return hook
+
+        handles = [block.register_forward_hook(keep(layer)) for layer, block in enumerate(net.transformer.h)]
+        try:
+            with torch.enable_grad():
+                net(tokens).logits.sum().backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [kept[layer] for layer in range(4)]
+
+    def traced() -> Any:
+        with torch.enable_grad(), model.trace(tokens):
+            gradients = [block.output.grad.save() for block in model.transformer.h]
+            model.output.logits.sum().backward()
+        return [gradient.value for gradient in gradients]
+
+    return Variants(hooks, traced)
+
+
 def logits_without_mlp(net: Any, tokens: torch.Tensor, layer: int) -> torch.Tensor:
     """The logits with one MLP's output set to zero, by a hook."""
 

@@ -6,41 +6,29 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, unused_methods, walk
-from ..ops.control import assigned, raise_error, select, take_result
-from ..ops.effect import OPAQUE, Effect, parse, shared, written
-from ..ops.evaluate import GROUPS, assign_attribute, call_opaque, literal, log, put_back, resolve, same, set_item, unpack
-from ..ops.running import call_listening, call_module
-from ..ops.table import effect_of, function_of
+from ..ops.ambient import without_modes
+from ..ops.effect import Effect, parse, shared, written
+from ..ops.evaluate import GROUPS, literal, put_back, resolve, same
+from ..ops.table import function_of
 from .bodies import analyse_loop
 from .branches import BranchAnalysis
 from .containers import CONTAINERS, contain, stored_operands
 from .edits import prepare_edit
 from .fixed import FixedSlots
 from .gradients import GradientAnalysis
+from .meaning import Meaning
 from .plan import Guard, Slot, Step
 from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
-_STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
-    "bound": (getattr, parse("maybe:0")),
-    "unpack": (unpack, VIEW),
-    "setattr": (assign_attribute, parse("mutates:0")),
-    "log": (log, parse("pure")),
-    "assigned": (assigned, VIEW),
-    "merge": (select, parse("maybe:1,2")),
-    "result": (take_result, parse("maybe:0")),
-    "raise": (raise_error, parse("pure")),
-}
 _OWN = {"write": "write", "grad": "gradient", "backward": "backward", "merge": "merge"}
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis):
+class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis, Meaning):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
     def __init__(self, graph: Graph, bound: int = 1) -> None:
@@ -69,6 +57,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self._whose = rows_touched(graph)
         self._pieces = edits_rows(graph)
         self.rows: RowsKey = None
+        self.modes = ""
         self.guard: Guard | None = None
         self.edited_if: list[tuple[Step, tuple[Root, ...]]] = []
         self.sets = {node.number for node in walk(graph.body) if node.target == "set"}
@@ -98,6 +87,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
                 analyse_loop(self, node)
             elif node.target == "steps":
                 self.all_steps(node)
+            elif node.target == "under":
+                self.modes = node.operands[0].name  # type: ignore[union-attr]
             elif node.target == "cache":
                 self.caches.append((node, self.layout(self.rows) if self.rows else None))
             elif node.target == "save":
@@ -216,39 +207,6 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         step.output = Slot(step)
         self.values[node.number] = Value(node.number, step.output, step.needs, (Root(),), step)
 
-    def meaning(self, node: Node) -> tuple[Callable[..., Any] | None, Effect]:
-        """Function and effect of a node."""
-        target = node.target
-        if target in _STRUCTURAL:
-            return _STRUCTURAL[target]
-        if target == ".add" and self._is_set(node.operands[0]):  # of a tensor it gives a new one
-            return function_of(target), _PUT_IN
-        if target == "call":
-            mutates = node.operands[1]
-            assert type(mutates) is Literal
-            places = [int(place) + 2 for place in mutates.name.removeprefix("mutates:").split(",") if place]
-            return call_opaque, OPAQUE if not places else msgspec.structs.replace(OPAQUE, writes=tuple(("", place) for place in places))
-        if target in ("module", "listening"):
-            return (call_module if target == "module" else call_listening), OPAQUE
-        if target == "getitem" and self._plain_index(node.operands[1]):
-            return function_of(target), VIEW
-        if target in ("add", "mul") and any(type(operand) is Group for operand in node.operands):
-            return function_of(target), OPAQUE  # a tuple made of other tuples' items
-        return (set_item if target == "setitem" else function_of(target)), effect_of(target)
-
-    def _is_set(self, operand: Operand) -> bool:
-        return type(operand) is Ref and operand.node in self.sets
-
-    def _plain_index(self, operand: Operand) -> bool:
-        """Whether indexing by ``operand`` gives a view (of a tensor) or an element (of a container)."""
-        if type(operand) is Group:
-            return operand.kind != "list" and all(map(self._plain_index, operand.items))
-        if type(operand) is Const:
-            return self.constant(operand.index).plain
-        if type(operand) is Ref:
-            return operand.node in self.values and self.values[operand.node].plain
-        return type(operand) is Literal and operand.name not in ("True", "False")
-
     @staticmethod
     def touched(node: Node, effect: Effect) -> tuple[set[int], set[int]]:
         """Which operands are written into, and which the result may share storage with."""
@@ -353,7 +311,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
 
     def _read_of(self, value: Value) -> Value | None:
         """The read that ``value`` is, or is an element of, by plain indexing."""
-        while value.base is not None and value.step is not None and value.step.function is function_of("getitem"):
+        while value.base is not None and value.step is not None and without_modes(value.step.function) is function_of("getitem"):
             value = value.base
         return value if value.read is not None else None
 

@@ -101,6 +101,8 @@ class Body:
                 self.steps = []
             elif node.target == "save":
                 self._save(node)
+            elif node.target == "under":
+                self.analysis.modes = node.operands[0].name  # type: ignore[union-attr]
             elif node.target in _GRADIENTS:
                 raise refused(node.number, "takes a gradient in a loop over values: take it outside")
             elif node.target in ("write", "invoke"):

@@ -28,6 +28,7 @@ LAWS: dict[str, Law] = {
     "write": Law(_PASSING | {"grad"}, 1, value=False),
     "grad": Law(frozenset({"grad"}), 1),
     "backward": Law(value=False),
+    "under": Law(operands=1, value=False),
     "parameter": Law(frozenset({"parameter"}), 0),
     "module": Law(frozenset({"call"})),
     "listening": Law(frozenset({"call"})),
@@ -57,7 +58,8 @@ The value of an ``if`` is its truth, that of a loop what it carried out; ``merge
 is the item of a turn (``"item"``), a carried value (``"0"``, ``"1"`` ...) or, of a list with one operand per turn, that turn's;
 ``check`` leaves a ``while``, ``result`` is a carried value after the loop. The body of ``steps`` takes part in each of the steps
 that it names: ``"0:None:1"``, ``"0,3"``.
-A ``grad`` is the gradient of a value in the ``backward`` whose number is its site's
+Lines below an ``under`` work in the
+modes that it names, up to the next. A ``grad`` is the gradient of a value in the ``backward`` whose number is its site's
 call. A ``trace`` is a call of a model in a session, by the name of its method and with its arguments; its ``input``s are those of its
 invokes; ``stop`` ends the session. A ``cache`` keeps what modules take and return: ``"output"``, ``"inputs"`` or both, and of
 which modules, ``None`` for all. Every other target is an operation of the op table and follows :data:`OPERATION`."""

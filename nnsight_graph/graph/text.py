@@ -81,6 +81,8 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return False, f"cache the {args[0]} of {_modules_text(node.operands[1])}"
     if target == "grad":
         return True, f"gradient of {args[0]}"
+    if target == "under":
+        return False, f"from here on {args[0] or 'in the modes around the trace'}"
     if target == "backward":
         named = [f"{name}={operand_text(operand, constants)}" for name, operand in node.keywords]
         return False, f"{args[1]}.backward({', '.join(args[2:] + named)})"

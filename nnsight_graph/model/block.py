@@ -13,6 +13,7 @@ from ..errors import NNsightError
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, enter, forget_skip
+from ..record.gradients import Retained
 from ..record.settled import UNSET
 from ..record.torch_calls import RECORDING
 from ..source_location import is_users
@@ -117,6 +118,9 @@ def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
     """The user's own containers get what the run has put into those that stood for them; a name below a loop, the last turn's."""
     for container, proxy in refilled:
         value = proxy._value
+        if isinstance(container, Retained):
+            container.refill(value)
+            continue
         if isinstance(container, Proxy):
             if container._value is UNSET:
                 object.__setattr__(container, "_value", value)

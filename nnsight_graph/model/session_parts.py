@@ -234,5 +234,5 @@ def _edits(entry: Entry) -> bool:
 
 _WITHOUT = frozenset(
     "read write parameter module listening save log cache bound unpack trace input stop invoke if merge for while steps param check "
-    "result end else raise assigned".split()
+    "result end else raise assigned under".split()
 )

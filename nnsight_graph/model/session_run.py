@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import NNsightError, UnsetValueError
 from ..graph import Const, Group, Literal, Node, Operand, Ref, Region, references_of, verify, walk
 from ..graph.walk import references_in
+from ..ops.ambient import modes
 from ..ops.control import assigned, raise_error
 from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, call_opaque, literal, log, set_item, unpack
 from ..ops.table import function_of
@@ -104,6 +105,7 @@ class SessionRun:
         self._around: dict[int, tuple[Region, tuple[Node, Region] | None]] = {}
         self._escaping: set[int] = set()
         self._live: set[int] = set()
+        self._modes = ""
         self._made: dict[int, tuple[int, ...]] = {}
         self._tick: Callable[[], Any] = lambda: None
 
@@ -179,6 +181,9 @@ class SessionRun:
         target = node.target
         if target in ("merge", "param", "result") and node.number not in self._live:
             return
+        if target == "under":
+            self._modes = node.operands[0].name  # type: ignore[union-attr]
+            return
         if target == "stop":
             raise _Stopped
         if target == "trace":
@@ -206,7 +211,8 @@ class SessionRun:
     def _at_line(self, node: Node, action: Callable[[], Any]) -> Any:
         """Do what a node says; an error stands on its line."""
         try:
-            return action()
+            with modes(self._modes):
+                return action()
         except (_Stopped, _Failed):
             raise
         except Exception as error:
@@ -303,10 +309,11 @@ class SessionRun:
             self.values[numbers[number]] = value
 
         try:
-            problem, reasons = run_trace(
-                traced.envoy, recording, call, self._frame, give, validate=traced.validate,
-                caches=traced.caches.within(numbers) if traced.caches is not None else None,
-            )
+            with modes(self._modes):
+                problem, reasons = run_trace(
+                    traced.envoy, recording, call, self._frame, give, validate=traced.validate,
+                    caches=traced.caches.within(numbers) if traced.caches is not None else None,
+                )  # fmt: skip
         finally:
             recording.constants.clear()
         self.reasons.update({numbers[number]: why for number, why in reasons.items() if number < len(numbers)})

@@ -9,8 +9,11 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..errors import RecordError
 from ..graph import Site
+from ..ops.table import effect_of
 from .recorder import Name, Recorder
 
 if TYPE_CHECKING:
@@ -48,6 +51,31 @@ def write_gradient(proxy: Proxy, value: Any) -> None:
         recorder.reads[site] = recorder.make(recorder, recorder.put(("grad", site, int(proxy._index)), sys._getframe(2)))
 
 
+class Retained:
+    """A value whose gradient is to be there after the trace, as ``value.grad``."""
+
+    __slots__ = ("_proxy",)
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def refill(self, gradient: Any) -> None:
+        """Give the saved tensor its gradient, unless autograd did."""
+        value = self._proxy._value
+        if isinstance(value, torch.Tensor) and isinstance(gradient, torch.Tensor):
+            value.retain_grad()  # else torch warns of what it takes for a mistake
+            if value.grad is None:
+                value.grad = gradient
+
+
+def retain(proxy: Proxy) -> None:
+    """``value.retain_grad()``: of a view, or of rows, the next backward below brings it."""
+    recorder = proxy._trace
+    target = recorder.entries[proxy._index][0]
+    if recorder.invoking if target == "read" else bool(effect_of(target).views or effect_of(target).maybe):
+        recorder.retained = (*recorder.retained, proxy)
+
+
 class Backward:
     """What ``loss.backward(...)`` returns in a trace: as a block, the gradients that are named in it are this backward's."""
 
@@ -59,10 +87,22 @@ class Backward:
 
     def _put(self, depth: int) -> None:
         trace = self._trace
+        self._keep_retained()
         self._indices = len(trace.indices)
         self._number = trace.add("backward", (Name(str(trace.backwards)), self._base, *self._args), self._kwargs, depth=depth + 1)
         trace.backwards += 1
         trace.forget_steps()
+
+    def _keep_retained(self) -> None:
+        """Views have no gradient of their own in the model's graph: what ``retain_grad`` promised them is that slice of the whole's."""
+        trace = self._trace
+        retained, trace.retained = trace.retained, ()
+        for proxy in retained:
+            gradient = read_gradient(proxy)
+            if gradient._index not in trace.saved:
+                trace.saved[gradient._index] = gradient
+                trace.put(("save", gradient._index), sys._getframe(3))
+            trace.refilled = (*trace.refilled, (Retained(proxy), gradient))
 
     def __enter__(self) -> Backward:
         trace = self._trace

@@ -64,9 +64,10 @@ def later(target: str, *operands: Any) -> Any:
 def _written(trace: Recorder, entry: tuple[Any, ...]) -> Any:
     frame = sys._getframe(3)
     code = frame.f_code
-    trace.places.append((code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame))
-    if trace.grad_changed or _autocast() is not trace.autocast or _inference() is not trace.inference:
-        raise trace.mode_refused()
+    place = (code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame)
+    if trace.grad_changed or trace.modes or trace.around or _autocast() or _inference() is not trace.inference:
+        trace.note_modes(place)
+    trace.places.append(place)
     entries = trace.entries
     made = trace.make(trace, len(entries))
     entries.append(entry)

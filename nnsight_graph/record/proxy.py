@@ -12,7 +12,7 @@ import torch
 from ..errors import RecordError
 from ..source_location import Place
 from .class_claim import asks_for_class, dispatches
-from .gradients import Backward, read_gradient, write_gradient
+from .gradients import Backward, read_gradient, retain, write_gradient
 from .operators import Operators
 from .recorder import Name, Recorder, holds_proxy, recording_here
 from .settled import (
@@ -234,6 +234,8 @@ class Attribute(Proxy, eq=False):
             return self._backward(trace, args, kwargs)
         if self._name.endswith("_"):
             trace.refuse_edit(self._base)
+        if self._name == "retain_grad":
+            retain(self._base)
         if self._index == len(trace.entries) - 1 and trace.entries[-1][0][0] == "@":
             return self._take_the_place(trace, args, kwargs)
         elif self._index >= 0:

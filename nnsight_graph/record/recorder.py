@@ -14,6 +14,7 @@ import torch
 
 from ..errors import RecordError, UnsetValueError
 from ..graph import Site
+from ..ops.ambient import ambient
 from ..ops.effect import written
 from ..ops.nested import storage_of
 from ..ops.table import effect_of
@@ -63,6 +64,7 @@ class Recorder(Cursor):
     Attributes:
         open: Whether the block is still being written.
         autocast, grad, inference: Whether autocast, gradients and inference mode were on when the trace was opened.
+        modes: The modes that lines work in, where they are not those around the trace, which are ``around``.
         grad_changed: Whether the block has switched gradients on or off since.
         invoking: In which invoke the line stands, counted from 1; 0 outside.
         owner: What may be read in it: the model.
@@ -79,6 +81,7 @@ class Recorder(Cursor):
         failure: Why nothing was computed, if the trace failed.
         observer: Knows shapes.
         backwards: How many backwards were written.
+        retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
@@ -98,11 +101,14 @@ class Recorder(Cursor):
     observer: Observer | None = None
     scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
+    modes = ""
+    around = ""
     invoking = 0
     repeats = False
     edits_constants = False
     session: Any = None
     backwards = 0
+    retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
     saved_indices: frozenset[int] = frozenset()
     _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
@@ -120,6 +126,8 @@ class Recorder(Cursor):
         self.autocast = _autocast()
         self.grad = torch.is_grad_enabled()
         self.inference = _inference()
+        if self.autocast:
+            self.around = ambient()
 
     def start(self) -> None:
         """Become the recorder of this thread's open trace."""
@@ -130,10 +138,15 @@ class Recorder(Cursor):
 
     def open_trace(self, owner: Any, generating: bool) -> Callable[[], bool]:
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
-        names = ("owner", "reads", "step", "nexts", "_by_step", "every", "open_ended", "depth", "generating", "invoking", "regions")
+        names = (
+            "grad", "autocast", "inference", "around", "modes", "grad_changed", "owner", "reads", "step", "nexts", "_by_step", "every",
+            "open_ended", "depth", "generating", "invoking", "regions",
+        )  # fmt: skip
         kept = {name: getattr(self, name) for name in names}
         fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
-        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0)
+        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False)
+        self.autocast, self.grad, self.inference = _autocast(), torch.is_grad_enabled(), _inference()
+        self.around = ambient() if self.autocast else ""
 
         def back() -> bool:
             open_ended = self.open_ended
@@ -173,20 +186,23 @@ class Recorder(Cursor):
     def put(self, entry: tuple[Any, ...], frame: types.FrameType) -> int:
         """Write an entry that stands at ``frame``; its number."""
         code = frame.f_code
-        self.places.append((code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame))
-        if self.grad_changed or _autocast() is not self.autocast or _inference() is not self.inference:
-            raise self.mode_refused()
+        place = (code, frame.f_lasti) if known_users.get(code.co_filename) or is_users(code) else user_place(frame)
+        if self.grad_changed or self.modes or self.around or _autocast() or _inference() is not self.inference:
+            self.note_modes(place)
+        self.places.append(place)
         entries = self.entries
         entries.append(entry)
         return len(entries) - 1
 
-    def mode_refused(self) -> RecordError:
-        """The error of a line in an autocast, no_grad, enable_grad or inference_mode block of its own."""
-        if self.grad_changed or _inference() is not self.inference:
-            text = "no_grad, enable_grad and inference_mode in a trace are not recorded: put them around the whole trace, or use .detach()"
-        else:
-            text = "autocast inside a trace is not recorded: put it around the whole trace, or convert values with .to(dtype)"
-        return RecordError(f"{text}. A module or function that does it inside goes in as one step: nnsight_graph.apply(function, x).")
+    def note_modes(self, place: Place) -> None:
+        """Lines from here on work in other modes (no_grad, inference mode, autocast) than those above."""
+        same = self.grad is torch.is_grad_enabled() and _inference() is self.inference and not (_autocast() or self.around)
+        now = "" if same else ambient()
+        now = "" if now == self.around else now
+        if now != self.modes:
+            self.modes = now
+            self.entries.append(("under", now))
+            self.places.append(place)
 
     def _note_edit(self, target: str, operands: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         effect = effect_of(target)

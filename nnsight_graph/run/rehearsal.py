@@ -10,6 +10,7 @@ import torch
 
 from ..graph import Const, Group, Literal, Node, Operand, Ref, Site
 from ..graph.build import build_entry
+from ..ops.ambient import modes
 from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, literal, set_item, unpack
 from ..ops.rows import Rows
 from ..ops.table import function_of
@@ -75,6 +76,7 @@ class Rehearsal(SiteValues):
         self._regions = []
         self._rows: Rows | Unknown | None = None
         self._step = 0
+        self._modes = ""
         self._on_meta = any(tensor.device.type == "meta" for tensor in index.root.parameters())
         self.done = 0
 
@@ -103,7 +105,9 @@ class Rehearsal(SiteValues):
             self._end(number, entries)
             return
         node, self._used = build_entry(number, entry, self._indices, self._used)
-        if node.target == "else":
+        if node.target == "under":
+            self._modes = node.operands[0].name  # type: ignore[union-attr]
+        elif node.target == "else":
             self._otherwise()
         elif any(region.skipping for region in self._regions):
             if node.target in _REGIONS:
@@ -123,7 +127,8 @@ class Rehearsal(SiteValues):
                     self._forget(node.site)
                 return _unknown(missing)
         try:
-            return self._evaluated(node, operands, named)
+            with modes(self._modes):
+                return self._evaluated(node, operands, named)
         except Failure:
             raise
         except Exception as error:

@@ -378,3 +378,174 @@ def test_loops_that_are_recorded_once(model):
             with tracer.iter(nnsight.list([1, 2])):
                 model.act.output.grad.save()
             loss_of(model.output).backward()
+
+
+# ---------------------------------------------------------------------- retained, by torch, in modes
+
+
+def test_retained_slices_have_the_slice_of_the_whole(lm):
+    block = lm._module.transformer.h[-1]
+    kept = []
+    handle = block.register_forward_hook(lambda _m, _a, output: (output.retain_grad(), kept.append(output)) and None)
+    lm._module(**lm.tokenizer(EIFFEL, return_tensors="pt")).logits.sum().backward()
+    handle.remove()
+    with lm.trace(EIFFEL):
+        hidden = lm.transformer.h[-1].output[0].save()
+        hidden.retain_grad()
+        last = lm.transformer.h[-1].output[:, -1].save()
+        last.retain_grad()
+        logits = lm.lm_head.output.save()
+        logits.sum().backward()
+    same(hidden.grad, kept[0].grad[0])
+    same(last.grad, kept[0].grad[:, -1])
+
+
+def test_torch_autograd_grad(model, net):
+    hidden = torch.tanh(net.one(X))
+    left, right = net.two(hidden)
+    expected = torch.autograd.grad(loss_of(left * 2 + right + hidden), hidden)[0]
+    with model.trace(X):
+        act = model.act.output
+        (gradient,) = torch.autograd.grad(loss_of(model.output), act)
+        gradient.save()
+        norm = gradient.norm().save()
+    same(gradient, expected)
+    same(norm, expected.norm())
+    with pytest.raises(RuntimeError, match="not have been used in the graph") as caught:
+        with model.trace(X):
+            torch.autograd.grad(loss_of(model.output), model.act.output[0])[0].save()
+    assert ends_on(caught.value)[1] == "torch.autograd.grad(loss_of(model.output), model.act.output[0])[0].save()"
+
+
+def test_steps_of_a_model_that_keeps_its_graph():
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.tanh(self.cell(x))
+
+        def several(self, x):
+            for _ in range(3):
+                x = self(x)
+            return x
+
+    torch.manual_seed(0)
+    net = Steps()
+    kept = []
+    handle = net.cell.register_forward_hook(lambda _m, _a, output: (output.retain_grad(), kept.append(output)) and None)
+    loss_of(net.several(X)).backward()
+    handle.remove()
+    model = NNsight(net)
+    with model.trace(X, fn="several") as tracer:
+        got = []
+        for _ in tracer.iter[0:3]:
+            got.append(model.cell.output.grad.save())
+        loss_of(tracer.result).backward()
+    for value, right in zip(got, kept, strict=True):
+        same(value, right.grad)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpoints_are_right_or_refused(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    class Saves(Net):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=reentrant)
+
+    torch.manual_seed(0)
+    net = Saves()
+    x = X.clone().requires_grad_()
+    expected = by_hand(Plain(net), ["net.act"], x=X.clone().requires_grad_())["net.act"]
+    model = NNsight(net)
+
+    def traced():
+        with model.trace(x):
+            act = model.act.output.grad.save()
+            loss_of(model.output).backward()
+        return act
+
+    if reentrant:  # its forward runs without gradients
+        with pytest.raises(NNsightError, match="no_grad"):
+            traced()
+    else:
+        same(traced(), expected)
+
+
+class Plain(nn.Module):
+    """A net without its checkpoint."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return Net.forward(self.net, x)
+
+
+def test_modes_in_a_trace(model, net):
+    with model.trace(X) as tracer:
+        one = model.one.output
+        with torch.no_grad():
+            fixed = (one * 2).save()
+            with torch.enable_grad():
+                free = (one * 2).save()
+        with torch.inference_mode():
+            inside = (one + 1).save()
+        with torch.autocast("cpu", torch.bfloat16):
+            half = (one @ torch.ones(4, 4)).save()
+        after = (one * 3).save()
+        gradient = one.grad.save()
+        loss_of(model.act.output * fixed).backward()
+    assert [value.value.requires_grad for value in (fixed, free, inside, half, after)] == [False, True, False, True, True]
+    assert inside.value.is_inference()
+    assert half.dtype == torch.bfloat16
+    same(half, net.one(X).bfloat16() @ torch.ones(4, 4).bfloat16())
+    same(fixed, net.one(X) * 2)
+    assert "from here on grad=False" in str(tracer.graph)
+    hidden = net.one(X).detach().requires_grad_()
+    loss_of(torch.tanh(hidden) * (hidden * 2).detach()).backward()
+    same(gradient, hidden.grad)
+
+
+def test_modes_around_and_in_a_trace_and_a_session(model, net):
+    with torch.no_grad(), model.trace(X):
+        hidden = model.one.output
+        with torch.enable_grad():
+            probe = (hidden.detach().requires_grad_() * 2).save()
+        plain = (hidden * 2).save()
+    assert probe.requires_grad
+    assert not plain.requires_grad
+    with torch.autocast("cpu", torch.bfloat16), model.trace(X):
+        half = model.one.output.save()
+        with torch.autocast("cpu", enabled=False):
+            full = (torch.ones(4, 4) @ half.float().T).save()
+    assert (half.dtype, full.dtype) == (torch.bfloat16, torch.float32)
+    with model.session():
+        with torch.no_grad():
+            with model.trace(X):
+                one = model.output.save()
+            doubled = (one * 2).save()
+        with model.trace(X):
+            two = model.output.save()
+        tripled = (two * 3).save()
+    assert [value.value.requires_grad for value in (one, doubled, two, tripled)] == [False, False, True, True]
+
+
+def test_modes_in_branches_and_loops(model):
+    with model.trace(X) as tracer:
+        one = model.one.output
+        kept = nnsight.list().save()
+        with tracer.iter(nnsight.list([1.0, 2.0])) as scale:
+            kept.append(one * scale)
+            with torch.no_grad():
+                kept.append(one * scale)
+        with tracer.cond(one.sum() < 1e9):
+            with torch.no_grad():
+                inner = (one * 2).save()
+        outer = (one * 2).save()
+    assert [value.requires_grad for value in kept] == [True, False, True, False]
+    assert not inner.requires_grad
+    assert outer.requires_grad

@@ -112,14 +112,6 @@ def test_the_attribute_shape_is_unpacked():
     assert got.shape == (4, 2)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_modes_of_gradients_in_the_block_are_refused(mode):
-    with pytest.raises(nnsight.RecordError, match="around the whole trace"):
-        with nnsight.NNsight(LINEAR).trace(X) as tracer:
-            with mode():
-                (tracer.result * 2).save()
-
-
 def test_modes_of_gradients_around_native_lines_are_plain():
     with nnsight.NNsight(LINEAR).trace(X) as tracer:
         with torch.no_grad():
