@@ -71,6 +71,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self.saved_in: dict[int, list[Guard | None]] = {}
         self._region(graph.body)
         self.join_all()
+        if self.listening:
+            self.refuse_overlaps()
         for node in self.saves:
             self._save(node)
         self.saved += self.kept_turns()
@@ -260,7 +262,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
             step.after.extend(root.edits)
 
     def _pack(self, group: Group, step: Step, reading: bool) -> Slot:
-        if all(type(item) is Literal for item in group.items):
+        if group.kind in ("tuple", "slice") and all(type(item) is Literal for item in group.items):
             return self.fixed_group(group)
         pack = Step(step.node, GROUPS[group.kind], [], step.needs)
         for place, item in enumerate(group.items):

@@ -17,6 +17,18 @@ _RESHAPE = frozenset(map(function_of, (".reshape", "torch.reshape", ".flatten", 
 Level = tuple[Callable[..., Any], list[Slot], tuple[str, ...]]
 
 
+_INTERLEAVED = (
+    "the gradients of this value and of one above are parts of one tensor, one of them is changed, and lines about the first come after "
+    "this one. Take one gradient, and slice it: h.grad[:, 1]"
+)
+
+
+def _last_line(cell: Cell) -> int:
+    """The last line that reads or changes what passes at a visit."""
+    root = cell.part(None).root
+    return max([*cell.nodes, *(step.node for step, _ in root.readers), *(step.node for step in root.edits)])
+
+
 class GradientAnalysis:
     """The part of the analysis that knows gradients."""
 
@@ -24,6 +36,7 @@ class GradientAnalysis:
     steps: list[Step]
     rows: RowsKey
     turns: list[Any]
+    edited: dict[int, None]
     guard: Guard | None
     guarded: Callable[[Step], None]
     cell: Callable[[Node], Cell]
@@ -35,6 +48,7 @@ class GradientAnalysis:
         self.listening: dict[int, list[Step]] = {}
         self._heard: set[str] = set()
         self._last: Step | None = None
+        self._named: list[tuple[Node, Value, Cell]] = []
 
     def gradient(self, node: Node) -> None:
         """A gradient is named: listen to its tensor from here on."""
@@ -47,8 +61,23 @@ class GradientAnalysis:
         if node.site.path not in self._heard:
             self._heard.add(node.site.path)
             self._listen(node, self.values[operand.node])
+            self._named.append((node, self.values[operand.node], self.cell(node)))
         self.values[node.number] = self.read(node)
         self.rows = rows
+
+    def refuse_overlaps(self) -> None:
+        """Gradients of one tensor in one backward come one after the other: lines about the first may not go on below the second.
+
+        Raises:
+            RecordError: names the second; nothing is refused where neither is changed.
+        """
+        for place, (node, value, cell) in enumerate(self._named):
+            for other, theirs, beside in self._named[:place]:
+                if node.site.call != other.site.call or not set(value.roots) & set(theirs.roots):  # type: ignore[union-attr]
+                    continue
+                changed = any(each.index in self.edited or each.write is not None for each in (cell, beside))
+                if changed and _last_line(beside) > node.number:
+                    raise self._refused(node, _INTERLEAVED)
 
     def _refused(self, node: Node, text: str) -> RecordError:
         error = RecordError(f"{text}.")

@@ -92,6 +92,8 @@ class Numbers:
         unknown = next((value for value in values if type(value) is Unknown), None)
         if unknown is not None:
             return False, unknown.reason
+        if isinstance(values[0], (list, dict, set)):
+            return False, "what a container of the trace holds is there when it has run"
         if is_plain(values[0]):
             if any(value != values[0] for value in values):
                 return False, "it depends on the other inputs, which are not there yet: how long a row is follows from the longest of them"

@@ -354,7 +354,7 @@ class Run:
             split = count - len(names)
             levels.append((function, tuple(given[:split]), dict(zip(names, given[split:], strict=True))))
         self.gradients = self.gradients or Gradients(self)
-        self.gradients.listen(index, ordinal, start, levels)
+        self.gradients.listen(index, ordinal, leaves[0], start, levels)
 
     def backward(self, ordinal: int, names: tuple[str, ...], leaves: tuple[int, ...]) -> None:
         """Run a backward."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,17 @@ from ..errors import NNsightError
 from ..ops.nested import shares
 
 Level = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class _Heard:
+    """What listens to one tensor in one backward: the visits, and the path from the tensor to each value."""
+
+    __slots__ = ("handle", "tensor", "visits")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self.visits: dict[int, list[tuple[int, list[Level]]]] = {}  # by where the value came from
+        self.handle: Any = None
 
 
 class Gradients:
@@ -22,15 +34,16 @@ class Gradients:
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        self._open: dict[int, list[tuple[int, Any]]] = {}
+        self._open: dict[int, dict[int, _Heard]] = {}
         self._running = -1
 
-    def listen(self, index: int, ordinal: int, value: Any, levels: list[Level]) -> None:
+    def listen(self, index: int, ordinal: int, source: int, value: Any, levels: list[Level]) -> None:
         """From here on the gradient of a value passes at visit ``index`` when backward ``ordinal`` runs.
 
         Args:
             index: The visit.
             ordinal: The backward.
+            source: The slot that the value lies in.
             value: What the value is a view of, or holds it.
             levels: Function, further arguments and named ones of each step from there to the value.
         """
@@ -42,54 +55,70 @@ class Gradients:
             raise NNsightError(f"a {type(value).__name__} has no gradient: .grad belongs to a tensor")
         if not value.requires_grad:
             raise NNsightError(_why_not(value))
-        handle = value.register_hook(self._hook(index, ordinal, path))
-        self._open.setdefault(ordinal, []).append((index, handle))
+        tensors = self._open.setdefault(ordinal, {})
+        heard = tensors.get(id(value))
+        version = value._version
+        if heard is None or heard.handle[1] != version:  # after an edit in place it is another value
+            key = id(value) if heard is None else -len(tensors)
+            heard = tensors[key] = _Heard(value)
+            heard.handle = (value.register_hook(self._hook(heard, ordinal)), version)
+        heard.visits.setdefault(source, []).append((index, path))
 
-    def _hook(self, index: int, ordinal: int, path: list[Level]) -> Callable[..., Any]:
-        run = self._run
-        changes = index in run.plan.edited or run.plan.visits[index].changes
-
+    def _hook(self, heard: _Heard, ordinal: int) -> Callable[..., Any]:
         def hook(gradient: torch.Tensor) -> torch.Tensor | None:
-            if self._running != ordinal or run.seen[index]:
+            if self._running != ordinal:
                 return None
-            passing = gradient.clone() if changes else gradient
-            piece = passing
-            for function, others, named in path:
-                piece = function(piece, *others, **named)
-            if changes and path and not shares(piece, passing):
-                raise NNsightError("this is a copy, whose gradient cannot be changed: change that of the value it was made of")
-            result = run.arrive(index, piece)
-            if not changes:
-                return None
-            if result is None or result is piece:
-                return passing
-            if path:
-                piece.copy_(result)
-            return passing if path else torch.as_tensor(result)
+            passing = gradient
+            for index, path in chain.from_iterable(reversed(heard.visits.values())):  # what the forward reached last comes first
+                if not self._run.seen[index]:
+                    passing = self._pass(index, path, passing)
+            return None if passing is gradient else passing
 
         return hook
+
+    def _pass(self, index: int, path: list[Level], gradient: torch.Tensor) -> torch.Tensor:
+        """Bring a gradient to a visit; what flows on from there."""
+        changes = index in self._run.plan.edited or self._run.plan.visits[index].changes
+        passing = gradient.clone() if changes else gradient
+        piece = passing
+        for function, others, named in path:
+            piece = function(piece, *others, **named)
+        if changes and path and not shares(piece, passing):
+            raise NNsightError("this is a copy, whose gradient cannot be changed: change that of the value it was made of")
+        result = self._run.arrive(index, piece)
+        if not changes or result is None or result is piece:
+            return passing
+        if not path:
+            return torch.as_tensor(result)
+        piece.copy_(result)
+        return passing
 
     def backward(self, ordinal: int, loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run a backward; every gradient that was named has to come."""
         before, self._running = self._running, ordinal
+        listening = self._open.get(ordinal, {})
         try:
             loss.backward(*args, **kwargs)
         finally:
             self._running = before
-            listening = self._open.pop(ordinal, [])
-            for _, handle in listening:
-                handle.remove()
-        for index, _ in listening:
-            if not self._run.seen[index]:
-                self._run.failed = ("gradient", index)
-                raise NNsightError("gradient")
+            self._open.pop(ordinal, None)
+            _remove(listening)
+        for heard in listening.values():
+            for index, _ in chain.from_iterable(heard.visits.values()):
+                if not self._run.seen[index]:
+                    self._run.failed = ("gradient", index)
+                    raise NNsightError("gradient")
 
     def forget(self) -> None:
         """Take away the hooks of backwards that did not run."""
         for listening in self._open.values():
-            for _, handle in listening:
-                handle.remove()
+            _remove(listening)
         self._open = {}
+
+
+def _remove(listening: dict[int, _Heard]) -> None:
+    for heard in listening.values():
+        heard.handle[0].remove()
 
 
 def _why_not(value: torch.Tensor) -> str:

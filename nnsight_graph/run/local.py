@@ -34,7 +34,8 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         Exception: what the model itself raised.
     """
     plan = run.plan
-    if plan.edited and not all(_is_fresh(plan.visits[index].path, plan.visits[index].direction, modules) for index in plan.edited):
+    edited = [plan.visits[index] for index in plan.edited]
+    if edited and not all(visit.direction == "grad" or _is_fresh(visit.path, visit.direction, modules) for visit in edited):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: list[Callable[[], None]] = []

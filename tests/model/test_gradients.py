@@ -183,6 +183,43 @@ def test_a_gradient_that_is_read_above_its_edit_keeps_its_value(model, net):
     same(before, expected)
 
 
+def test_gradients_of_one_tensor_by_several_names(model, net):
+    expected = by_hand(net, ["act"])["act"]
+    with model.trace(X):
+        act = model.act.output
+        before = act[:, 0].grad.sum().save()
+        act[:, 1].grad.mul_(3)
+        act[0].grad[:] = 1
+        after = act.grad.save()
+        one = model.one.output.grad.save()
+        loss_of(model.output).backward()
+    changed = expected.clone()
+    changed[:, 1] *= 3
+    changed[0] = 1
+    torch.testing.assert_close(before.value, expected[:, 0].sum())
+    same(after, changed)
+    torch.testing.assert_close(one.value, changed * (1 - torch.tanh(net.one(X)).detach() ** 2))
+    with pytest.raises(RecordError, match="Take one gradient, and slice it") as caught:
+        with model.trace(X):
+            act = model.act.output
+            whole = act.grad
+            act[:, 1].grad.sum().save()
+            whole[:] = 0
+            loss_of(model.output).backward()
+    assert ends_on(caught.value)[1] == "act[:, 1].grad.sum().save()"
+
+
+def test_a_change_at_one_site_is_not_seen_at_a_later_one(model, net):
+    expected = by_hand(net, ["act"])["act"]
+    with model.trace(X):
+        model.act.output.grad[:] = 0
+        later = model.two.input.grad.save()
+        here = model.act.output.grad.save()
+        loss_of(model.output).backward()
+    assert not here.value.any()
+    same(later, expected)
+
+
 def test_several_backwards_each_with_its_gradients(model, net):
     first = by_hand(net, ["act"])["act"]
     second = by_hand(net, ["act"], loss=lambda out: out.sum())["act"]
