@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..graph import Const, Group, Literal, Node, Operand, Ref, Region, walk
+from ..graph import Const, Group, Literal, Node, Operand, Ref, Region, references_of, walk
+from ..graph.walk import references_in
 from ..ops.control import never
 from ..ops.evaluate import nothing, same
 from .edits import refused
@@ -90,6 +91,8 @@ class StepAnalysis:
         results = region.results[1:]
         plainly = not open_range and not self._may_leave(region)
         carried = [self._carried(operand, node, plainly) for operand in node.operands[1:]]
+        if text.name.startswith("0:"):  # its first turn always comes: what is not looked at before it is assigned is not needed
+            carried = [self._nothing(node) if place in _unread(node) else value for place, value in enumerate(carried)]
         latest = [] if plainly else [self._first(value, node) for value in carried]
         outer, touched = (self.turn, self.guard), len(self.touched_roots)
         for place, turn in enumerate(steps_of(text.name, self.bound)):
@@ -159,6 +162,12 @@ class StepAnalysis:
         roots = tuple(dict.fromkeys(root for value in inside for root in value.roots))
         step.output = Slot(step)
         return Value(node.number, step.output, step.needs, (*roots, Root()), step)
+
+    def _nothing(self, node: Node) -> Value:
+        step = Step(node.number, never, [], 0)
+        step.output = Slot(step)
+        self.steps.append(step)
+        return Value(node.number, step.output, 0, (Root(),), step)
 
     def _may_end(self, node: Node, region: Region) -> None:
         """What follows a turn that may leave the loop stands in a branch."""
@@ -258,3 +267,13 @@ class StepAnalysis:
         made = Value(node.number, step.output, step.needs, roots or (Root(),), step)
         made.maybe = True
         return made
+
+
+def _unread(node: Node) -> set[int]:
+    """The carried values that no line of a loop's body looks at."""
+    region = node.regions[0]
+    used = {number for inner in walk(region) for number in references_of(inner) if inner.target != "param"}
+    used |= {number for result in region.results for number in references_in(result)}
+    params = [inner for inner in region.nodes if inner.target == "param" and inner.operands[0] == Ref(node.number)]
+    names = {inner.operands[1].name: inner.number for inner in params if type(inner.operands[1]) is Literal}
+    return {int(name) for name, number in names.items() if name.isdigit() and number not in used}

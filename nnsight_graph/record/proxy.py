@@ -22,13 +22,14 @@ from .settled import (
     UNSET,
     as_array,
     call_ufunc,
+    claimed,
     described,
     duplicate,
+    hash_of,
     iterate,
     measured_or_itself,
     plain,
     settled,
-    stands_for_tensor,
     value_of,
 )  # fmt: skip
 from .torch_calls import record_call
@@ -86,8 +87,11 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         """The class of the value, once there is one, for Python code that asks: ``isinstance(x, torch.Tensor)`` holds after the trace."""
         frame = sys._getframe(1)
         if self._value is UNSET:
-            return torch.Tensor if dispatches(frame) and stands_for_tensor(self) else Proxy
+            return claimed(self, frame) or Proxy
         return type(self._value) if asks_for_class(frame) else Proxy
+
+    def __hash__(self) -> int:
+        return hash_of(self)
 
     def __repr__(self) -> str:
         if self._trace.open:
@@ -98,7 +102,7 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         return repr(self) if self._trace.open else str(value_of(self))
 
     def __format__(self, spec: str) -> str:
-        return str(self) if self._trace.open and not spec else format(settled(self, "format"), spec)
+        return format(settled(self, "format"), spec)
 
     # ------------------------------------------------------------------ attributes, calls, items
 
@@ -232,7 +236,7 @@ class Attribute(Proxy, eq=False):
             return super().__call__(*args, **kwargs)
         if self._name == "backward":
             return self._backward(trace, args, kwargs)
-        if self._name.endswith("_"):
+        if self._name.endswith("_") or self._name in _CHANGES:
             trace.refuse_edit(self._base)
         if self._name == "retain_grad":
             retain(self._base)
@@ -265,6 +269,9 @@ class Attribute(Proxy, eq=False):
         if self._index < 0 and recorder is self._trace:
             _set(self, "_index", recorder.add("@" + self._name, (self._base,)))
         return super()._record_as_operand(recorder)
+
+
+_CHANGES = frozenset("append extend insert pop remove clear update add discard setdefault popitem sort reverse".split())
 
 
 def _itself(value: Any) -> Any:

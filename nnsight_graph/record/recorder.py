@@ -326,10 +326,27 @@ class Recorder(Cursor):
             raise RecordError(f"{site} belongs to another model than the one that is traced; trace the two one after the other")
 
     def refuse_edit(self, proxy: Proxy) -> None:
-        """Raise for an in-place edit of what may not be edited: a parameter of the model."""
-        if self.entries[proxy._index][0] == "parameter":
-            name = self.entries[proxy._index][1].path
+        """Raise for an in-place edit of what may not be edited: a parameter of the model, or a copy of a container of the user's."""
+        entry = self.entries[proxy._index]
+        if entry[0] == "parameter":
+            name = entry[1].path
             raise RecordError(f"{name} is a parameter: an edit in place would change the model for good. Edit {name}.clone() instead.")
+        if entry[0] in ("getitem", "merge") and self._is_copy(proxy._index):
+            self.poison = RecordError(
+                "this changes a list, dict or set that a traced value has chosen, and of which the trace only has a copy. Make it in the "
+                "trace, nnsight_graph.list() or nnsight_graph.dict(), or change it by its own name."
+            )
+            raise self.poison
+
+    def _is_copy(self, operand: Any) -> bool:
+        """Whether an operand is, or is chosen from, a container that was written down as it was."""
+        if type(operand) is not int:
+            kind = operand[0] if type(operand) is tuple and operand else operand
+            return kind in ("list", "dict", list, dict, set)
+        target, *operands = self.entries[operand]
+        if target == "getitem":
+            return self._is_copy(operands[0])
+        return target == "merge" and any(map(self._is_copy, operands[1:]))
 
     def name_of(self, index: int) -> str:
         """What a node is called when its proxy is printed."""

@@ -82,6 +82,8 @@ class RegionEmitter:
         """Open the body of a loop; its item and the parameters that stand for what is carried from turn to turn."""
         if hasattr(type(source), "_as_steps"):
             source = source._as_steps()
+        if kind == "steps" and not source.bounded and any(not steps.bounded for steps, _ in self._steps):
+            raise RecordError("an open loop over steps in another: how many turns there are is unknown. Give one of them an end: iter[:n]")
         values = [_known(value) for _, value in carried]
         opened = self._put(kind, *([] if kind == "while" else [source]), *values)
         self._open(opened)

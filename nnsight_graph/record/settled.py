@@ -13,7 +13,8 @@ import numpy
 import torch
 
 from ..errors import RecordError, UnsetValueError
-from ..source_location import locate
+from ..source_location import is_users, locate
+from .class_claim import asks_for_class, dispatches
 from .control import why_native
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ _ADVICE = {
     "array": "a traced value becomes an array only while the model runs. Save it and convert it afterwards, or use nnsight_graph.apply",
     "format": "a traced value has no text yet. Use tracer.log to print it while the model runs, or save it",
     "copy": "a traced value cannot be copied or pickled before it is there. Use .clone(), or save it",
+    "hash": "a traced value is no key of a plain dict, and no item of a set: which one it equals is known only while the model runs. "
+    "Index a list, or put the decision into a function of your own: nnsight_graph.apply(function, value)",
     "index": "a traced value is no index of a plain list or a range: it is known only while the model runs. Index tensors with it",
 }
 
@@ -129,10 +132,27 @@ def measured_or_itself(proxy: Proxy) -> Any:
     return value if known else proxy
 
 
-def stands_for_tensor(proxy: Proxy) -> bool:
-    """Whether an open proxy is known to stand for a tensor; where nothing is known of it, it is taken to."""
-    known, value = _measured(proxy) if proxy._trace.open else (False, None)
-    return _is_tensor(value) if known else True
+def claimed(proxy: Proxy, frame: Any) -> type | None:
+    """The class that an open proxy claims to have where the user's own code, or einops, asks; ``None`` where nothing is known."""
+    if not proxy._trace.open:
+        return None
+    if dispatches(frame):
+        known, value = _measured(proxy)
+        return torch.Tensor if not known or _is_tensor(value) else None
+    if not is_users(frame.f_code) or not asks_for_class(frame):
+        return None
+    known, value = _measured(proxy)
+    return None if not known else torch.Tensor if _is_tensor(value) else type(value)
+
+
+def hash_of(proxy: Proxy) -> int:
+    """What a dict or a set knows a value by."""
+    if proxy._trace.open:
+        known, value = _measured(proxy)
+        if known and not _is_tensor(value):
+            return hash(value)
+        raise RecordError(_ADVICE["hash"] + ".")
+    return object.__hash__(proxy) if proxy._value is UNSET else hash(proxy._value)
 
 
 def described(proxy: Proxy) -> str:

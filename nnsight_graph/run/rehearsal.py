@@ -10,10 +10,11 @@ import torch
 
 from ..graph import Const, Group, Literal, Node, Operand, Ref, Site
 from ..graph.build import build_entry
+from ..graph.laws import LAWS
 from ..ops.ambient import modes
 from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, literal, set_item, unpack
 from ..ops.rows import Rows
-from ..ops.table import function_of
+from ..ops.table import effect_of, function_of
 from ..record import Recording
 from .failures import description
 from .fakes import Fakes, is_blind, is_safe, quietly
@@ -125,6 +126,7 @@ class Rehearsal(SiteValues):
             if missing is not None:
                 if node.target == "write" and node.site is not None and node.site.point != "grad":
                     self._forget(node.site)
+                self._spoil(node, operands)
                 return _unknown(missing)
         try:
             with modes(self._modes):
@@ -136,6 +138,15 @@ class Rehearsal(SiteValues):
                 return Unknown("it needs numbers that only a run has")
             given = [description(value) for value in (*operands, *named.values())]
             raise Failure(node.number, error.with_traceback(None), given) from None
+
+    def _spoil(self, node: Node, operands: list[Any]) -> None:
+        """Something unknown was put into a container: it is unknown, too, under all its names."""
+        changed = [value for value in operands if type(value) in _CONTAINERS]
+        effect = effect_of(node.target) if changed and node.target not in LAWS else None
+        if changed and (effect is None or effect.mutates or effect.opaque):
+            for number, value in self.values.items():
+                if any(value is one for one in changed):
+                    self.values[number] = Unknown("something unknown was put into it")
 
     def _evaluated(self, node: Node, operands: list[Any], named: dict[str, Any]) -> Any:
         target = node.target

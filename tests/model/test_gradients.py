@@ -285,7 +285,7 @@ def test_retained_gradients_after_the_trace(model, net):
 
 
 def test_rows_of_invokes(lm):
-    block = lm._module.transformer.h[2]
+    block = lm._module.transformer.h[2].mlp
 
     def alone(prompt):
         kept = []
@@ -300,8 +300,8 @@ def test_rows_of_invokes(lm):
         got, total = [], 0
         for prompt in (EIFFEL, COLOSSEUM):
             with tracer.invoke(prompt):
-                got.append(lm.transformer.h[2].output.grad.save())
-                got.append(lm.transformer.h[2].output[:, -1].grad.save())
+                got.append(lm.transformer.h[2].mlp.output.grad.save())
+                got.append(lm.transformer.h[2].mlp.output[:, -1].grad.save())
                 loss = lm.lm_head.output[0, -1].logsumexp(0)
             total = total + loss
         total.backward()
@@ -318,8 +318,8 @@ def test_an_edit_of_one_invokes_gradient_leaves_the_others(lm):
             for place, prompt in enumerate((EIFFEL, COLOSSEUM)):
                 with tracer.invoke(prompt):
                     if edit and place == 0:
-                        lm.transformer.h[4].output.grad[:] = 0
-                    kept.append(lm.transformer.h[1].output.grad.save())
+                        lm.transformer.h[5].input.grad[:] = 0
+                    kept.append(lm.transformer.h[2].input.grad.save())
                     loss = lm.lm_head.output[0, -1].logsumexp(0)
                 total = total + loss
             total.backward()

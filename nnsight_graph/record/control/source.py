@@ -153,6 +153,8 @@ class _Known:
     def __init__(self, node: ast.With) -> None:
         nodes = list(ast.walk(node))
         self._names = {inner.id for inner in nodes if isinstance(inner, ast.Name)}
+        imports = [alias for inner in nodes if isinstance(inner, (ast.Import, ast.ImportFrom)) for alias in inner.names]
+        self._imported = bool(imports)
         numbers = [inner.value for inner in nodes if isinstance(inner, ast.Constant) and type(inner.value) in (int, float)]
         self._numbers = {*numbers, *(-number for number in numbers)}  # type: ignore[operator]
         self._folded = any(
@@ -163,7 +165,7 @@ class _Known:
         """Whether a name that is loaded from a place is the one that stands there."""
         head, _, tail = name.rpartition("__")
         written = (name, "__" + tail) if head else (name,)  # mangled by a class, or not
-        if name.startswith("__") or name == "AssertionError":
+        if name.startswith("__") or name == "AssertionError" or (self._imported and (text or "").lstrip().startswith(("import ", "from "))):
             return True
         if text is None:
             return not self._names.isdisjoint(written)
@@ -172,7 +174,9 @@ class _Known:
     def number(self, value: float, text: str | None) -> bool:
         """Whether a number that is loaded from a place is the one that stands there."""
         if text is None:
-            return self._folded or value in self._numbers
+            return self._folded or value in self._numbers or (self._imported and value == 0)
+        if self._imported and text.lstrip().startswith(("import ", "from ")):  # how deep a relative import goes
+            return True
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError:

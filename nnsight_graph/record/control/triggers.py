@@ -86,6 +86,8 @@ def obstacle(body: Sequence[ast.stmt], in_function: bool) -> str:
             return "the block contains `await`"
         if isinstance(node, ast.Try) and jumps(node.finalbody):
             return "the block has `break` or `continue` in a `finally`"
+        if isinstance(node, ast.While) and any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(node.test)):
+            return "the condition of a `while` assigns a name"
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
             return "the block imports `*`"
         if isinstance(node, ast.Global) and not in_function:
