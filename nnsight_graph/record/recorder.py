@@ -16,9 +16,9 @@ from ..errors import RecordError, UnsetValueError
 from ..graph import Site
 from ..ops.ambient import ambient
 from ..ops.effect import written
-from ..ops.nested import storage_of
 from ..ops.table import effect_of
 from ..source_location import Place, is_users, known_users, user_place
+from .captured import Captured
 from .cursor import Cursor
 from .every import EVERY
 from .recording import Recording
@@ -58,7 +58,7 @@ class Observer(Protocol):
         """The same, if that is known without a scan."""
 
 
-class Recorder(Cursor):
+class Recorder(Cursor, Captured):
     """Collects the entries of one trace while its block runs.
 
     Attributes:
@@ -73,10 +73,8 @@ class Recorder(Cursor):
         reads: The proxy of each site's present version.
         target: What is being recorded.
         saved_indices: The nodes that were saved, after the trace too.
-        poison: A refusal in the block: the trace may not run, whoever caught it.
         regions: How many branches and loops the line stands in.
         emitter: What writes its branches and loops, once there is one.
-        refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
         observer: Knows shapes.
@@ -94,10 +92,8 @@ class Recorder(Cursor):
     target = ""
     failure = ""
     reasons: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
-    poison: BaseException | None = None
     regions = 0
     emitter: Any = None
-    refilled: tuple[tuple[Any, Proxy], ...] = ()
     observer: Observer | None = None
     scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
@@ -105,14 +101,11 @@ class Recorder(Cursor):
     around = ""
     invoking = 0
     repeats = False
-    edits_constants = False
     session: Any = None
     backwards = 0
     retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
     saved_indices: frozenset[int] = frozenset()
-    _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
-    _edited: frozenset[int] = frozenset()
     _token: Any = None
 
     def __init__(self, owner: Any) -> None:
@@ -246,6 +239,8 @@ class Recorder(Cursor):
             if value.start is value.stop is value.step is None:
                 return _EVERYTHING
             return ("slice", self.encode(value.start), self.encode(value.stop), self.encode(value.step))
+        if self.refilled and kind in (list, dict, set) and (lives := self.living(value)) is not None:
+            return lives._index
         if kind is tuple or kind is list or kind is torch.Size:
             return ("list" if kind is list else "tuple", *[self.encode(item) for item in value])
         if kind is dict:
@@ -301,13 +296,6 @@ class Recorder(Cursor):
         for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point,):
             self.reads.pop(site._replace(point=point), None)
 
-    def refill(self, container: Any, proxy: Proxy) -> None:
-        """After the run, ``container`` holds what ``proxy`` stands for."""
-        self.refilled = (*self.refilled, (container, proxy))
-        if proxy._index not in self.saved:
-            self.saved[proxy._index] = proxy
-            self.put(("save", proxy._index), sys._getframe(1))
-
     def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
         """A parameter or buffer of the model, as a value."""
         site = Site(path, "parameter")
@@ -331,22 +319,8 @@ class Recorder(Cursor):
         if entry[0] == "parameter":
             name = entry[1].path
             raise RecordError(f"{name} is a parameter: an edit in place would change the model for good. Edit {name}.clone() instead.")
-        if entry[0] in ("getitem", "merge") and self._is_copy(proxy._index):
-            self.poison = RecordError(
-                "this changes a list, dict or set that a traced value has chosen, and of which the trace only has a copy. Make it in the "
-                "trace, nnsight_graph.list() or nnsight_graph.dict(), or change it by its own name."
-            )
-            raise self.poison
-
-    def _is_copy(self, operand: Any) -> bool:
-        """Whether an operand is, or is chosen from, a container that was written down as it was."""
-        if type(operand) is not int:
-            kind = operand[0] if type(operand) is tuple and operand else operand
-            return kind in ("list", "dict", list, dict, set)
-        target, *operands = self.entries[operand]
-        if target == "getitem":
-            return self._is_copy(operands[0])
-        return target == "merge" and any(map(self._is_copy, operands[1:]))
+        if entry[0] in ("getitem", "merge"):
+            self.refuse_copy(proxy._index)
 
     def name_of(self, index: int) -> str:
         """What a node is called when its proxy is printed."""
@@ -358,35 +332,6 @@ class Recorder(Cursor):
         if index in self.saved_indices:
             return self.failure or self.reasons.get(index) or "it was never reached"
         return "it was not saved: add .save() to the line"
-
-    # ------------------------------------------------------------------ constants
-
-    def protect_constants(self, function_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a native edit of a captured tensor: lines above keep the value it had."""
-        if not self._lifted:
-            return
-        for value in written(effect_of(function_name), args, kwargs):
-            if isinstance(value, torch.Tensor):
-                address = storage_of(value)
-                for index, constant in enumerate(self.constants):
-                    if isinstance(constant, torch.Tensor) and storage_of(constant) == address:
-                        self._lifted.pop(id(constant), None)
-                        self.constants[index] = constant.detach().clone() if not constant.requires_grad else constant.clone()
-
-    def is_edited(self, values: tuple[Any, ...]) -> bool:
-        """Whether a captured tensor among ``values`` has a traced edit, so that only the run knows what is in it."""
-        if not self.edits_constants:
-            return False
-        edited = {storage_of(self.constants[index]) for index in self._edited}
-        return any(isinstance(value, torch.Tensor) and storage_of(value) in edited for value in values)
-
-    def shared_constants(self) -> tuple[tuple[int, ...], ...]:
-        """Groups of tensor constants that lie on one storage."""
-        groups: dict[int, list[int]] = {}
-        for index, constant in enumerate(self.constants):
-            if isinstance(constant, torch.Tensor):
-                groups.setdefault(storage_of(constant), []).append(index)
-        return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
 def _is_augmented(frame: types.FrameType) -> bool:

@@ -1,0 +1,102 @@
+"""What lines capture from around the trace: tensors, and containers of the user's."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import RecordError
+from ..ops.effect import written
+from ..ops.nested import storage_of
+from ..ops.table import effect_of
+
+if TYPE_CHECKING:
+    from .proxy import Proxy
+
+
+class Captured:
+    """The part of a recorder that knows what comes from outside.
+
+    Attributes:
+        poison: A refusal in the block: the trace may not run, whoever caught it.
+        refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
+        edits_constants: Whether a line edits a captured tensor in place.
+    """
+
+    entries: list[Any]
+    constants: list[Any]
+    saved: dict[int, Proxy]
+    # What most traces never change stays on the class.
+    poison: BaseException | None = None
+    refilled: tuple[tuple[Any, Proxy], ...] = ()
+    edits_constants = False
+    _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
+    _edited: frozenset[int] = frozenset()
+
+    def put(self, entry: tuple[Any, ...], frame: FrameType) -> int:
+        """Write an entry."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ containers
+
+    def living(self, container: Any) -> Proxy | None:
+        """What stands for a container of the user's in the run, if it lives there."""
+        return next((proxy for one, proxy in reversed(self.refilled) if one is container), None)
+
+    def refill(self, container: Any, proxy: Proxy) -> None:
+        """After the run, ``container`` holds what ``proxy`` stands for."""
+        self.refilled = (*self.refilled, (container, proxy))
+        if proxy._index not in self.saved:
+            self.saved[proxy._index] = proxy
+            self.put(("save", proxy._index), sys._getframe(1))
+
+    def refuse_copy(self, index: int) -> None:
+        """Raise for a change of a container that was written down as it was: the user's own would not see it."""
+        if self._is_copy(index):
+            self.poison = RecordError(
+                "this changes a list, dict or set that a traced value has chosen, and of which the trace only has a copy. Make it in the "
+                "trace, nnsight_graph.list() or nnsight_graph.dict(), or change it by its own name."
+            )
+            raise self.poison
+
+    def _is_copy(self, operand: Any) -> bool:
+        """Whether an operand is, or is chosen from, a container that was written down as it was."""
+        if type(operand) is not int:
+            kind = operand[0] if type(operand) is tuple and operand else operand
+            return kind in ("list", "dict", list, dict, set)
+        target, *operands = self.entries[operand]
+        if target == "getitem":
+            return self._is_copy(operands[0])
+        return target == "merge" and any(map(self._is_copy, operands[1:]))
+
+    # ------------------------------------------------------------------ constants
+
+    def protect_constants(self, function_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a native edit of a captured tensor: lines above keep the value it had."""
+        if not self._lifted:
+            return
+        for value in written(effect_of(function_name), args, kwargs):
+            if isinstance(value, torch.Tensor):
+                address = storage_of(value)
+                for index, constant in enumerate(self.constants):
+                    if isinstance(constant, torch.Tensor) and storage_of(constant) == address:
+                        self._lifted.pop(id(constant), None)
+                        self.constants[index] = constant.detach().clone() if not constant.requires_grad else constant.clone()
+
+    def is_edited(self, values: tuple[Any, ...]) -> bool:
+        """Whether a captured tensor among ``values`` has a traced edit, so that only the run knows what is in it."""
+        if not self.edits_constants:
+            return False
+        edited = {storage_of(self.constants[index]) for index in self._edited}
+        return any(isinstance(value, torch.Tensor) and storage_of(value) in edited for value in values)
+
+    def shared_constants(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of tensor constants that lie on one storage."""
+        groups: dict[int, list[int]] = {}
+        for index, constant in enumerate(self.constants):
+            if isinstance(constant, torch.Tensor):
+                groups.setdefault(storage_of(constant), []).append(index)
+        return tuple(tuple(group) for group in groups.values() if len(group) > 1)
