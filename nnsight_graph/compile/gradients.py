@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import RecordError
-from ..graph import Node, Ref
+from ..graph import Node, Ref, Region
 from ..ops.evaluate import first_argument
 from ..ops.rows import rows_of, rows_of_first
 from ..ops.table import function_of
@@ -17,10 +17,23 @@ _RESHAPE = frozenset(map(function_of, (".reshape", "torch.reshape", ".flatten", 
 Level = tuple[Callable[..., Any], list[Slot], tuple[str, ...]]
 
 
+_FIRST = 1 << 20  # numbers of backwards in turns of loops begin here
+
 _INTERLEAVED = (
     "the gradients of this value and of one above are parts of one tensor, one of them is changed, and lines about the first come after "
     "this one. Take one gradient, and slice it: h.grad[:, 1]"
 )
+
+
+def backwards_in(region: Region) -> set[int]:
+    """The backwards of a loop's body, without those of loops in it."""
+    found: set[int] = set()
+    for node in region.nodes:
+        if node.target == "backward":
+            found.add(int(node.operands[0].name))  # type: ignore[union-attr]
+        elif node.target != "steps":
+            found.update(*map(backwards_in, node.regions))
+    return found
 
 
 def _last_line(cell: Cell) -> int:
@@ -35,6 +48,7 @@ class GradientAnalysis:
     values: dict[int, Value]
     steps: list[Step]
     rows: RowsKey
+    turn: int
     turns: list[Any]
     edited: dict[int, None]
     guard: Guard | None
@@ -46,24 +60,41 @@ class GradientAnalysis:
 
     def __init__(self) -> None:
         self.listening: dict[int, list[Step]] = {}
-        self._heard: set[str] = set()
+        self._heard: set[tuple[str, tuple[Any, ...]]] = set()
+        self.backwards: dict[int, set[int]] = {}
+        self._ordinals: dict[tuple[int, tuple[Any, ...]], int] = {}
         self._last: Step | None = None
         self._named: list[tuple[Node, Value, Cell]] = []
 
     def gradient(self, node: Node) -> None:
         """A gradient is named: listen to its tensor from here on."""
         assert node.site is not None
-        if self.turns:
-            raise self._refused(node, "a gradient in a loop that is recorded once: write the steps out, for step in tracer.iter[0:3]")
         operand = node.operands[0]
         assert type(operand) is Ref
         rows, self.rows = self.rows, None
-        if node.site.path not in self._heard:
-            self._heard.add(node.site.path)
+        heard = (node.site.path, self._pass())
+        if heard not in self._heard:
+            self._heard.add(heard)
             self._listen(node, self.values[operand.node])
             self._named.append((node, self.values[operand.node], self.cell(node)))
         self.values[node.number] = self.read(node)
         self.rows = rows
+
+    def _pass(self) -> tuple[tuple[int, int], ...]:
+        """In which turns of which loops the analysis is."""
+        return tuple([turn.key for turn in self.turns])
+
+    def gradient_turn(self, node: Node) -> tuple[int, int]:
+        """The step of a gradient in a loop, and a number for its backward in this turn."""
+        assert node.site is not None
+        if node.site.call not in self.backwards[self.turns[-1].key[0]]:
+            raise self._refused(node, "a gradient in a loop that is recorded once belongs to a backward below it in the same loop")
+        return self.turn, self._numbered(node.site.call)
+
+    def _numbered(self, ordinal: int) -> int:
+        """A number for a backward in these turns."""
+        here = self._pass()
+        return self._ordinals.setdefault((ordinal, here), _FIRST + len(self._ordinals)) if here else ordinal
 
     def refuse_overlaps(self) -> None:
         """Gradients of one tensor in one backward come one after the other: lines about the first may not go on below the second.
@@ -72,8 +103,8 @@ class GradientAnalysis:
             RecordError: names the second; nothing is refused where neither is changed.
         """
         for place, (node, value, cell) in enumerate(self._named):
-            for other, theirs, beside in self._named[:place]:
-                if node.site.call != other.site.call or not set(value.roots) & set(theirs.roots):  # type: ignore[union-attr]
+            for _, theirs, beside in self._named[:place]:
+                if cell.turn[1] != beside.turn[1] or not set(value.roots) & set(theirs.roots):
                     continue
                 changed = any(each.index in self.edited or each.write is not None for each in (cell, beside))
                 if changed and _last_line(beside) > node.number:
@@ -104,13 +135,13 @@ class GradientAnalysis:
         for root in value.roots:
             root.readers.append((step, 0))
             step.after.extend(root.edits)
-        index = self.cell(node).index
-        step.special, step.extra = "listen", (index, node.site.call, tuple(shapes))
+        cell = self.cell(node)
+        step.special, step.extra = "listen", (cell.index, cell.turn[1], tuple(shapes))
         if value.step is not None:
             step.after.append(value.step)
         self.guarded(step)
         self.steps.append(step)
-        self.listening.setdefault(node.site.call, []).append(step)
+        self.listening.setdefault(cell.turn[1], []).append(step)
 
     def _path(self, value: Value) -> tuple[Slot, list[Level]]:
         """From what the model, or a line, made to ``value``, which is a view of it."""
@@ -133,7 +164,7 @@ class GradientAnalysis:
 
     def backward(self, node: Node) -> None:
         """A backward runs when its loss is there, and all that listens to it does."""
-        ordinal = int(node.operands[0].name)  # type: ignore[union-attr]
+        ordinal = self._numbered(int(node.operands[0].name))  # type: ignore[union-attr]
         step = Step(node.number, None, [], 0)
         operands = [*node.operands[1:], *(operand for _, operand in node.keywords)]
         for operand in operands:

@@ -92,6 +92,7 @@ class SiteWriter:
     cells: dict[CellKey, Cell]
     turn: int
     turns: list[Any]
+    gradient_turn: Callable[[Node], tuple[int, int]]
     values: dict[int, Value]
     rows: RowsKey
     guard: Guard | None
@@ -107,6 +108,8 @@ class SiteWriter:
         assert node.site is not None
         passing = passing_key(node)
         turn = (self.turn if node.site.step == "turn" else node.site.step, node.site.call)
+        if node.site.point == "grad" and self.turns:
+            turn = self.gradient_turn(node)
         cell = self.cells.get((*passing, *turn))
         if cell is None:
             cell = Cell(*passing, len(self.cells), passing in self._written, tuple(self._whose[passing]), turn)

@@ -13,6 +13,7 @@ from ..graph.walk import references_in
 from ..ops.control import never
 from ..ops.evaluate import nothing, same
 from .edits import refused
+from .gradients import backwards_in
 from .plan import Guard, Slot, Step
 from .storage import Cell, Root, Value, freeze, opened
 
@@ -37,13 +38,15 @@ class Turn:
 
     Attributes:
         number: The step; 0 if its lines run whether or not it comes, as those of plain Python's loops do.
+        key: Which turn of which loop it is.
         visits: Bit mask of the visits of that step that its lines have named so far.
     """
 
-    __slots__ = ("number", "visits")
+    __slots__ = ("key", "number", "visits")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, key: tuple[int, int]) -> None:
         self.number = number
+        self.key = key
         self.visits = 0
 
 
@@ -70,6 +73,7 @@ class StepAnalysis:
     came: dict[int, Cell]
     bound: int
     touched_roots: list[Root]
+    backwards: dict[int, set[int]]
     ends: list[int]
     guarded: Callable[[Step], None]
     current: Callable[[Value, int], Value]
@@ -94,10 +98,11 @@ class StepAnalysis:
         if text.name.startswith("0:"):  # its first turn always comes: what is not looked at before it is assigned is not needed
             carried = [self._nothing(node) if place in _unread(node) else value for place, value in enumerate(carried)]
         latest = [] if plainly else [self._first(value, node) for value in carried]
+        self.backwards[node.number] = backwards_in(region)
         outer, touched = (self.turn, self.guard), len(self.touched_roots)
         for place, turn in enumerate(steps_of(text.name, self.bound)):
             self.turn = turn
-            self.turns.append(Turn(turn if open_range else 0))
+            self.turns.append(Turn(turn if open_range else 0, (node.number, place)))
             self._bind(node, place, carried)
             self._region(region)
             self._keep_saved(region)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import RecordError
+from ..ops.ambient import ambient
 from ..ops.rows import Rows
 from ..record import Recorder
 
@@ -36,6 +37,14 @@ class Call(NamedTuple):
     rows: tuple[Rows, ...] = ()
     function: str = ""
     steps: int = 1
+
+    @property
+    def modes(self) -> str:
+        """The modes of torch that it works in, where it sets them itself."""
+        if self.function != "generate":
+            return ""
+        with torch.no_grad():
+            return ambient()
 
 
 class Invoker:

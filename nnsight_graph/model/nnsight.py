@@ -10,6 +10,7 @@ import torch
 from ..config import CONFIG
 from ..errors import NNsightError, RecordError, RemoteError
 from ..graph import Site
+from ..ops.ambient import modes
 from ..record import recording_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
@@ -199,9 +200,10 @@ class NNsight(Envoy):
         if forward is None:
             return None
         args, kwargs, how = forward
-        if changes:
-            return scan_changed(self._module, args, kwargs, how, changes)
-        found = scan(self._module, args, kwargs, how)
+        with modes(call.modes):
+            if changes:
+                return scan_changed(self._module, args, kwargs, how, changes)
+            found = scan(self._module, args, kwargs, how)
         if not step:
             self._tree.scan = found
         return found
@@ -209,12 +211,14 @@ class NNsight(Envoy):
     def _scanned(self, call: Call) -> bool:
         """Whether an equal call was scanned."""
         forward = self._forward(call, 0)
-        return forward is not None and scanned(self._module, *forward) is not None
+        with modes(call.modes):
+            return forward is not None and scanned(self._module, *forward) is not None
 
     def _scan_key(self, call: Call) -> Any:
         """What a scan of a call depends on; ``None`` where that cannot be told."""
         forward = self._forward(call, 0)
-        return None if forward is None else (id(self._module), signature(self._module, *forward))
+        with modes(call.modes):
+            return None if forward is None else (id(self._module), signature(self._module, *forward))
 
     def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
         """How a step of a call is scanned: arguments, named ones, and what the model needs besides."""

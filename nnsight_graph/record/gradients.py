@@ -81,7 +81,7 @@ class Backward:
 
     __slots__ = ("_args", "_base", "_indices", "_kwargs", "_number", "_trace")
 
-    def __init__(self, trace: Recorder, base: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any], depth: int) -> None:
+    def __init__(self, trace: Recorder, base: Any, args: tuple[Any, ...], kwargs: dict[str, Any], depth: int) -> None:
         self._trace, self._base, self._args, self._kwargs = trace, base, args, kwargs
         self._put(depth + 1)
 

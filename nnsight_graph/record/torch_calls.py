@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import RecordError
 from ..ops.table import effect_of, is_random, name_of
 from ..source_location import caller_is_users
+from .gradients import Backward
 from .recorder import Name, holds_proxy, recording_here
 from .settled import plain
 
@@ -23,6 +24,9 @@ def record_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     trace = recording_here()
     if trace is None:
         return function(*plain(args), **plain(kwargs))
+    if function is torch.autograd.backward:
+        Backward(trace, args[0], args[1:], {key: value for key, value in kwargs.items() if value is not None}, 3)
+        return None
     name = name_of(function)
     if name is None:
         return trace.proxy("call", (function, Name("mutates:"), *args), kwargs, depth=3)

@@ -98,7 +98,10 @@ class Gradients:
         before, self._running = self._running, ordinal
         listening = self._open.get(ordinal, {})
         try:
-            loss.backward(*args, **kwargs)
+            if type(loss) in (tuple, list):
+                torch.autograd.backward(loss, *args, **kwargs)
+            else:
+                loss.backward(*args, **kwargs)
         finally:
             self._running = before
             self._open.pop(ordinal, None)

@@ -77,7 +77,7 @@ class Rehearsal(SiteValues):
         self._regions = []
         self._rows: Rows | Unknown | None = None
         self._step = 0
-        self._modes = ""
+        self._modes = source.modes
         self._on_meta = any(tensor.device.type == "meta" for tensor in index.root.parameters())
         self.done = 0
 
@@ -107,7 +107,7 @@ class Rehearsal(SiteValues):
             return
         node, self._used = build_entry(number, entry, self._indices, self._used)
         if node.target == "under":
-            self._modes = node.operands[0].name  # type: ignore[union-attr]
+            self._modes = node.operands[0].name or self._source.modes  # type: ignore[union-attr]
         elif node.target == "else":
             self._otherwise()
         elif any(region.skipping for region in self._regions):

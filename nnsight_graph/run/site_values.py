@@ -40,9 +40,11 @@ class Source:
 
     Attributes:
         returns: Whether what a scan says of the result is what the call returns.
+        modes: The modes of torch that the call works in, where it sets them itself.
     """
 
     returns = True
+    modes = ""
 
     def scan(self, step: int) -> Scan | None:
         """The scan of a step of the run; ``None`` where there is none."""
