@@ -20,7 +20,7 @@ def net() -> NNsight:
 
 @pytest.fixture(scope="module")
 def lm() -> LanguageModel:
-    return LanguageModel("nnsight-graph/capitals")
+    return LanguageModel("nnsight-graph/capitals", dispatch=True)
 
 
 def sums(net: NNsight) -> list[float]:
@@ -72,7 +72,7 @@ def test_a_traced_value_is_no_key(net: NNsight, lm: LanguageModel) -> None:
     with pytest.raises(RecordError, match="no key of a plain dict"):
         with lm.generate(PROMPT, max_new_tokens=2) as tracer:
             for step in tracer.iter[:]:
-                lm.transformer.h[5].output[:, -1] *= {1: 0.0}.get(step, 1.0)
+                lm.transformer.h[5].mlp.output[:, -1] *= {1: 0.0}.get(step, 1.0)
 
 
 def test_what_shapes_tell_is_a_key(net: NNsight) -> None:
@@ -87,7 +87,7 @@ def test_a_number_that_is_not_there_has_no_text(lm: LanguageModel) -> None:
     with pytest.raises(RecordError, match="has no text yet"):
         with lm.generate(PROMPT, max_new_tokens=2) as tracer:
             for step in tracer.iter[:]:
-                print({f"step {step}": lm.transformer.h[5].output.save()})
+                print({f"step {step}": lm.transformer.h[5].mlp.output.save()})
 
 
 def test_an_open_loop_over_steps_in_another(lm: LanguageModel) -> None:
@@ -100,7 +100,7 @@ def test_an_open_loop_over_steps_in_another(lm: LanguageModel) -> None:
 
 def test_one_name_in_two_open_loops(lm: LanguageModel) -> None:
     def run(steer: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        block = lm.transformer.h[6]
+        block = lm.transformer.h[6].mlp
         with lm.generate(max_new_tokens=3) as tracer:
             for _ in range(2):
                 with tracer.invoke(PROMPT):
@@ -120,7 +120,7 @@ def test_one_name_in_two_open_loops(lm: LanguageModel) -> None:
 
     inputs = lm.tokenizer(PROMPT, return_tensors="pt")
     assert plain.tolist() == lm._module.generate(**inputs, max_new_tokens=3, do_sample=False).tolist()
-    handle = lm._module.transformer.h[6].register_forward_hook(hook)
+    handle = lm._module.transformer.h[6].mlp.register_forward_hook(hook)
     try:
         assert steered.tolist() == lm._module.generate(**inputs, max_new_tokens=3, do_sample=False).tolist()
     finally:

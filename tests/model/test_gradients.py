@@ -421,15 +421,15 @@ def test_loops_that_are_recorded_once(model):
 
 
 def test_retained_slices_have_the_slice_of_the_whole(lm):
-    block = lm._module.transformer.h[-1]
+    block = lm._module.transformer.h[-1].mlp
     kept = []
     handle = block.register_forward_hook(lambda _m, _a, output: (output.retain_grad(), kept.append(output)) and None)
     lm._module(**lm.tokenizer(EIFFEL, return_tensors="pt")).logits.sum().backward()
     handle.remove()
     with lm.trace(EIFFEL):
-        hidden = lm.transformer.h[-1].output[0].save()
+        hidden = lm.transformer.h[-1].mlp.output[0].save()
         hidden.retain_grad()
-        last = lm.transformer.h[-1].output[:, -1].save()
+        last = lm.transformer.h[-1].mlp.output[:, -1].save()
         last.retain_grad()
         logits = lm.lm_head.output.save()
         logits.sum().backward()

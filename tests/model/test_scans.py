@@ -94,7 +94,7 @@ def test_a_scan_needs_no_weights_and_leaves_nothing(net):
     assert state(meta._module) == before
     fresh = LanguageModel("nnsight-graph/capitals")
     with fresh.scan(PROMPT):
-        shape = fresh.transformer.h[0].output.shape
+        shape = fresh.transformer.h[0].mlp.output.shape
     assert tuple(shape) == (1, 11, 96)
     assert not fresh.dispatched
     assert not any(module._forward_hooks for module in fresh._module.modules())
@@ -117,10 +117,10 @@ def test_an_error_in_a_scan_stands_on_its_line(model, net):
 def test_invokes_steps_branches_and_edits_in_a_scan(lm, model):
     with lm.scan() as tracer:
         with tracer.invoke(PROMPT):
-            one = lm.transformer.h[0].output.save()
-            width = lm.transformer.h[0].output.shape[-1]
+            one = lm.transformer.h[0].mlp.output.save()
+            width = lm.transformer.h[0].mlp.output.shape[-1]
         with tracer.invoke(["Rome", "Paris is"]):
-            two = lm.transformer.h[0].output.save()
+            two = lm.transformer.h[0].mlp.output.save()
     assert (one.shape, two.shape, width) == ((1, 11, 96), (2, 11, 96), 96)
     with model.scan(X):
         if model.layer1.output.sum() > 0:
@@ -204,7 +204,7 @@ def test_weights_are_not_loaded_for_a_trace_that_fails():
     fresh = LanguageModel("nnsight-graph/capitals")
     with pytest.raises(IndexError):
         with fresh.trace(PROMPT):
-            fresh.transformer.h[0].output[:, :, 96] = 0
+            fresh.transformer.h[0].mlp.output[:, :, 96] = 0
     assert not fresh.dispatched
 
 
@@ -262,7 +262,7 @@ def test_both_branches_loops_and_rows_are_checked(model, lm):
     with pytest.raises(NNsightError, match=r"the rows of this invoke are \[1, 11, 96\]; what is put there is \[2, 11, 96\]"):
         with lm.trace(validate=True) as tracer:
             with tracer.invoke(PROMPT):
-                lm.transformer.h[0].output = torch.zeros(2, 11, 96)
+                lm.transformer.h[0].mlp.output = torch.zeros(2, 11, 96)
             with tracer.invoke("Rome"):
                 lm.lm_head.output.save()
 
@@ -360,8 +360,8 @@ def test_what_depends_on_invokes_to_come_is_refused(lm):
 
     with lm.trace() as tracer:
         with tracer.invoke(PROMPT):
-            assert last(lm.transformer.h[0].output) == 95
-            rows = count(lm.transformer.h[0].output)
+            assert last(lm.transformer.h[0].mlp.output) == 95
+            rows = count(lm.transformer.h[0].mlp.output)
         with tracer.invoke("Rome"):
             out = lm.lm_head.output.save()
     assert rows == [0]
@@ -369,7 +369,7 @@ def test_what_depends_on_invokes_to_come_is_refused(lm):
     with pytest.raises(RecordError, match="it depends on the other inputs"):
         with lm.trace() as tracer:
             with tracer.invoke(PROMPT):
-                length(lm.transformer.h[0].output)
+                length(lm.transformer.h[0].mlp.output)
 
 
 def test_a_number_that_a_later_line_changes_is_refused(model):

@@ -96,7 +96,7 @@ def test_between_two_models(net):
 
 
 def test_patching_between_prompts(lm):
-    block = lm._module.transformer.h[4]
+    block = lm._module.transformer.h[4].mlp
     kept = []
     ids = [lm.tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in (EIFFEL, COLOSSEUM)]
 
@@ -112,10 +112,10 @@ def test_patching_between_prompts(lm):
         handle.remove()
         with lm.session():
             with lm.trace(EIFFEL):
-                hidden = lm.transformer.h[4].output[:, -1, :]
+                hidden = lm.transformer.h[4].mlp.output[:, -1, :]
                 first = lm.lm_head.output.argmax(dim=-1).save()
             with lm.trace(COLOSSEUM):
-                lm.transformer.h[4].output[:, -1, :] = hidden[:]
+                lm.transformer.h[4].mlp.output[:, -1, :] = hidden[:]
                 second = lm.lm_head.output.save()
     torch.testing.assert_close(second.value, expected)
     assert lm.tokenizer.decode(first[0][-1]) == " Paris"
@@ -153,15 +153,15 @@ def test_steps_of_generations_meet(lm):
     with lm.session():
         with lm.generate(EIFFEL, max_new_tokens=3) as tracer:
             with tracer.iter[1]:
-                hidden = lm.transformer.h[3].output[:, -1]
+                hidden = lm.transformer.h[3].mlp.output[:, -1]
         with lm.generate(COLOSSEUM, max_new_tokens=3) as tracer:
             with tracer.iter[2]:
-                lm.transformer.h[3].output[:, -1] = hidden
-                patched = lm.transformer.h[4].input[:, -1].save()
+                lm.transformer.h[3].mlp.output[:, -1] = hidden
+                patched = lm.transformer.h[3].mlp.output[:, -1].save()
             lm.lm_head.output.save()
     with lm.generate(EIFFEL, max_new_tokens=3) as tracer:
         with tracer.iter[1]:
-            expected = lm.transformer.h[3].output[:, -1].save()
+            expected = lm.transformer.h[3].mlp.output[:, -1].save()
     same(patched, expected.value)
 
 
