@@ -13,12 +13,16 @@ class AppConfig(msgspec.Struct):
         SCAN: Try every traced forward on fake tensors first, as ``model.trace(..., scan=True)`` does.
         VALIDATE: Check traces on fake tensors before the model runs: ``True``, ``False``, or ``"auto"``: programs that were not seen
             before, if the weights are not there yet or the input was scanned.
+        AUTO_STOP: End a forward when all that a trace wants is there, where nobody could tell: not in training, with hooks of others, with
+            arguments that the model might change, in a generation, or with modules of classes from outside torch and transformers.
+            ``"any"`` takes modules of all classes; ``False`` lets every forward run to its end.
         REMOTE_LOGGING: Print what a server reports.
     """
 
     DEBUG: bool = True
     SCAN: bool = False
     VALIDATE: bool | str = "auto"
+    AUTO_STOP: bool | str = True
     REMOTE_LOGGING: bool = True
 
 

@@ -14,25 +14,27 @@ from ..ops.table import function_of
 from .bodies import analyse_loop
 from .branches import BranchAnalysis
 from .containers import CONTAINERS, contain, stored_operands
+from .detours import DetourAnalysis
 from .edits import prepare_edit
 from .fixed import FixedSlots
 from .gradients import GradientAnalysis
 from .meaning import Meaning
 from .plan import Guard, Slot, Step
-from .sites import CellKey, SiteWriter, edits_rows, rows_key, rows_touched, written_cells
+from .sites import CellKey, SiteWriter, edits_rows, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
-_OWN = {"write": "write", "grad": "gradient", "backward": "backward", "merge": "merge"}
+_OWN = {"write": "write", "grad": "gradient", "backward": "backward", "merge": "merge", "skip": "skip", "stop": "stop"}
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 
-class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis, Meaning):
+class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis, DetourAnalysis, Meaning):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
     def __init__(self, graph: Graph, bound: int = 1) -> None:
         GradientAnalysis.__init__(self)
+        DetourAnalysis.__init__(self)
         self.graph = graph
         self.bound = bound
         self.turn = 0
@@ -71,6 +73,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self.saved_in: dict[int, list[Guard | None]] = {}
         self._region(graph.body)
         self.join_all()
+        self.refuse_inside()
         if self.listening:
             self.refuse_overlaps()
         for node in self.saves:
@@ -80,9 +83,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
     def _region(self, region: Region) -> None:
         for node in region.nodes:
             if node.target == "invoke":
-                self.rows = rows_key(node)
-                self._region(node.regions[0])
-                self.rows = None
+                self.in_invoke(node, self._region)
             elif node.target == "if":
                 self.branch(node)
             elif node.target in ("for", "while"):
@@ -174,6 +175,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
             step.leaves.append(self._leaf(operand, step, reading, len(step.leaves)))
         for place in sorted(mutated):
             for value in inside[place]:
+                if any(root.cell for root in value.roots):
+                    self.refuse_below_stop(node)
                 prepare_edit(self, step, value)
         self.steps.append(step)
         self.settle_edits()

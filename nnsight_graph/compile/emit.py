@@ -24,6 +24,8 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "listen": lambda run, rest: run.listen(*rest),
     "backward": lambda run, rest: run.backward(*rest),
     "contain": lambda run, rest: run.contain(*rest),
+    "skip": lambda run, rest: run.skip(*rest),
+    "stop": lambda run, rest: run.stop(*rest),
 }
 
 
@@ -129,6 +131,10 @@ class Emitter:
             return (*step.extra, tuple(leaves))
         if step.special == "backward":
             return (*step.extra, tuple(leaves))
+        if step.special == "skip":
+            return step.extra, tuple(leaves)
+        if step.special == "stop":
+            return (*step.extra, self.numbering.scopes.get(step.extra[0], ()), self.numbering.invokes)
         if step.special == "protect":
             return leaves[0], step.extra if self.numbering.plan.guards else ()
         if step.special == "snapshot":

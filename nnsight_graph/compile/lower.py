@@ -31,6 +31,10 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     plan.ends = tuple(analysis.ends)
     plan.limit = min(bound, LIMIT) if plan.ends else 0
     plan.caches = tuple(_cache_spec(node, slot) for node, slot in analysis.caches)
+    plan.skips = {cell.path: node.number for node, cell, _, _ in analysis.skips}
+    for segment in segments if analysis.scopes else ():
+        numbering.scopes[segment.scope] = (*numbering.scopes.get(segment.scope, ()), segment.index)
+    numbering.invokes = sum(node.target == "invoke" for node in graph.body.nodes)
     plan.guards = _meets_others(plan, analysis, segments)
     for segment, steps in zip(segments, members, strict=True):
         segment.voids = tuple((slot.index, polarity, index) for slot, polarity, index in segment.undecided)
@@ -45,6 +49,8 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     plan.given = {node: (guard.slot.index, guard.polarity) for node, guard in analysis.given.items()}
     plan.needs = {step.node: step.needs for step in analysis.steps}
     _finish_visits(plan, analysis, segments)
+    to_the_end = plan.repeats or plan.ends or plan.came or plan.caches or plan.result >= 0 or plan.hooks.get("", ({}, {}))[1]
+    plan.ends_early = bool(plan.hooks) and not to_the_end
     return plan
 
 

@@ -27,6 +27,8 @@ class Numbering:
         self.cells: dict[Slot, Cell] = {cell.slot: cell for cell in analysis.cells.values()}
         self.uses: list[tuple[int, int]] = []
         self.unchecked: set[int] = set()
+        self.scopes: dict[int, tuple[int, ...]] = {}
+        self.invokes = 0
         self._saved = [slot for _, slot in analysis.saved]
 
     def place_shared(self, used: dict[Slot, None], segments: list[Segment]) -> None:

@@ -51,15 +51,18 @@ class Segment:
         releases: Slots whose count of users goes down when it has run.
         calls: Whether it calls modules or opaque functions (hooks are deaf meanwhile).
         guard: The branch it stands in, if whether that is taken is known before the segment could run.
+        scope: The stop of an invoke that it stands below; 0 if there is none.
         undecided, voids: ``(truth, polarity, segment)``: what is given up, when this has run, unless the truth is so.
     """
 
     __slots__ = (
-        "calls", "checks", "code", "downstream", "guard", "held", "index", "needs", "own", "releases", "undecided", "voids", "waits",
+        "calls", "checks", "code", "downstream", "guard", "held", "index", "needs", "own", "releases", "scope", "undecided", "voids",
+        "waits",
     )  # fmt: skip
 
-    def __init__(self, index: int, needs: int, guard: Guard | None = None) -> None:
+    def __init__(self, index: int, needs: int, guard: Guard | None = None, scope: int = 0) -> None:
         self.index = index
+        self.scope = scope
         self.needs = needs
         self.guard = guard
         self.voids: tuple[tuple[int, bool, int], ...] = ()
@@ -141,11 +144,14 @@ class Plan:
         fresh: Whether it has never run.
         caches: What is kept of all modules, or of many.
         virtual: Visits that stand for the completion of branches: no module brings them.
+        ends_early: Whether what it wants is there before the model returns, so that the rest of the forward might be left out.
+        skips: The modules that may be skipped, by path, with the node that says so.
     """
 
     __slots__ = (
-        "blanks", "caches", "came", "checked", "edited", "ends", "fixed", "fresh", "given", "guards", "hooks", "layouts", "limit",
-        "modules", "needs", "prologue", "repeats", "result", "saved", "segments", "unchecked", "uses", "virtual", "visits", "waits",
+        "blanks", "caches", "came", "checked", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks", "layouts",
+        "limit", "modules", "needs", "prologue", "repeats", "result", "saved", "segments", "skips", "unchecked", "uses", "virtual",
+        "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -172,6 +178,8 @@ class Plan:
         self.virtual: tuple[int, ...] = ()
         self.ends: tuple[int, ...] = ()
         self.came: dict[int, int] = {}
+        self.skips: dict[str, int] = {}
+        self.ends_early = False
         self.repeats = False
         self.limit = 0
 
@@ -204,9 +212,12 @@ class Step:
         special: What runs in place of a call, with ``extra``: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"contain"``, ``"join"``,
             ``"piece"``, ``"loop"`` or ``"branch"``.
         guard: The branch it stands in.
+        scope: The stop of an invoke that it stands below; 0 if there is none.
     """
 
-    __slots__ = ("after", "extra", "function", "guard", "leaves", "names", "needs", "node", "opaque", "output", "segment", "special")
+    __slots__ = (
+        "after", "extra", "function", "guard", "leaves", "names", "needs", "node", "opaque", "output", "scope", "segment", "special",
+    )  # fmt: skip
 
     def __init__(self, node: int, function: Callable[..., Any] | None, leaves: list[Slot], needs: int, names: tuple[str, ...] = ()) -> None:
         self.node = node
@@ -220,6 +231,7 @@ class Step:
         self.special: str | None = None
         self.extra: Any = None
         self.opaque = False
+        self.scope = 0
         self.guard: Guard | None = None
 
 

@@ -8,10 +8,10 @@ from .plan import Guard, Segment, Step, Visit
 
 def make_segments(steps: list[Step], virtual: int) -> tuple[list[Segment], list[list[Step]]]:
     """Group steps that wait for the same visits, and link the groups."""
-    by_needs: dict[tuple[int, Guard | None], Segment] = {}
+    by_needs: dict[tuple[int, Guard | None, int], Segment] = {}
     members: list[list[Step]] = []
     for step in steps:
-        key = (step.needs, known_before(step))
+        key = (step.needs, known_before(step), step.scope)
         segment = by_needs.get(key)
         if segment is None:
             segment = by_needs[key] = Segment(len(members), *key)

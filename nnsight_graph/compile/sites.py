@@ -42,7 +42,7 @@ def rows_touched(graph: Graph) -> dict[tuple[str, str], set[RowsKey]]:
 
     def visit(nodes: tuple[Node, ...], rows: RowsKey) -> None:
         for node in nodes:
-            if node.target in ("read", "write", "grad"):
+            if node.target in ("read", "write", "grad", "skip"):
                 touched.setdefault(passing_key(node), set()).add(rows if node.site is None or node.site.point != "grad" else None)
             for region in node.regions:
                 visit(region.nodes, rows_key(node) if node.target == "invoke" else rows)
@@ -93,6 +93,7 @@ class SiteWriter:
     turn: int
     turns: list[Any]
     gradient_turn: Callable[[Node], tuple[int, int]]
+    refuse_below_stop: Callable[[Node], None]
     values: dict[int, Value]
     rows: RowsKey
     guard: Guard | None
@@ -190,6 +191,7 @@ class SiteWriter:
             self.write(node)
             self.rows = rows
             return
+        self.refuse_below_stop(node)
         cell, point = self.cell(node), node.site.point
         part = self._part(cell, node.number)
         if self._pieces and part.passed is not None:

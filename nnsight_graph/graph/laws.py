@@ -41,7 +41,8 @@ LAWS: dict[str, Law] = {
     "unpack": Law(operands=2),
     "trace": Law(regions=1, value=False),
     "input": Law(value=False),
-    "stop": Law(operands=0, value=False),
+    "stop": Law(value=False),
+    "skip": Law(frozenset({"inputs"}), 1, value=False),
     "invoke": Law(operands=1, regions=1, value=False),
     "if": Law(operands=1, regions=2),
     "merge": Law(operands=3),
@@ -61,7 +62,8 @@ that it names: ``"0:None:1"``, ``"0,3"``.
 Lines below an ``under`` work in the
 modes that it names, up to the next. A ``grad`` is the gradient of a value in the ``backward`` whose number is its site's
 call. A ``trace`` is a call of a model in a session, by the name of its method and with its arguments; its ``input``s are those of its
-invokes; ``stop`` ends the session. A ``cache`` keeps what modules take and return: ``"output"``, ``"inputs"`` or both, and of
+invokes; ``stop`` ends the session, the forward when a value is there, or its invoke when all above is. A ``skip`` puts a value
+in place of a module's forward. A ``cache`` keeps what modules take and return: ``"output"``, ``"inputs"`` or both, and of
 which modules, ``None`` for all. Every other target is an operation of the op table and follows :data:`OPERATION`."""
 
 OPERATION = Law()

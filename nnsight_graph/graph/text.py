@@ -63,6 +63,10 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return True, str(node.site).removesuffix(".parameter")
     if target == "write":
         return False, f"{node.site} = {args[0]}"
+    if target == "skip":
+        return False, f"skip {str(node.site).removesuffix('.inputs')}, which returns {args[0]}"
+    if target == "stop":
+        return False, f"stop when {args[0]} is there" if args else "stop"
     if target == "invoke":
         return False, f"invoke {args[0]}:"
     if target in ("trace", "input"):

@@ -126,6 +126,30 @@ class Envoy:
             raise RecordError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
         trace.write(self._sites[point] if not call else self._sites[point]._replace(call=call), self._tree, value, depth)
 
+    def skip(self, value: Any) -> None:
+        """The module does not run: ``value`` is what it returns, in the structure that it would return.
+
+        In an invoke only these rows are skipped, and the module runs for the others. Its input is there; what is inside it does not run.
+
+        Args:
+            value: A value of the trace that is known when the module's turn comes, or a tensor.
+
+        Raises:
+            RecordError: outside a trace.
+            OutOfOrderError: ``value`` needs something that the model reaches later.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))
+            >>> with model.trace(-torch.ones(1, 2)):
+            ...     model[1].skip(model[1].input)
+            ...     same = (model[0].output == model.output).all().save()
+            >>> same
+            tensor(True)
+        """
+        trace = self._recorder("skip")
+        trace.skip(self._sites["inputs"], self._tree, value)
+
     # ------------------------------------------------------------------ later passes
 
     def next(self) -> Envoy:

@@ -13,6 +13,7 @@ from ..ops.control import NEVER
 from ..ops.evaluate import UNBOUND
 from ..record import Recording
 from ..run import Run, execute, prepare
+from ..run.early import end_early
 from ..run.failures import explain, missed, unset_reasons
 from ..run.progress import progress
 from ..source_location import traceback_at
@@ -62,6 +63,8 @@ def run_trace(
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     run = prepare(plan, constants, modules, call.rows)
+    if plan.ends_early and not call.function:
+        end_early(run, modules, call.args, call.kwargs)
     if caches is not None:
         run.captures = caches.captures(run, modules)
     try:
@@ -75,7 +78,7 @@ def run_trace(
     finally:
         if caches is not None:
             caches.fill(run.captures)
-    reasons = {} if _settle(run, give) else unset_reasons(run)
+    reasons = {} if _settle(run, give) else unset_reasons(run, recording)
     problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
     run.slots.clear()
     return problem, reasons

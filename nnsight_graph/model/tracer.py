@@ -72,7 +72,13 @@ class Tracer(RecordedBlock):
 
     @property
     def result(self) -> Any:
-        """What the traced call returns."""
+        """What the traced call returns.
+
+        Raises:
+            RecordError: the block has ended.
+        """
+        if not self._recorder.open:
+            raise RecordError("tracer.result is there only in its block: result = tracer.result.save()")
         return self._recorder.read(_RESULT, self._envoy._tree, 3)
 
     def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
@@ -108,6 +114,22 @@ class Tracer(RecordedBlock):
     def all(self) -> Steps:
         """All steps: the same as ``tracer.iter[:]``."""
         return self.iter[:]
+
+    def stop(self) -> None:
+        """End this invoke, or the trace, as soon as everything above has its value; the forward ends when all invokes have.
+
+        What hangs on modules that the model has not reached by then stays unset, with that reason.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)))
+            >>> with model.trace(torch.ones(1, 2)) as tracer:
+            ...     hidden = model[0].output.save()
+            ...     tracer.stop()
+            >>> hidden.shape
+            torch.Size([1, 3])
+        """
+        self._recorder.put(("stop",), sys._getframe(1))
 
     def next(self, count: int = 1) -> Tracer:
         """From here on lines stand ``count`` steps further.

@@ -65,10 +65,12 @@ def log(*values: Any) -> None:
 
 
 def stop() -> None:
-    """End a session here: what comes after this line does not run; in a branch, if the branch is taken.
+    """End the trace, or between traces the session: what comes after this line does not run; in a branch, if the branch is taken.
+
+    In a trace the forward ends as soon as everything above this line has its value, as with ``tracer.stop()``.
 
     Raises:
-        RecordError: outside a session.
+        RecordError: outside a trace and a session.
 
     Example:
         >>> import torch, nnsight_graph as nnsight
@@ -80,8 +82,6 @@ def stop() -> None:
         first
     """
     trace = _recorder("stop")
-    if trace.session is None or trace.owner is not None:
-        raise RecordError("stop() ends a session, between its traces: with model.session(): ...")
     trace.put(("stop",), sys._getframe(1))
 
 

@@ -234,6 +234,10 @@ class Attribute(Proxy, eq=False):
         trace = self._trace
         if not trace.open:
             return super().__call__(*args, **kwargs)
+        if self._name == "stop":
+            self._take_back(trace)
+            trace.add("stop", (self._base,))
+            return None
         if self._name == "backward":
             return self._backward(trace, args, kwargs)
         if self._name.endswith("_") or self._name in _CHANGES:
@@ -247,11 +251,15 @@ class Attribute(Proxy, eq=False):
         return trace.proxy("." + self._name, (self._base, *args), kwargs)
 
     def _backward(self, trace: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backward:
+        self._take_back(trace)
+        return Backward(trace, self._base, args, kwargs, 2)
+
+    def _take_back(self, trace: Recorder) -> None:
+        """The attribute itself is no line of the program."""
         if self._index == len(trace.entries) - 1 and trace.entries[-1][0][0] == "@":
             trace.entries.pop()
             trace.places.pop()
             _set(self, "_index", -1)
-        return Backward(trace, self._base, args, kwargs, 2)
 
     def _take_the_place(self, trace: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The attribute is the last entry: the call is written over it."""

@@ -296,6 +296,14 @@ class Recorder(Cursor, Captured):
         for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point,):
             self.reads.pop(site._replace(point=point), None)
 
+    def skip(self, site: Site, owner: Any, value: Any) -> None:
+        """A value stands for the forward of the module whose inputs pass at ``site``."""
+        self._refuse_others(owner, site)
+        located = self.located(site)
+        self.add("skip", (value,), None, located, 3)
+        if located.step == EVERY:
+            self._by_step = {}
+
     def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
         """A parameter or buffer of the model, as a value."""
         site = Site(path, "parameter")

@@ -7,7 +7,8 @@ The trick: hooks stand only on the modules of the plan, only for the run, and ea
 called it is its own, by a context variable - so two threads may run one model at the same time.
 """
 
-from .engine import Leave, Run
+from .detours import Leave
+from .engine import Run
 from .local import execute, prepare
 from .modules import ModuleIndex
 

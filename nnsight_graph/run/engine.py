@@ -16,12 +16,8 @@ from ..ops.evaluate import CLEAR, run_code
 from ..ops.joined import StandIn
 from ..ops.nested import shares
 from .contained import Contained
+from .detours import VOID, Detours, Leave
 from .gradients import Gradients
-from .holding import Holding
-
-
-class Leave(BaseException):
-    """Ends the forward from inside a hook; a model's ``except Exception`` does not catch it."""
 
 
 def in_checkpoint(frame: FrameType | None) -> bool:
@@ -33,12 +29,11 @@ def in_checkpoint(frame: FrameType | None) -> bool:
     return False
 
 
-_VOID = -(1 << 40)
 _NOTHING: dict[Any, Any] = {}  # most runs need none of these tables; it is replaced, never filled
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
-class Run(Holding):
+class Run(Detours):
     """One execution of a plan.
 
     Attributes:
@@ -63,8 +58,7 @@ class Run(Holding):
     """
 
     __slots__ = (
-        "busy", "ended", "forwards", "grad", "gradients", "latest", "left", "outside", "overdue", "seen", "skips", "step", "stopped",
-        "uses",
+        "busy", "forwards", "grad", "gradients", "latest", "outside", "overdue", "seen", "step", "uses",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -76,7 +70,9 @@ class Run(Holding):
             self.seen[index] = True
         self.step = 0
         self.forwards = 0
-        self.latest = self.outside = self.pieces = _NOTHING
+        self.latest = self.outside = self.pieces = self.skips = _NOTHING
+        self.ended: tuple[int, ...] = ()
+        self.stopped, self.left = -1, 0
         self.joined: tuple[StandIn, ...] = ()
         self.overdue: tuple[tuple[int, Any], ...] = ()
         self.contained: Contained | None = None
@@ -126,6 +122,10 @@ class Run(Holding):
             slots[visit.slot] = None
         elif visit.counted:
             self._release((visit.slot,))
+        if (self.left or self.stopped >= 0) and visit.direction != "grad":  # a backward that has begun goes on to its end
+            self.left -= 1
+            if not self.left or self.stopped >= 0:
+                raise Leave
         return result
 
     def fire(self, ready: list[int], fresh: list[tuple[tuple[int, tuple[int, ...]], ...]]) -> None:
@@ -159,7 +159,7 @@ class Run(Holding):
         for truth, polarity, index in segment.voids:
             if self.slots[truth] is polarity or self.waits[index] < 0:
                 continue
-            self.waits[index] = _VOID
+            self.waits[index] = VOID
             given_up = self.plan.segments[index]
             for instruction in given_up.code:
                 if instruction[0] == CLEAR:

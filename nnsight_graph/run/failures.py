@@ -47,6 +47,8 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error = NNsightError(
             f"this loop over all steps was made for {run.plan.limit}, and the model makes more. Say how many it takes part in: iter[:n]."
         )
+    elif type(failed) is tuple and failed and failed[0] == "skip":
+        error, node = NNsightError(str(original)), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "checkpoint":
         node = run.plan.visits[failed[1]].nodes[0]
         error = NNsightError(
@@ -150,8 +152,11 @@ def _late(run: Run, recording: Recording, node: int, index: int, segment: int) -
     missing = [i for i, seen in enumerate(run.seen) if not seen and needs >> i & 1]
     at = _at(recording, node)
     sources = [f"{_site_name(run, i)} ({_at(recording, run.plan.visits[i].nodes[0])})" for i in missing]
+    what = f"changes {_site_name(run, index)}"
+    if recording.entries[node][0] == "skip":
+        what = f"skips {run.plan.visits[index].path or 'the model'}"
     return OutOfOrderError(
-        f"line {at.line} of {at.file}, `{at.text}`, changes {_site_name(run, index)}, but needs {', '.join(sources)}, which the model "
+        f"line {at.line} of {at.file}, `{at.text}`, {what}, but needs {', '.join(sources)}, which the model "
         f"reaches only after it. Take that value from an earlier trace; or, if the edit is not meant for the model, edit a .clone()."
     )
 
@@ -175,7 +180,7 @@ def _held(run: Run) -> Any:
 
 def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSiteError | None:
     """The error of a run whose model never reached a site of the trace; ``None`` if it reached them all."""
-    if all(run.seen):
+    if all(run.seen) or run.stopped >= 0:
         return None
     unseen = [i for i, seen in enumerate(run.seen) if not seen and _wanted(run, i)]
     index = next((i for i in unseen if run.plan.visits[i].direction != "grad"), unseen[0] if unseen else -1)
@@ -188,16 +193,26 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
         error = MissedSiteError(f"this gradient has no backward: {at.file}:{at.line} stands above none. Write loss.backward() below it.")
         error.__traceback__ = traceback_at(recording.place(node), frame)
         return error
-    error = MissedSiteError(
-        f"{name} (line {at.line} of {at.file}) was never reached: the module did not run in this forward, "
-        "or was called past its hooks (by module.forward(...), or from compiled code)."
-    )
+    path = run.plan.visits[index].path
+    around = next((other for other in run.plan.skips if path.startswith(f"{other}." if other else "")), None)
+    cause = "the module did not run in this forward, or was called past its hooks (by module.forward(...), or from compiled code)"
+    if around is not None:
+        cause = f"{around or 'the model'} was skipped (line {_at(recording, run.plan.skips[around]).line})"
+    error = MissedSiteError(f"{name} (line {at.line} of {at.file}) was never reached: {cause}.")
     error.__traceback__ = traceback_at(recording.place(node), frame)
     return error
 
 
-def unset_reasons(run: Run) -> dict[int, str]:
+def unset_reasons(run: Run, recording: Recording) -> dict[int, str]:
     """Why saved values are not there, as far as the run knows."""
+    ended = {saved[0]: "its invoke was stopped before it was reached" for saved in run.plan.saved} if run.ended else {}
+    return {**ended, **_reasons(run, recording)}
+
+
+def _reasons(run: Run, recording: Recording) -> dict[int, str]:
+    if run.stopped >= 0:
+        at = _at(recording, run.stopped)
+        return {saved[0]: f"the forward was stopped (line {at.line} of {at.file}) before it was reached" for saved in run.plan.saved}
     reasons = {}
     plan = run.plan
     for node, slot, segment, visit in plan.saved:

@@ -12,6 +12,7 @@ from ..compile.plan import Passes
 from ..ops.running import current
 from .capture import capture_hooks
 from .engine import Run
+from .forwards import replace_forward
 from .modules import ModuleIndex
 
 _asking = current.get
@@ -128,6 +129,8 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
                 undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
                 counts = True
             continue
+        if path in plan.skips:
+            undo.append(replace_forward(module, run, run.forward_of(path)))
         if before:
             pre_hook = repeated_input_hook(run, before) if plan.repeats else input_hook(run, before[0, 0])
             undo.append(_add(module, "_forward_pre_hooks", pre_hook, True))
@@ -146,7 +149,8 @@ def install_captures(run: Run, modules: ModuleIndex, undo: list[Callable[[], Non
 
 def _single(run: Run, index: int) -> Hook:
     visit = run.plan.visits[index]
-    return keeping_hook(run, index, visit.slot) if visit.only_kept and not run.plan.guards else output_hook(run, index)
+    kept = visit.only_kept and not run.plan.guards and not run.left
+    return keeping_hook(run, index, visit.slot) if kept else output_hook(run, index)
 
 
 def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool) -> Callable[[], None]:

@@ -11,7 +11,8 @@ from ..compile import Plan
 from ..ops.nested import map_tensors
 from ..ops.rows import Rows
 from ..ops.running import current
-from .engine import Leave, Run
+from .detours import Leave
+from .engine import Run
 from .hooks import install, install_captures
 from .modules import ModuleIndex
 
@@ -52,7 +53,8 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
             run.arrive(plan.result, result)
         run.check_saved()
     except Leave:
-        pass
+        if run.error is None:  # it was stopped
+            run.check_saved()
     finally:
         for remove in undo:
             remove()
@@ -82,3 +84,5 @@ def _start(run: Run) -> None:
         except Exception as error:
             run.error = error
             raise Leave from None
+        if run.stopped >= 0:
+            raise Leave

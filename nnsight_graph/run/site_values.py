@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import torch
 
 from ..graph import Node, Site
@@ -131,6 +132,10 @@ class SiteValues:
         if not self._uncertain:
             self._replace(key, node.number, spec_of(whole), spec_of(new))
         return None
+
+    def _skip(self, node: Node, operands: list[Any], named: dict[str, Any]) -> Any:
+        assert node.site is not None
+        return self._write(msgspec.structs.replace(node, site=node.site._replace(point="output")), operands, named)
 
     def _replace(self, key: Site, number: int, old: Any, new: Any) -> None:
         """A site was written: where something else passes now, what comes later is scanned again."""

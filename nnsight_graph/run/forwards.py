@@ -1,0 +1,76 @@
+"""A module's ``forward`` replaced for one run: only where a hook cannot do it, and only for the run that asks.
+
+Several runs may replace one module's forward at the same time: there is one stand-in per module, which looks up the run that it is called
+in, and goes when the last of them ends. So it does not matter who ends first.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..ops.running import current
+
+Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Called with the module's own forward, and the arguments of the call."""
+
+_lock = threading.Lock()
+_asking = current.get
+
+
+class _StandIn:
+    """What a module's forward is replaced by while any run asks for it."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.own = module.__dict__.get("forward")  # accelerate's, for one
+        self.original = module.forward
+        self.runs: list[tuple[Any, Replacement]] = []
+        self.forward = functools.wraps(self.original)(lambda *args, **kwargs: self._call(args, kwargs))
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = _asking()
+        forward: Callable[..., Any] = self.original
+        if run is not None and not run.busy:
+            for other, replacement in self.runs:
+                if other is run:
+                    forward = functools.partial(_through, replacement, forward)
+        return forward(*args, **kwargs)
+
+
+def _through(replacement: Replacement, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return replacement(original, args, kwargs)
+
+
+_stand_ins: dict[int, _StandIn] = {}
+
+
+def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement) -> Callable[[], None]:
+    """Let ``replacement`` stand for the forward of ``module`` in calls of ``run``.
+
+    Returns:
+        What takes it away again.
+    """
+    entry = (run, replacement)
+    with _lock:
+        stand_in = _stand_ins.get(id(module))
+        if stand_in is None:
+            stand_in = _stand_ins[id(module)] = _StandIn(module)
+            module.__dict__["forward"] = stand_in.forward
+        stand_in.runs = [*stand_in.runs, entry]
+
+    def restore() -> None:
+        with _lock:
+            stand_in.runs = [other for other in stand_in.runs if other is not entry]
+            if stand_in.runs:
+                return
+            del _stand_ins[id(module)]
+            if stand_in.own is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = stand_in.own
+
+    return restore
