@@ -82,18 +82,18 @@ class LanguageModel(NNsight):
         loader = own["_loader"]
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
         super().__init__(load_with_weights(str(model), kwargs, loader) if dispatch else load_without_weights(str(model), kwargs, loader))
-        own["_loaded"] = dispatch
+        self._tree.loaded = dispatch
 
     @property
     def dispatched(self) -> bool:
         """Whether the weights are there."""
-        return self._source is None or bool(self.__dict__["_loaded"])
+        return bool(self._tree.loaded)
 
     def dispatch(self) -> LanguageModel:
         """Load the weights, if they are not there yet; every envoy goes on mirroring its module."""
         if not self.dispatched:
             self._tree.replace(load_with_weights(self._source, self._options, self._loader))
-            self.__dict__["_loaded"] = True
+            self._tree.loaded = True
         return self
 
     def generate(self, *args: Any, trace: bool = True, remote: bool = False, progress: bool = False, **kwargs: Any) -> Any:

@@ -54,6 +54,11 @@ class RecordedBlock:
 
     # ------------------------------------------------------------------ the block
 
+    @property
+    def _entered(self) -> Any:
+        """What ``as`` names."""
+        return self
+
     def _begin(self, frame: FrameType, scan: bool, observer: Any = None) -> None:
         recorder = self._recorder
         recorder.start()
@@ -76,7 +81,7 @@ class RecordedBlock:
                 self._end(error, traceback, frame)
                 return False
             try:
-                block.run(self, emitter_of(self._recorder))
+                block.run(self._entered, emitter_of(self._recorder))
             except BaseException as problem:
                 self._end(problem, problem.__traceback__, frame)
                 raise

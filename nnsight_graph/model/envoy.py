@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import torch
 
@@ -30,21 +30,23 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("envoys", "index", "scan")
+    __slots__ = ("envoys", "index", "loaded", "scan", "views")
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.index = ModuleIndex(root)
         self.scan: Scan | None = None  # the last one
+        self.loaded = True  # whether the weights are there
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
+        self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
 
     def replace(self, root: torch.nn.Module) -> None:
         """Let the envoys mirror another module of the same shape (real weights in place of none)."""
         self.index = ModuleIndex(root)
-        for path, envoy in list(self.envoys.items()):
+        for path, envoy in [*self.envoys.items(), *(("", view) for view in self.views)]:
             try:
                 object.__setattr__(envoy, "_module", root.get_submodule(path))
             except AttributeError:  # the model has no such module any more
-                del self.envoys[path]
+                self.envoys.pop(path, None)
             for name in [name for name, value in envoy.__dict__.items() if isinstance(value, Envoy) or name == "_items"]:
                 del envoy.__dict__[name]
 

@@ -11,9 +11,10 @@ from ..config import CONFIG
 from ..errors import NNsightError, RecordError, RemoteError
 from ..graph import Site
 from ..ops.ambient import modes
-from ..record import recording_here
+from ..record import Recording, recording_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
+from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
 from .scanning import NOT_SCANNED, SiteTable, sites
@@ -45,6 +46,8 @@ class NNsight(Envoy):
         if type(module).__name__ == "OptimizedModule":
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         super().__init__(module)
+
+    _edits: tuple[Recording, ...] = ()
 
     def trace(
         self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", progress: bool = False,
@@ -88,6 +91,10 @@ class NNsight(Envoy):
             return made
         if call is None:
             raise RecordError("the model needs an input: model.trace(x, trace=False)")
+        if self._edits:
+            with Tracer(self, call, {}, fn, progress) as tracer:
+                result = tracer.result.save()
+            return result.value
         return self._callable(call.function)(*call.args, **call.kwargs)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
@@ -109,6 +116,52 @@ class NNsight(Envoy):
         """What a trace calls: the model, or a method of it."""
         called: Callable[..., Any] = getattr(self._module, function) if function else self._module
         return called
+
+    # ------------------------------------------------------------------ edits
+
+    def edit(self, *, inplace: bool = False) -> Editor:
+        """Open a block whose lines take part in every run from then on: of a new view of the model, or of this one.
+
+        The view has the same modules and weights; the model itself stays as it is. The block may name the modules by either. Edits of
+        an edited model come below those that it has.
+
+        Args:
+            inplace: Whether this very model is edited; :meth:`clear_edits` takes that back.
+
+        Returns:
+            An :class:`Editor`, to be used in a ``with`` statement.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Linear(2, 2))
+            >>> with model.edit() as edited:
+            ...     model.output = model.output * 0
+            >>> with edited.trace(torch.ones(1, 2)):
+            ...     out = model.output.save()
+            >>> out
+            tensor([[0., 0.]], grad_fn=<MulBackward0>)
+        """
+        return Editor(self, self if inplace else self._view())
+
+    def clear_edits(self) -> None:
+        """Take back all edits of this model."""
+        self.__dict__["_edits"] = ()
+
+    def _view(self) -> NNsight:
+        made = object.__new__(type(self))
+        made.__dict__.update({name: value for name, value in self.__dict__.items() if not isinstance(value, Envoy)})
+        self._tree.views.add(made)
+        return made
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model, edits and all: on traced values as part of the trace, else directly."""
+        if not self._edits or recording_here() is not None:
+            return super().__call__(*args, **kwargs)
+        with self.trace(*args, **kwargs) as tracer:
+            result = tracer.result.save()
+        return result.value
+
+    # ------------------------------------------------------------------ sessions
 
     def session(self, *, batch: bool = False, progress: bool = False, remote: bool = False) -> Session:
         """Open a block of several traces, of this model or of others, which run one after the other when it ends.

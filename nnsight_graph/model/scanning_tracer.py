@@ -39,6 +39,7 @@ class ScanningTracer(Tracer):
     def __enter__(self) -> Any:
         self._recorder.scanned = self._at_once
         self._begin(sys._getframe(1), True, self)
+        self._put_edits()
         return self
 
     def _at_once(self, proxy: Any) -> Any:

@@ -148,6 +148,7 @@ class SessionTracer(Tracer):
         args, kwargs = self._arguments
         self._number = recorder.add("trace", (Name(self._function or "forward"), *args), kwargs)
         self._back = recorder.open_trace(self._envoy._tree, bool(self._function))
+        self._put_edits()
         self._block = enter(sys._getframe(1))
         return self
 

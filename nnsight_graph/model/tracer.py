@@ -13,6 +13,7 @@ from ..config import CONFIG
 from ..errors import RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording
+from ..record.included import include
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.steps import Steps
@@ -231,7 +232,13 @@ class Tracer(RecordedBlock):
         if self._recording is not None:
             raise RecordError("this trace has run already; open a new one with model.trace(...)")
         self._begin(sys._getframe(1), False, self)
+        self._put_edits()
         return self
+
+    def _put_edits(self) -> None:
+        """The edits of the model stand above the block."""
+        for edit in self._envoy._edits:
+            include(self._recorder, edit)
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         call = self._call or self._envoy._joined(self._invokes, self._shared, self._function)

@@ -58,6 +58,7 @@ class Gradients:
         tensors = self._open.setdefault(ordinal, {})
         heard = tensors.get(id(value))
         version = value._version
+        _ = value.grad_fn  # torch makes that of a view anew after an edit in place; hooks before (torch 2.13) end the process
         if heard is None or heard.handle[1] != version:  # after an edit in place it is another value
             key = id(value) if heard is None else -len(tensors)
             heard = tensors[key] = _Heard(value)

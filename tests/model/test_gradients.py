@@ -586,3 +586,16 @@ def test_modes_in_branches_and_loops(model):
     assert [value.requires_grad for value in kept] == [True, False, True, False]
     assert not inner.requires_grad
     assert outer.requires_grad
+
+
+def test_of_an_output_that_was_edited_in_place():
+    """A hook on such a tensor ends the process in torch 2.13 unless its gradient function is asked for first."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model, x = NNsight(net), torch.randn(1, 3, 4)
+    with model.trace(x):
+        model[0].output[:, -1] = 0
+        gradient = model[0].output.grad.save()
+        model.output.sum().backward()
+    expected = net[1].weight.sum(0).expand(1, 3, 4)
+    torch.testing.assert_close(gradient.value, expected)

@@ -92,7 +92,7 @@ def test_what_is_inside_does_not_run(model: NNsight) -> None:
 
 
 def test_a_value_that_comes_too_late(model: NNsight) -> None:
-    with pytest.raises(OutOfOrderError, match="skips 0, but needs 3.output"):
+    with pytest.raises(OutOfOrderError, match=r"skips 0, but needs 3\.output"):
         with model.trace(X):
             model[0].skip(model[3].output)
             model.output.save()

@@ -1,0 +1,73 @@
+"""``with model.edit() as edited:``: lines that take part in every run of a model from then on."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ..errors import RecordError
+from ..record import Proxy, Recorder, Recording
+from ..source_location import traceback_at
+from .block import RecordedBlock
+from .handle import GraphHandle
+
+if TYPE_CHECKING:
+    from .nnsight import NNsight
+
+_OF_RUNS = {
+    "grad": "takes a gradient", "backward": "runs a backward", "save": "saves a value", "cache": "opens a cache", "stop": "stops the run",
+}  # fmt: skip
+
+
+class Editor(RecordedBlock):
+    """A ``with model.edit() as edited:`` block: its lines are recorded, and stand at the beginning of every trace of ``edited``.
+
+    What is recorded is the program, not its values: it is computed anew in each run. Lines of a trace see what the edits have made. In a
+    batch an edit sees all rows, in a generation it takes part in every step, unless it names steps itself (``tracer.iter``).
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))
+        >>> with model.edit() as edited:
+        ...     model[1].output[:] = 7
+        >>> with edited.trace(torch.ones(1, 2)):
+        ...     out = edited.output.save()
+        >>> out
+        tensor([[7., 7.]])
+    """
+
+    __slots__ = ("_edited", "_envoy")
+
+    def __init__(self, envoy: NNsight, edited: NNsight) -> None:
+        super().__init__(Recorder(envoy._tree))
+        self._envoy, self._edited = envoy, edited
+
+    def __enter__(self) -> NNsight:
+        if self._recording is not None:
+            raise RecordError("this edit was written already; open a new one with model.edit()")
+        self._begin(sys._getframe(1), False)
+        return self._edited
+
+    @property
+    def _entered(self) -> NNsight:
+        return self._edited
+
+    @property
+    def graph(self) -> GraphHandle:
+        """What was recorded: print it to read the edit.
+
+        Raises:
+            RecordError: the block has not ended.
+        """
+        if self._recording is None:
+            raise RecordError("the graph is there when the block has ended")
+        return GraphHandle(self._recording, self._envoy)
+
+    def _run(self, recording: Recording, _saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
+        for node, entry in enumerate(recording.entries):
+            if entry[0] in _OF_RUNS:
+                error = RecordError(f"this line {_OF_RUNS[entry[0]]}: that belongs to a trace of the edited model, not to the edit.")
+                return error.with_traceback(traceback_at(recording.place(node), frame))
+        self._edited.__dict__["_edits"] = (*self._edited._edits, recording)
+        return None

@@ -1,0 +1,52 @@
+"""A program that stands at the beginning of another: a persistent edit in a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..graph import Site
+from .recorder import Recorder
+from .recording import Recording
+
+_STEPS = "0:None:1"
+
+
+def include(recorder: Recorder, recording: Recording) -> None:
+    """Write what was recorded before into a trace that has just begun; where the model runs several times, for every step."""
+    every = recorder.generating and not any(map(_names_steps, recording.entries))
+    first = len(recorder.entries) + every
+    entries = [_moved(entry, first, "turn" if every else 0) for entry in recording.entries]
+    places = list(recording.places)
+    if any(entry[0] == "under" for entry in entries):
+        entries.append(("under", ""))
+        places.append(places[-1])
+    if every and entries:
+        entries = [("steps", _STEPS), *entries, ("end", "False")]
+        places = [places[0], *places, places[-1]]
+        recorder.open_ended = True
+    recorder.entries += entries
+    recorder.places += places
+    recorder.indices += [len(recorder.constants) + index for index in recording.indices]
+    recorder.constants += recording.constants
+    recorder.repeats = True
+    recorder.edits_constants = recorder.edits_constants or recording.edits_constants
+
+
+def _names_steps(entry: tuple[Any, ...]) -> bool:
+    return entry[0] == "steps" or any(type(part) is Site and part.step != 0 for part in entry[1:2])
+
+
+def _moved(entry: tuple[Any, ...], by: int, step: int | str) -> tuple[Any, ...]:
+    """An entry whose references, and whose steps, are those of the program that it comes into."""
+    target, *rest = entry
+    return (target, *[_located(part, step) if type(part) is Site else _shifted(part, by) for part in rest])
+
+
+def _located(site: Site, step: int | str) -> Site:
+    return site._replace(step=step) if step and site.step == 0 else site
+
+
+def _shifted(operand: Any, by: int) -> Any:
+    if type(operand) is int:
+        return operand + by
+    return tuple([_shifted(part, by) for part in operand]) if type(operand) is tuple else operand
