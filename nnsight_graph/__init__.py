@@ -33,7 +33,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
-    from .model import Cache, CacheDict, Entry, Envoy, NNsight, ScanningTracer, Session, Tracer
+    from .model import Cache, CacheDict, Editor, Entry, Envoy, NNsight, ScanningTracer, Session, Tracer
     from .record import Proxy, apply, log, save, stop, trace
     from .record.branches import cond
     from .record.branches import iter as iter
@@ -53,6 +53,7 @@ _LAZY = {
     "LanguageModel": ".huggingface",
     "Cache": ".model",
     "CacheDict": ".model",
+    "Editor": ".model",
     "Entry": ".model",
     "Envoy": ".model",
     "NNsight": ".model",
@@ -78,6 +79,7 @@ __all__ = [
     "Cancelation",
     "CheckError",
     "EarlyStopException",
+    "Editor",
     "Entry",
     "Envoy",
     "FunctionWhitelistError",

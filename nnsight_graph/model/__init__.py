@@ -7,6 +7,7 @@ The trick: an envoy holds no state of a trace. Whatever is being written on this
 """
 
 from .cache import Cache
+from .editor import Editor
 from .entries import CacheDict, Entry
 from .envoy import Envoy
 from .handle import GraphHandle
@@ -15,4 +16,4 @@ from .scanning_tracer import ScanningTracer
 from .session import Session
 from .tracer import Tracer
 
-__all__ = ["Cache", "CacheDict", "Entry", "Envoy", "GraphHandle", "NNsight", "ScanningTracer", "Session", "Tracer"]
+__all__ = ["Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "NNsight", "ScanningTracer", "Session", "Tracer"]

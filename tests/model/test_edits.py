@@ -115,11 +115,11 @@ def test_it_is_a_program_not_its_values(net: nn.Sequential, model: NNsight) -> N
 
 
 def test_with_attached_modules_and_python_control(net: nn.Sequential, model: NNsight) -> None:
-    model.probe = nn.Linear(4, 4)
+    model[0].probe = nn.Linear(4, 4)
     with model.edit() as edited:
         hidden = model[0].output
         if hidden.sum() > 0:
-            model[0].output = model.probe(hidden)
+            model[0].output = model[0].probe(hidden)
         else:
             model[0].output = hidden * 0
     for scale in (1.0, -1.0):
@@ -127,7 +127,7 @@ def test_with_attached_modules_and_python_control(net: nn.Sequential, model: NNs
         with edited.trace(x):
             out = edited.output.save()
         hidden = net[0](x)
-        assert torch.equal(out, net[1:3](model.probe._module(hidden) if hidden.sum() > 0 else hidden * 0))
+        assert torch.equal(out, net[1:3](model[0].probe._module(hidden) if hidden.sum() > 0 else hidden * 0))
 
 
 def test_every_step_of_a_generation(lm: LanguageModel) -> None:
