@@ -33,8 +33,8 @@ class Editor(RecordedBlock):
         ...     model[1].output[:] = 7
         >>> with edited.trace(torch.ones(1, 2)):
         ...     out = edited.output.save()
-        >>> out
-        tensor([[7., 7.]])
+        >>> out.tolist()
+        [[7.0, 7.0]]
     """
 
     __slots__ = ("_edited", "_envoy")
