@@ -33,7 +33,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
-    from .model import Cache, CacheDict, Editor, Entry, Envoy, NNsight, ScanningTracer, Session, Tracer
+    from .model import Cache, CacheDict, Editor, Entry, Envoy, NNsight, OperationEnvoy, ScanningTracer, Session, Source, Tracer
     from .record import Proxy, apply, log, save, stop, trace
     from .record.branches import cond
     from .record.branches import iter as iter
@@ -57,8 +57,10 @@ _LAZY = {
     "Entry": ".model",
     "Envoy": ".model",
     "NNsight": ".model",
+    "OperationEnvoy": ".model",
     "ScanningTracer": ".model",
     "Session": ".model",
+    "Source": ".model",
     "Tracer": ".model",
     "Proxy": ".record",
     "apply": ".record",
@@ -88,6 +90,7 @@ __all__ = [
     "MissedProviderError",
     "MissedSiteError",
     "NNsight",
+    "OperationEnvoy",
     "NNsightError",
     "OutOfOrderError",
     "Proxy",
@@ -95,6 +98,7 @@ __all__ = [
     "RemoteError",
     "ScanningTracer",
     "Session",
+    "Source",
     "SkipException",
     "Tracer",
     "UnsetValueError",

@@ -12,8 +12,9 @@ from .entries import CacheDict, Entry
 from .envoy import Envoy
 from .handle import GraphHandle
 from .nnsight import NNsight
+from .operations import OperationEnvoy, Source
 from .scanning_tracer import ScanningTracer
 from .session import Session
 from .tracer import Tracer
 
-__all__ = ["Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "NNsight", "ScanningTracer", "Session", "Tracer"]
+__all__ = ["Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "NNsight", "OperationEnvoy", "ScanningTracer", "Session", "Source", "Tracer"]

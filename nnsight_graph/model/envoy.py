@@ -184,6 +184,20 @@ class Envoy:
         return Calls(self)
 
     @property
+    def source(self) -> Any:
+        """The source of the module's forward, with a name for each operation: ``print(module.source)``, ``module.source.split_0.output``.
+
+        Returns:
+            A :class:`Source`.
+
+        Raises:
+            NNsightError: there is no source.
+        """
+        return self._source_of(self)
+
+    _source_of: Callable[[Envoy], Any]
+
+    @property
     def scanned(self) -> Scanned:
         """What the last scan found that the module takes and returns: ``scanned.inputs`` and ``scanned.output``, tensors as specs.
 

@@ -73,7 +73,7 @@ class Detours(Holding):
             try:
                 return skipped(skips, lambda: original(*args, **kwargs))
             except NNsightError as error:
-                self.error, self.failed = error, ("skip", self.plan.skips[path])
+                self.error, self.failed = error, ("refused", self.plan.skips[path])
                 raise Leave from None
 
         return forward

@@ -47,8 +47,8 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error = NNsightError(
             f"this loop over all steps was made for {run.plan.limit}, and the model makes more. Say how many it takes part in: iter[:n]."
         )
-    elif type(failed) is tuple and failed and failed[0] == "skip":
-        error, node = NNsightError(str(original)), failed[1]
+    elif type(failed) is tuple and failed and failed[0] == "refused":
+        error, node = type(original)(str(original)), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "checkpoint":
         node = run.plan.visits[failed[1]].nodes[0]
         error = NNsightError(
@@ -196,6 +196,8 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     path = run.plan.visits[index].path
     around = next((other for other in run.plan.skips if path.startswith(f"{other}." if other else "")), None)
     cause = "the module did not run in this forward, or was called past its hooks (by module.forward(...), or from compiled code)"
+    if ".source." in f".{path}":
+        cause = "that line of the forward did not run"
     if around is not None:
         cause = f"{around or 'the model'} was skipped (line {_at(recording, run.plan.skips[around]).line})"
     error = MissedSiteError(f"{name} (line {at.line} of {at.file}) was never reached: {cause}.")

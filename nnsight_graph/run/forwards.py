@@ -25,9 +25,9 @@ _asking = current.get
 class _StandIn:
     """What a module's forward is replaced by while any run asks for it."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.own = module.__dict__.get("forward")  # accelerate's, for one
-        self.original = module.forward
+    def __init__(self, module: torch.nn.Module, name: str) -> None:
+        self.own = module.__dict__.get(name)  # accelerate's, for one
+        self.original = getattr(module, name)
         self.runs: list[tuple[Any, Replacement]] = []
         self.forward = functools.wraps(self.original)(lambda *args, **kwargs: self._call(args, kwargs))
 
@@ -45,21 +45,21 @@ def _through(replacement: Replacement, original: Callable[..., Any], *args: Any,
     return replacement(original, args, kwargs)
 
 
-_stand_ins: dict[int, _StandIn] = {}
+_stand_ins: dict[tuple[int, str], _StandIn] = {}
 
 
-def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement) -> Callable[[], None]:
-    """Let ``replacement`` stand for the forward of ``module`` in calls of ``run``.
+def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement, name: str = "forward") -> Callable[[], None]:
+    """Let ``replacement`` stand for the forward of ``module``, or another method of that name, in calls of ``run``.
 
     Returns:
         What takes it away again.
     """
     entry = (run, replacement)
     with _lock:
-        stand_in = _stand_ins.get(id(module))
+        stand_in = _stand_ins.get((id(module), name))
         if stand_in is None:
-            stand_in = _stand_ins[id(module)] = _StandIn(module)
-            module.__dict__["forward"] = stand_in.forward
+            stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
+            module.__dict__[name] = stand_in.forward
         stand_in.runs = [*stand_in.runs, entry]
 
     def restore() -> None:
@@ -67,10 +67,10 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement)
             stand_in.runs = [other for other in stand_in.runs if other is not entry]
             if stand_in.runs:
                 return
-            del _stand_ins[id(module)]
+            del _stand_ins[id(module), name]
             if stand_in.own is None:
-                del module.__dict__["forward"]
+                del module.__dict__[name]
             else:
-                module.__dict__["forward"] = stand_in.own
+                module.__dict__[name] = stand_in.own
 
     return restore

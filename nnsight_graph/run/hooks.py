@@ -14,6 +14,7 @@ from .capture import capture_hooks
 from .engine import Run
 from .forwards import replace_forward
 from .modules import ModuleIndex
+from .operations import install_operations, parted
 
 _asking = current.get
 Hook = Callable[..., Any]
@@ -118,11 +119,14 @@ def step_hook(run: Run) -> Hook:
 def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
     """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
     plan = run.plan
-    counts = bool(plan.repeats or plan.ends or plan.came)
+    counts, operations = bool(plan.repeats or plan.ends or plan.came), False
     if counts:
         undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
     for path, (before, after) in plan.hooks.items():
         module = modules.modules.get(path)
+        if module is None and parted(path, modules.modules) is not None:
+            operations = True
+            continue
         if module is None:
             run.outside = {**run.outside, path: Repeated(run, after).bring}
             if not counts:
@@ -137,6 +141,16 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
         if after:
             hook = repeated_output_hook(run, after) if plan.repeats else _single(run, after[0, 0])
             undo.append(_add(module, "_forward_hooks", hook, False))
+    if operations:
+        install_operations(run, modules, lambda passes: _bringing(run, passes), undo)
+
+
+def _bringing(run: Run, passes: Passes) -> Callable[[Any], Any]:
+    """What brings the values of an operation to their visits."""
+    if run.plan.repeats:
+        return Repeated(run, passes).bring
+    index, seen = passes[0, 0], run.seen
+    return lambda value: None if seen[index] else run.arrive(index, value)
 
 
 def install_captures(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:

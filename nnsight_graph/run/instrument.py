@@ -1,0 +1,242 @@
+"""Operations inside a function as sites: its source with every call, and every binary operator, going through one function of ours.
+
+``self.c_attn(x).split(n)`` becomes ``_operation("split_0", _operation("self_c_attn_0", self.c_attn, x).split, n)``. The function's own
+globals, closure, defaults and line numbers stay; nothing of the original is touched: the instrumented one is another function.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import inspect
+import operator
+import textwrap
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..errors import NNsightError
+
+Operation = Callable[..., Any]
+"""Called with the name of an operation, the function and its arguments."""
+
+_OURS = "_nnsight_graph_operation"
+_LEFT_ALONE = frozenset(("super", "locals", "globals", "vars", "dir", "eval", "exec", "isinstance", "hasattr"))
+_OPERATORS = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "truediv", ast.FloorDiv: "floordiv", ast.Mod: "mod", ast.Pow: "pow",
+    ast.MatMult: "matmul", ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor", ast.LShift: "lshift", ast.RShift: "rshift",
+}  # fmt: skip
+
+
+class Named(NamedTuple):
+    """An operation of a function: its name, the line it stands on, and its expression."""
+
+    name: str
+    line: int
+    expression: ast.expr
+
+
+class Instrumented:
+    """A function whose operations are named.
+
+    Args:
+        function: A plain Python function, without decorators around it.
+
+    Attributes:
+        function: The function itself.
+        operations: Its operations, in the order of the text.
+        text: Its source.
+        first: The line of its file that the text begins with.
+
+    Raises:
+        NNsightError: its source is not there.
+    """
+
+    def __init__(self, function: types.FunctionType) -> None:
+        self.function = function
+        self.text, self.first = _source(function)
+        tree = _definition(self.text, function)
+        self.operations: list[Named] = []
+        self.body = ast.parse(textwrap.dedent(self.text)).body[0]
+        naming = _Naming(self)
+        tree.body = [naming.visit(statement) for statement in tree.body]
+        self._code = _compiled(tree, function, self.first)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the operations."""
+        return [named.name for named in self.operations]
+
+    def calling(self, operation: Operation) -> Callable[..., Any]:
+        """The function, with every operation going through ``operation``."""
+        own = dict(zip(self.function.__code__.co_freevars, self.function.__closure__ or (), strict=True))
+        own[_OURS] = types.CellType(operation)
+        closure = tuple(own[name] for name in self._code.co_freevars)
+        made = types.FunctionType(self._code, self.function.__globals__, self.function.__name__, self.function.__defaults__, closure)
+        made.__kwdefaults__ = self.function.__kwdefaults__
+        return made
+
+
+@functools.lru_cache(maxsize=512)
+def instrumented(function: types.FunctionType) -> Instrumented:
+    """The same, once for each function."""
+    return Instrumented(function)
+
+
+def innermost(function: Any) -> types.FunctionType:
+    """The function that decorators and methods wrap.
+
+    Raises:
+        NNsightError: it is not written in Python, or something that cannot be seen through is around it.
+    """
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType):
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        raise NNsightError(f"{name} is not written in Python: what it does inside cannot be seen")
+    return function
+
+
+def rebuilt(function: Any, inner: types.FunctionType, replacement: Callable[..., Any]) -> Any:
+    """``function`` with ``replacement`` in place of the function that its decorators wrap.
+
+    Raises:
+        NNsightError: a decorator does not hold what it wraps as a plain closure does.
+    """
+    if function is inner:
+        return replacement
+    if isinstance(function, types.MethodType):
+        return types.MethodType(rebuilt(function.__func__, inner, replacement), function.__self__)
+    wrapped = getattr(function, "__wrapped__", None)
+    cells = function.__closure__ or () if isinstance(function, types.FunctionType) else ()
+    if wrapped is None or not any(_content(cell) is wrapped for cell in cells):
+        raise NNsightError(f"{getattr(function, '__qualname__', function)} is wrapped in a way that cannot be seen through")
+    new = rebuilt(wrapped, inner, replacement)
+    closure = tuple([types.CellType(new) if _content(cell) is wrapped else cell for cell in cells])
+    made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
+    return made
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _source(function: types.FunctionType) -> tuple[str, int]:
+    try:
+        lines, first = inspect.getsourcelines(function)
+    except (OSError, TypeError) as error:
+        raise NNsightError(f"there is no source of {function.__qualname__}: what it does inside cannot be seen") from error
+    return "".join(lines), first
+
+
+def _definition(text: str, function: types.FunctionType) -> ast.FunctionDef:
+    try:
+        tree = ast.parse(textwrap.dedent(text)).body[0]
+    except (SyntaxError, IndexError):
+        tree = ast.Pass()
+    if not isinstance(tree, ast.FunctionDef):
+        raise NNsightError(f"{function.__qualname__} is not defined by a def of its own: what it does inside cannot be named")
+    tree.decorator_list = []
+    tree.returns = None
+    arguments = tree.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
+        if argument is not None:
+            argument.annotation = None
+    arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]  # never evaluated: the function keeps its own
+    arguments.kw_defaults = [default and ast.Constant(None) for default in arguments.kw_defaults]
+    return tree
+
+
+class _Naming(ast.NodeTransformer):
+    """Gives each operation a name, in the order of evaluation, and sends it through our function."""
+
+    def __init__(self, owner: Instrumented) -> None:
+        self._owner = owner
+        self._counts: dict[str, int] = {}
+
+    def _named(self, base: str, node: ast.expr) -> ast.Constant:
+        count = self._counts.get(base, 0)
+        self._counts[base] = count + 1
+        name = f"{base}_{count}"
+        self._owner.operations.append(Named(name, node.lineno, node))
+        return ast.copy_location(ast.Constant(name), node)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if isinstance(node.func, ast.Name) and node.func.id in _LEFT_ALONE:
+            return node if node.func.id == "super" else self._inside(node)
+        before = copy.deepcopy(node)
+        node = self._inside(node)
+        name = self._named(_call_name(before.func), before)
+        ours = ast.copy_location(ast.Name(_OURS, ast.Load()), node)
+        return ast.copy_location(ast.Call(ours, [name, node.func, *node.args], node.keywords), node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        original = copy.deepcopy(node)
+        word = _OPERATORS[type(node.op)]
+        self.generic_visit(node)
+        name = self._named(f"op_{word.rstrip('_')}", original)
+        ours = ast.copy_location(ast.Name(_OURS, ast.Load()), node)
+        return ast.copy_location(ast.Call(ours, [name, ast.copy_location(ast.Constant(word), node), node.left, node.right], []), node)
+
+    def _inside(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        return node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
+        return node  # texts of errors
+
+    def visit_Raise(self, node: ast.Raise) -> ast.stmt:
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        if node.value is not None:
+            node.value = self.visit(node.value)
+        return node
+
+
+def _call_name(function: ast.expr) -> str:
+    parts = []
+    while isinstance(function, ast.Attribute):
+        parts.append(function.attr)
+        function = function.value
+    if isinstance(function, ast.Name):
+        return "_".join([function.id, *reversed(parts)])
+    return parts[0] if parts else "call"
+
+
+def called(function: Any) -> Any:
+    """What an operation calls: operators go by their names."""
+    return getattr(operator, function) if type(function) is str else function
+
+
+def _compiled(tree: ast.FunctionDef, function: types.FunctionType, first: int) -> types.CodeType:
+    """The code of a definition, with the free variables of the function and ours."""
+    free = [name for name in (*function.__code__.co_freevars, _OURS) if name != "__class__"]
+    around = function.__qualname__.split(".")
+    kind = next((part for part in reversed(around[:-1]) if part != "<locals>"), "")
+    body: list[ast.stmt] = [tree]
+    if kind:  # for names that begin with two underscores, and for super()
+        body = [ast.ClassDef(name=kind, bases=[], keywords=[], body=body, decorator_list=[])]
+        if hasattr(ast, "TypeVar"):
+            body[0].type_params = []  # type: ignore[attr-defined]
+    given = [ast.Assign(targets=[ast.Name(name, ast.Store())], value=ast.Constant(None)) for name in free]
+    factory = ast.parse("def factory(): pass").body[0]
+    assert isinstance(factory, ast.FunctionDef)
+    factory.body = [*given, *body]
+    module = ast.Module(body=[factory], type_ignores=[])
+    ast.fix_missing_locations(module)
+    ast.increment_lineno(module, first - 1)
+    flags = function.__code__.co_flags & _FUTURE
+    code: types.CodeType = compile(module, function.__code__.co_filename, "exec", dont_inherit=True, flags=flags)
+    for name in ("factory", *([kind] if kind else []), tree.name):
+        code = next(part for part in code.co_consts if isinstance(part, types.CodeType) and part.co_name == name)
+    return code
+
+
+_FUTURE = 0x1000000  # from __future__ import annotations

@@ -1,0 +1,163 @@
+"""Operations inside forwards, in a run: the forwards of the modules that are asked are instrumented for it, and for it alone."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..compile.plan import Passes
+from ..errors import MissedSiteError, NNsightError
+from ..ops.running import current
+from .detours import Leave
+from .forwards import Replacement, replace_forward
+from .instrument import Instrumented, called, innermost, instrumented, rebuilt
+from .modules import ModuleIndex
+
+if TYPE_CHECKING:
+    from .engine import Run
+
+SOURCE = "source"
+Bring = Callable[[Any], Any]
+
+
+class Sites:
+    """The operations of one function that a run wants.
+
+    Args:
+        path: The path of the function's owner: a module, or an operation.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.before: Bring | None = None
+        self.after: Bring | None = None
+        self.inner: dict[str, Sites] = {}
+
+    def at(self, names: list[str]) -> Sites:
+        """The operation with a name, or the one in it."""
+        if not names:
+            return self
+        name = names[0]
+        inner = self.inner.setdefault(name, Sites(source_path(self.path, name)))
+        return inner.at(names[2:])
+
+
+def source_path(path: str, name: str) -> str:
+    """The path of an operation of the function at ``path``.
+
+    >>> source_path("h.0.attn", "split_0"), source_path("", "torch_relu_0")
+    ('h.0.attn.source.split_0', 'source.torch_relu_0')
+    """
+    return f"{path}.{SOURCE}.{name}" if path else f"{SOURCE}.{name}"
+
+
+def parted(path: str, modules: dict[str, torch.nn.Module]) -> tuple[str, list[str]] | None:
+    """The module, and the names below it, of an operation's path; ``None`` for another one.
+
+    >>> parted("fc.source.split_0", {"fc": torch.nn.Identity()})
+    ('fc', ['split_0'])
+    """
+    words = path.split(".")
+    for place, word in enumerate(words):
+        if word == SOURCE and ".".join(words[:place]) in modules:
+            return ".".join(words[:place]), words[place + 1 :]
+    return None
+
+
+def instrumenting(run: Run, sites: Sites) -> Replacement:
+    """What stands for the forward of a module of which operations are wanted."""
+
+    def forward(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _inside(run, sites, original)(*args, **kwargs)
+
+    return forward
+
+
+def install_operations(run: Run, modules: ModuleIndex, bringing: Callable[[Passes], Bring], undo: list[Callable[[], None]]) -> None:
+    """Instrument the modules whose operations a plan wants; what is added to ``undo`` takes that back."""
+    owners: dict[str, Sites] = {}
+    for path, (before, after) in run.plan.hooks.items():
+        found = None if path in modules.modules else parted(path, modules.modules)
+        if found is not None:
+            site = owners.setdefault(found[0], Sites(found[0])).at(found[1])
+            site.before = bringing(before) if before else None
+            site.after = bringing(after) if after else None
+    for path, sites in owners.items():
+        module = modules.modules[path]
+        name = "_old_forward" if "_old_forward" in module.__dict__ else "forward"  # accelerate's stands around the module's own
+        _refusing(run, sites, lambda sites=sites, module=module, name=name: _check(sites, getattr(module, name)))  # type: ignore[misc]
+        undo.append(replace_forward(module, run, instrumenting(run, sites), name))
+
+
+def _refusing(run: Run, sites: Sites, step: Callable[[], Any]) -> Any:
+    """What ``step`` gives; what it refuses is the error of the line that wants an operation of ``sites``."""
+    try:
+        return step()
+    except NNsightError as error:
+        node = next(visit.nodes[0] for visit in run.plan.visits if visit.path.startswith(source_path(sites.path, "")))
+        run.error, run.failed, run.busy = error, ("refused", node), True
+    raise Leave
+
+
+def _check(sites: Sites, function: Any) -> None:
+    """Raise if a wanted operation is not in a function.
+
+    Raises:
+        NNsightError: names those that are.
+    """
+    inner = instrumented(innermost(function))
+    for name in sites.inner:
+        if name not in inner.names:
+            raise MissedSiteError(unknown(name, sites.path, inner))
+
+
+def unknown(name: str, path: str, function: Instrumented) -> str:
+    """The text about an operation that is not there."""
+    near = [other for other in function.names if other.rpartition("_")[0] == name.rpartition("_")[0]] or function.names
+    where = f" of {path}" if path else ""
+    return f"there is no operation {name!r} in {function.function.__qualname__}{where}. There is {', '.join(near[:12]) or 'none'}."
+
+
+def _inside(run: Run, sites: Sites, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with its operations bringing what passes to the run."""
+    if isinstance(function, torch.nn.Module):
+        raise NNsightError(f"{sites.path} calls a module, {type(function).__name__}: use the source of the module itself")
+    inner = innermost(function)
+    _check(sites, inner)
+    wanted = sites.inner
+
+    def operation(name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
+        target = called(target)
+        site = wanted.get(name)
+        if site is None or current.get() is not run or run.busy:
+            return target(*args, **kwargs)
+        return _perform(run, site, target, args, kwargs)
+
+    made = instrumented(inner).calling(operation)
+    owner = getattr(function, "__self__", None) if isinstance(function, types.MethodType) else None
+    whole = function.__func__ if isinstance(function, types.MethodType) else function
+    built = rebuilt(whole, inner, made)
+    return built if owner is None else types.MethodType(built, owner)
+
+
+def _perform(run: Run, site: Sites, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One call of an operation, as modules are called: what passes before it, perhaps a value in its place, what passes after it."""
+    if site.before is not None:
+        changed = site.before((args, kwargs))
+        if changed is not None:
+            args, kwargs = changed
+
+    def perform(*args: Any, **kwargs: Any) -> Any:
+        if site.inner:
+            target_ = _refusing(run, site, lambda: _inside(run, site, target))
+            return target_(*args, **kwargs)
+        return target(*args, **kwargs)
+
+    result = run.forward_of(site.path)(perform, args, kwargs) if site.path in run.plan.skips else perform(*args, **kwargs)
+    if site.after is None:
+        return result
+    changed = site.after(result)
+    return result if changed is None else changed
