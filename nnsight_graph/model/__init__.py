@@ -17,4 +17,7 @@ from .scanning_tracer import ScanningTracer
 from .session import Session
 from .tracer import Tracer
 
-__all__ = ["Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "NNsight", "OperationEnvoy", "ScanningTracer", "Session", "Source", "Tracer"]
+__all__ = [
+    "Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "NNsight",
+    "OperationEnvoy", "ScanningTracer", "Session", "Source", "Tracer",
+]  # fmt: skip

@@ -195,7 +195,24 @@ class Envoy:
         """
         return self._source_of(self)
 
+    @property
+    def attention_weights(self) -> Any:
+        """The attention weights of an attention module, ``[batch, heads, queries, keys]``; may be edited and assigned to.
+
+        They are there whatever computes the attention: where that keeps none (``sdpa``, flash attention), they are recomputed from the
+        queries and keys of this layer, and the layer's own result stays as it is unless they are changed.
+
+        Raises:
+            RecordError: outside a trace, or of a module that does not attend.
+        """
+        return self._attention_weights_of(self).output
+
+    @attention_weights.setter
+    def attention_weights(self, value: Any) -> None:
+        self._attention_weights_of(self).output = value
+
     _source_of: Callable[[Envoy], Any]
+    _attention_weights_of: Callable[[Envoy], Any]
 
     @property
     def scanned(self) -> Scanned:
@@ -358,7 +375,7 @@ class Envoy:
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}. {' '.join(hints)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output"):
+        if name in ("input", "inputs", "output", "attention_weights", "nns_input", "nns_inputs", "nns_output"):
             object.__setattr__(self, name, value)
         elif recording_here() is not None:
             raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input and .inputs of a module")

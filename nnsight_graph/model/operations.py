@@ -11,9 +11,10 @@ import torch
 
 from ..errors import NNsightError, RecordError
 from ..graph import Site
+from ..run.attention import NAME, operation_with_weights
 from ..run.callees import Untold, bound_to, callee
 from ..run.instrument import Instrumented, Named, innermost, instrumented
-from ..run.operations import source_path, unknown
+from ..run.operations import no_weights, source_path, unknown
 from .envoy import Envoy
 
 
@@ -152,4 +153,17 @@ def source_of(envoy: Envoy) -> Source:
     return Source(envoy, envoy._output.path, function)
 
 
+def attention_weights_of(envoy: Envoy) -> OperationEnvoy:
+    """Where the attention weights of an attention module pass.
+
+    Raises:
+        RecordError: it has none.
+    """
+    source = source_of(envoy)
+    if operation_with_weights(source.names) is None:
+        raise RecordError(no_weights(envoy.path))
+    return OperationEnvoy(envoy, source_path(source._path, NAME), source, None)
+
+
 Envoy._source_of = staticmethod(source_of)
+Envoy._attention_weights_of = staticmethod(attention_weights_of)
