@@ -25,7 +25,7 @@ from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
-_OWN = {"write": "write", "grad": "gradient", "backward": "backward", "merge": "merge", "skip": "skip", "stop": "stop"}
+_OWN = {"grad": "gradient", **{name: name for name in ("write", "backward", "merge", "skip", "stop", "replace", "copied")}}
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 

@@ -39,6 +39,19 @@ class Tree:
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
         self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
 
+    def names_of(self, path: str) -> list[str]:
+        """All paths of a parameter, or a buffer: tied ones have several."""
+        owner, _, name = path.rpartition(".")
+        module = self.index.root.get_submodule(owner)
+        tensor = module._parameters.get(name, module._buffers.get(name))
+        found = [
+            f"{other}.{one}" if other else one
+            for other, each in self.index.modules.items()
+            for one, value in (*each._parameters.items(), *each._buffers.items())
+            if value is tensor
+        ]
+        return [path, *(one for one in found if one != path)]
+
     def replace(self, root: torch.nn.Module) -> None:
         """Let the envoys mirror another module of the same shape (real weights in place of none)."""
         self.index = ModuleIndex(root)
@@ -377,7 +390,10 @@ class Envoy:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("input", "inputs", "output", "attention_weights", "nns_input", "nns_inputs", "nns_output"):
             object.__setattr__(self, name, value)
-        elif recording_here() is not None:
+        elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
+            path = f"{self._path}.{name}" if self._path else name
+            trace.replace(self._tree.names_of(path), self._tree, value)
+        elif trace is not None:
             raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input and .inputs of a module")
         else:
             self.__dict__.pop(name, None)

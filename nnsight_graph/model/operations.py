@@ -111,7 +111,7 @@ class OperationEnvoy(Envoy):
     @property
     def name(self) -> str:
         """The name of the operation."""
-        return self._path.rpartition(".")[2]
+        return str(self._path).rpartition(".")[2]
 
     @property
     def source(self) -> Source:

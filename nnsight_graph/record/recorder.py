@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,6 +81,7 @@ class Recorder(Cursor, Captured):
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
+        replaced: What stands for parameters in this run, by path.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         make: The class of proxies.
@@ -102,6 +103,7 @@ class Recorder(Cursor, Captured):
     invoking = 0
     repeats = False
     session: Any = None
+    replaced: dict[str, Proxy] = {}  # noqa: RUF012  (replaced, never filled)
     backwards = 0
     retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
@@ -308,7 +310,33 @@ class Recorder(Cursor, Captured):
         """A parameter or buffer of the model, as a value."""
         site = Site(path, "parameter")
         self._refuse_others(owner, site)
+        if path in self.replaced:
+            return self.replaced[path]
         return self.make(self, self.add("parameter", (), None, site, 3))
+
+    def replace(self, paths: Sequence[str], owner: Any, value: Any) -> None:
+        """A value stands for a parameter of the model, under all its names, in this run.
+
+        Raises:
+            RecordError: in a branch, a loop, an invoke or a later step.
+        """
+        self._refuse_others(owner, Site(paths[0], "parameter"))
+        self._refuse_parts(paths[0])
+        made = self.make(self, self.add(".clone", (value,), depth=3))
+        for path in paths:
+            self._stand_for(path, made, 4)
+
+    def _refuse_parts(self, path: str) -> None:
+        if self.regions or self.depth or self.step != 0 or self.invoking:
+            raise RecordError(
+                f"{path} is a parameter, which may be replaced, or edited in place, for a whole run only: outside branches, loops and "
+                "invokes. Here, edit a .clone()."
+            )
+
+    def _stand_for(self, path: str, made: Proxy, depth: int) -> None:
+        owner, _, name = path.rpartition(".")
+        self.add("replace", (Name(name), made), None, Site(owner, "inputs"), depth)
+        self.replaced = {**self.replaced, path: made}
 
     def call_module(self, site: Site, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], listening: bool) -> Proxy:
         """A module of the model, called on traced values; with ``listening`` its own sites are visited."""
@@ -324,9 +352,16 @@ class Recorder(Cursor, Captured):
     def refuse_edit(self, proxy: Proxy) -> None:
         """Raise for an in-place edit of what may not be edited: a parameter of the model, or a copy of a container of the user's."""
         entry = self.entries[proxy._index]
-        if entry[0] == "parameter":
-            name = entry[1].path
-            raise RecordError(f"{name} is a parameter: an edit in place would change the model for good. Edit {name}.clone() instead.")
+        while entry[0] == "getitem" and type(entry[1]) is int and self.entries[entry[1]][0] in ("getitem", "parameter"):
+            proxy = self.make(self, entry[1])
+            entry = self.entries[entry[1]]
+        if entry[0] == "parameter":  # the edit is one of a copy, which stands for the parameter in this run
+            path = entry[1].path
+            self._refuse_parts(path)
+            self.entries[proxy._index] = ("copied", entry[1])
+            for name in self.owner.names_of(path):
+                self._stand_for(name, proxy, 4)
+            return
         if entry[0] in ("getitem", "merge"):
             self.refuse_copy(proxy._index)
 

@@ -153,6 +153,8 @@ def _late(run: Run, recording: Recording, node: int, index: int, segment: int) -
     at = _at(recording, node)
     sources = [f"{_site_name(run, i)} ({_at(recording, run.plan.visits[i].nodes[0])})" for i in missing]
     what = f"changes {_site_name(run, index)}"
+    if recording.entries[node][0] == "replace":
+        what = f"replaces a parameter of {run.plan.visits[index].path or 'the model'}"
     if recording.entries[node][0] == "skip":
         what = f"skips {run.plan.visits[index].path or 'the model'}"
     return OutOfOrderError(

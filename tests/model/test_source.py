@@ -173,14 +173,14 @@ def test_names_that_are_not_there(model: NNsight) -> None:
         _ = model.source.self_one_0.source
     with pytest.raises(NNsightError, match="not written in Python"):
         _ = model.source.torch_tanh_0.source.names
-    with pytest.raises(AttributeError, match="it has .input, .inputs"):
+    with pytest.raises(AttributeError, match=r"it has \.input, \.inputs"):
         _ = model.source.scaled_0.weight
     with pytest.raises(RecordError, match="cannot be assigned"):
         model.source.scaled_0.weight = 3
     with pytest.raises(RecordError, match="only inside a trace"):
         _ = model.source.scaled_0.output
     made = NNsight(type("Made", (nn.Module,), {"forward": eval("lambda self, x: x + 1")})())
-    with pytest.raises(NNsightError, match="there is no source|not defined by a def"):
+    with pytest.raises(NNsightError, match=r"there is no source|not defined by a def"):
         _ = made.source
 
 
