@@ -17,7 +17,10 @@ from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from ..run import ModuleIndex
 from ..run.scan import Scan
+from .eproperty import eproperty
+from .kinds import Kinds
 from .passes import Calls, EveryStep
+from .printing import printed
 
 
 class Scanned(NamedTuple):
@@ -30,10 +33,11 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("envoys", "index", "loaded", "scan", "views")
+    __slots__ = ("envoys", "index", "kinds", "loaded", "scan", "views")
 
-    def __init__(self, root: torch.nn.Module) -> None:
+    def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
         self.index = ModuleIndex(root)
+        self.kinds = kinds  # which class mirrors which module, where that is not Envoy
         self.scan: Scan | None = None  # the last one
         self.loaded = True  # whether the weights are there
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
@@ -86,7 +90,7 @@ class Envoy:
             RecordError: outside a trace, or in a trace of another model.
         """
         trace = recording_here()
-        if trace is not None and trace.owner is self._tree:
+        if trace is not None and trace.owner is self._tree and trace.own is None:
             known = trace.reads.get(self._output)
             if known is not None:
                 return known
@@ -310,8 +314,13 @@ class Envoy:
 
     def _at(self, path: str) -> Envoy:
         """The envoy at a path from the root."""
-        envoy = self._tree.envoys.get(path)
-        return envoy or Envoy(self._tree.index.root.get_submodule(path), self._tree, path)
+        envoy: Envoy | None = self._tree.envoys.get(path)
+        if envoy is None:
+            kinds = self._tree.kinds
+            module = self._tree.index.root.get_submodule(path)
+            kind: type[Envoy] = Envoy if kinds is None else kinds.of(path, module) or Envoy
+            envoy = kind(module, self._tree, path)
+        return envoy
 
     def _child(self, name: str) -> Envoy | None:
         module = self._module._modules.get(name)
@@ -375,7 +384,8 @@ class Envoy:
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}. {' '.join(hints)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("input", "inputs", "output", "attention_weights", "nns_input", "nns_inputs", "nns_output"):
+        own = isinstance(getattr(type(self), name, None), eproperty)
+        if own or name in ("input", "inputs", "output", "attention_weights", "nns_input", "nns_inputs", "nns_output"):
             object.__setattr__(self, name, value)
         elif recording_here() is not None:
             raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input and .inputs of a module")
@@ -390,7 +400,7 @@ class Envoy:
         return sorted({*super().__dir__(), *self._module._modules, *dir(self._module)})
 
     def __repr__(self) -> str:
-        return repr(self._module)
+        return printed(self)
 
     # ------------------------------------------------------------------ devices
 

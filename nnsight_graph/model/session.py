@@ -156,6 +156,8 @@ class SessionTracer(Tracer):
         recorder = self._recorder
         assert self._back is not None
         if error is None:
+            if recorder.own is not None:
+                recorder.own.close()
             recorder.put(("end",), frame)
         caches, self._caches = self._caches, None
         open_ended = self._back()

@@ -24,6 +24,7 @@ from .every import EVERY
 from .recording import Recording
 
 if TYPE_CHECKING:
+    from .own_values import OwnValues
     from .proxy import Proxy
 
 _open: ContextVar[Recorder | None] = ContextVar("nnsight_graph_recorder", default=None)
@@ -31,7 +32,7 @@ recording_here = _open.get
 """The recorder of the trace that is being written on this thread, or ``None``."""
 
 _EVERYTHING = ("slice", "None", "None", "None")
-_IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
+IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
 _PLAIN = frozenset((int, float, str, complex, bytes))
 
 
@@ -83,6 +84,7 @@ class Recorder(Cursor, Captured):
         gradients: The sites of the gradients that were named, by node and backward.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
+        own: What own properties have shown, once there is one.
         make: The class of proxies.
     """
 
@@ -102,6 +104,7 @@ class Recorder(Cursor, Captured):
     invoking = 0
     repeats = False
     session: Any = None
+    own: OwnValues | None = None
     backwards = 0
     retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
@@ -133,11 +136,11 @@ class Recorder(Cursor, Captured):
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
         names = (
             "grad", "autocast", "inference", "around", "modes", "grad_changed", "owner", "reads", "step", "nexts", "_by_step", "every",
-            "open_ended", "depth", "generating", "invoking", "regions",
+            "open_ended", "depth", "generating", "invoking", "regions", "own",
         )  # fmt: skip
         kept = {name: getattr(self, name) for name in names}
         fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
-        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False)
+        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False, own=None)
         self.autocast, self.grad, self.inference = _autocast(), torch.is_grad_enabled(), _inference()
         self.around = ambient() if self.autocast else ""
 
@@ -271,6 +274,8 @@ class Recorder(Cursor, Captured):
 
     def read(self, site: Site, owner: Any, depth: int) -> Proxy:
         """What passes at ``site``: the same proxy until something is written there."""
+        if self.own is not None:
+            self.own.before_read(site)
         proxy = self.reads.get(site)
         if proxy is None or owner is not self.owner:
             self._refuse_others(owner, site)
@@ -287,10 +292,12 @@ class Recorder(Cursor, Captured):
         present = self.reads.get(site)
         if present is not None and isinstance(value, self.make) and value._trace is self:
             entry = self.entries[value._index]
-            if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
+            if entry[0] in IN_PLACE and entry[1] == present._index and is_augmented(sys._getframe(depth - 1)):
                 return
         located = self.located(site)
         self.add("write", (value,), None, located, depth)
+        if self.own is not None:
+            self.own.replaced(located)
         if located.step == EVERY:
             self._by_step = {}
         for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point,):
@@ -303,6 +310,21 @@ class Recorder(Cursor, Captured):
         self.add("skip", (value,), None, located, 3)
         if located.step == EVERY:
             self._by_step = {}
+
+    def put_at(self, located: Site, value: Any) -> None:
+        """Replace what passes at a site of any step; nothing is remembered of what was read there."""
+        if located.step == "last":
+            raise RecordError(f"{located} cannot be assigned: that it was the last is known only when it is over")
+        self.add("write", (value,), None, located)
+        self.forget_steps()
+        for point in ("input", "inputs") if located.point in ("input", "inputs") else (located.point,):
+            self.reads.pop(Site(located.path, point, 0), None)
+            self.reads.pop(Site(located.path, point, located.call), None)
+
+    def leave_own(self, first: int, branch: bool = False) -> None:
+        """The lines from ``first`` on end that were a branch, a loop, a turn or an invoke: what was edited in them is put back."""
+        if self.own is not None:
+            self.own.leave(first, branch)
 
     def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
         """A parameter or buffer of the model, as a value."""
@@ -342,7 +364,7 @@ class Recorder(Cursor, Captured):
         return "it was not saved: add .save() to the line"
 
 
-def _is_augmented(frame: types.FrameType) -> bool:
+def is_augmented(frame: types.FrameType) -> bool:
     """Whether ``frame`` is at the assignment half of ``x.output += ...``: the value was swapped into place, not loaded."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti - 2]] in ("SWAP", "ROT_TWO")
 
