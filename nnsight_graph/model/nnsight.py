@@ -105,7 +105,7 @@ class NNsight(Envoy):
             with Tracer(self, call, {}, fn, progress) as tracer:
                 result = tracer.result.save()
             return result.value
-        return self._callable(call.function)(*call.args, **call.kwargs)
+        return self.interleave(self._callable(call.function), *call.args, **call.kwargs)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         """The call that a trace makes; ``None`` if its input comes from invokes."""

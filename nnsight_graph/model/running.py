@@ -60,7 +60,9 @@ def run_trace(
     if (plan.fresh or validate is True) and (problem := _checked(envoy, recording, call, plan, frame, validate)) is not None:
         return problem, {}
     plan.fresh = False
-    function = partial(envoy.interleave, envoy._callable(call.function))  # loads weights that are not there yet
+    function = envoy._callable(call.function)  # loads weights that are not there yet
+    if not envoy._returns_result:
+        function = partial(envoy.interleave, function)
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     run = prepare(plan, constants, modules, call.rows)

@@ -453,6 +453,7 @@ def test_a_provided_value_is_read_edited_and_assigned():
     assert torch.equal(value, expected)
     assert torch.equal(result[1], expected[1])
     assert result[0].eq(9).all()
+    assert torch.equal(model.trace(X, trace=False), expected)
     with model.trace(X) as tracer:
         model.rounded = model.rounded * 2
         result = tracer.result.save()

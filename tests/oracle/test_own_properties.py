@@ -57,7 +57,7 @@ class Traced:
             elif what == "edit" and self.names:
                 edit(self.names[given[0] % len(self.names)], *given[1:])
             elif what == "site":
-                layer.output[:, given[0]] *= given[1]
+                layer.output[:, given[0]].mul_(given[1])
             elif what == "assign":
                 layer.output = layer.output + given[0]
                 self.names.clear()
@@ -110,13 +110,14 @@ class Plain(Traced):
 
 
 @pytest.mark.parametrize("kinds", [COPIES, VIEWS], ids=["copies", "views"])
-def test_programs(kinds):
+@pytest.mark.parametrize("grad", [False, True], ids=["plain", "under autograd"])
+def test_programs(kinds, grad):
     net = network()
     model = NNsight(net, envoys={"0": Own})
     compared = 0
     for seed in range(120):
         lines = draw(random.Random(seed), kinds)
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             plain = Plain(net[0](X))
             plain.run(lines)
             try:
