@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-from weakref import WeakSet, WeakValueDictionary
+from typing import Any
 
 import torch
 
@@ -15,44 +14,10 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
-from ..run import ModuleIndex
-from ..run.scan import Scan
 from .eproperty import eproperty
-from .kinds import Kinds
 from .passes import Calls, EveryStep
 from .printing import printed
-
-
-class Scanned(NamedTuple):
-    """What a scan found that a module takes and returns: specs of tensors, or why that is unknown."""
-
-    inputs: Any
-    output: Any
-
-
-class Tree:
-    """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
-
-    __slots__ = ("envoys", "index", "kinds", "loaded", "scan", "views")
-
-    def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
-        self.index = ModuleIndex(root)
-        self.kinds = kinds  # which class mirrors which module, where that is not Envoy
-        self.scan: Scan | None = None  # the last one
-        self.loaded = True  # whether the weights are there
-        self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
-        self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
-
-    def replace(self, root: torch.nn.Module) -> None:
-        """Let the envoys mirror another module of the same shape (real weights in place of none)."""
-        self.index = ModuleIndex(root)
-        for path, envoy in [*self.envoys.items(), *(("", view) for view in self.views)]:
-            try:
-                object.__setattr__(envoy, "_module", root.get_submodule(path))
-            except AttributeError:  # the model has no such module any more
-                self.envoys.pop(path, None)
-            for name in [name for name, value in envoy.__dict__.items() if isinstance(value, Envoy) or name == "_items"]:
-                del envoy.__dict__[name]
+from .tree import Scanned, Tree
 
 
 class Envoy:

@@ -15,13 +15,14 @@ from ..record import Recording, recording_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
 from .editor import Editor
-from .envoy import Envoy, Tree
+from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
 from .kinds import Kinds
 from .scanning import NOT_SCANNED, SiteTable, sites
 from .scanning_tracer import ScanningTracer
 from .session import Session, SessionTracer
 from .tracer import Tracer
+from .tree import Tree
 
 
 class NNsight(Envoy):

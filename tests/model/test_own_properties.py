@@ -763,3 +763,40 @@ def test_what_comes_after_the_call_is_not_left_out():
         hidden = model[0].output.save()  # the forward could end here
     assert hidden.shape == (2, 3, 4)
     assert calls == [(2, 3, 4)]
+
+
+def test_operations():
+    class Tenth(nnsight.OperationEnvoy):
+        @eproperty()
+        @nnsight.requires_operation_output
+        def tenth(self): ...
+
+        @tenth.preprocess
+        def tenth(self, value):
+            return value / 10
+
+        @tenth.transform
+        def tenth(value):
+            return value * 10
+
+        @eproperty()
+        @nnsight.requires_operation_input
+        def given(self): ...
+
+    class Below(Envoy):
+        @eproperty(key="source.F_linear_0.output")
+        def product(self): ...
+
+    net = network()
+    model = NNsight(net, envoys={"2": Below})
+    found = model[0].source.F_linear_0
+    operation = Tenth(found._envoy, found._path, found._source, found._named)
+    with model.trace(X):
+        given = operation.given.save()
+        operation.tenth[:] = 1
+        operation.tenth += 1
+        product = model[2].product.save()
+        seen = model[0].output.save()
+    assert torch.equal(given, X)
+    assert torch.equal(seen, torch.full((2, 3, 4), 20.0))
+    assert torch.allclose(product, net[2](net[1](seen.value)))
