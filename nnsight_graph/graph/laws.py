@@ -40,6 +40,7 @@ LAWS: dict[str, Law] = {
     "cache": Law(operands=2, value=False),
     "setattr": Law(operands=3, value=False),
     "bound": Law(operands=2),
+    "arranged": Law(operands=2),
     "unpack": Law(operands=2),
     "trace": Law(regions=1, value=False),
     "input": Law(value=False),

@@ -38,6 +38,7 @@ class LanguageModel(NNsight):
             left by default, so that ``[:, -1]`` is the last token of every row.
         automodel: The class of transformers that loads the model, or its name: ``"AutoModelForMaskedLM"``,
             ``"AutoModelForSeq2SeqLM"``, ``"AutoModel"`` ...
+        envoys: Which classes mirror which modules, as for :class:`NNsight`.
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
             ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
 
@@ -61,6 +62,7 @@ class LanguageModel(NNsight):
         dispatch: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
         automodel: type | str = "AutoModelForCausalLM",
+        envoys: Any = None,
         **kwargs: Any,
     ) -> None:
         if "torch_dtype" in kwargs:
@@ -76,12 +78,13 @@ class LanguageModel(NNsight):
             if kwargs:
                 raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
-            super().__init__(model)
+            super().__init__(model, envoys=envoys)
             return
         own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
         loader = own["_loader"]
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
-        super().__init__(load_with_weights(str(model), kwargs, loader) if dispatch else load_without_weights(str(model), kwargs, loader))
+        load = load_with_weights if dispatch else load_without_weights
+        super().__init__(load(str(model), kwargs, loader), envoys=envoys)
         self._tree.loaded = dispatch
 
     @property

@@ -18,8 +18,9 @@ from ..record import Recorder
 from ..run import ModuleIndex, Run
 from ..run.capture import Capture, keeper
 from .entries import POINTS, CacheDict, Entries, Entry
-from .envoy import Envoy, Tree
+from .envoy import Envoy
 from .shards import Writer
+from .tree import Tree
 
 
 class Cache:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-from weakref import WeakSet, WeakValueDictionary
+from typing import Any
 
 import torch
 
@@ -15,53 +14,10 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
-from ..run import ModuleIndex
-from ..run.scan import Scan
+from .eproperty import eproperty
 from .passes import Calls, EveryStep
-
-
-class Scanned(NamedTuple):
-    """What a scan found that a module takes and returns: specs of tensors, or why that is unknown."""
-
-    inputs: Any
-    output: Any
-
-
-class Tree:
-    """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
-
-    __slots__ = ("envoys", "index", "loaded", "scan", "views")
-
-    def __init__(self, root: torch.nn.Module) -> None:
-        self.index = ModuleIndex(root)
-        self.scan: Scan | None = None  # the last one
-        self.loaded = True  # whether the weights are there
-        self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
-        self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
-
-    def names_of(self, path: str) -> list[str]:
-        """All paths of a parameter, or a buffer: tied ones have several."""
-        owner, _, name = path.rpartition(".")
-        module = self.index.root.get_submodule(owner)
-        tensor = module._parameters.get(name, module._buffers.get(name))
-        found = [
-            f"{other}.{one}" if other else one
-            for other, each in self.index.modules.items()
-            for one, value in (*each._parameters.items(), *each._buffers.items())
-            if value is tensor
-        ]
-        return [path, *(one for one in found if one != path)]
-
-    def replace(self, root: torch.nn.Module) -> None:
-        """Let the envoys mirror another module of the same shape (real weights in place of none)."""
-        self.index = ModuleIndex(root)
-        for path, envoy in [*self.envoys.items(), *(("", view) for view in self.views)]:
-            try:
-                object.__setattr__(envoy, "_module", root.get_submodule(path))
-            except AttributeError:  # the model has no such module any more
-                self.envoys.pop(path, None)
-            for name in [name for name, value in envoy.__dict__.items() if isinstance(value, Envoy) or name == "_items"]:
-                del envoy.__dict__[name]
+from .printing import printed
+from .tree import Scanned, Tree
 
 
 class Envoy:
@@ -99,7 +55,7 @@ class Envoy:
             RecordError: outside a trace, or in a trace of another model.
         """
         trace = recording_here()
-        if trace is not None and trace.owner is self._tree:
+        if trace is not None and trace.owner is self._tree and trace.own is None:
             known = trace.reads.get(self._output)
             if known is not None:
                 return known
@@ -323,8 +279,13 @@ class Envoy:
 
     def _at(self, path: str) -> Envoy:
         """The envoy at a path from the root."""
-        envoy = self._tree.envoys.get(path)
-        return envoy or Envoy(self._tree.index.root.get_submodule(path), self._tree, path)
+        envoy: Envoy | None = self._tree.envoys.get(path)
+        if envoy is None:
+            kinds = self._tree.kinds
+            module = self._tree.index.root.get_submodule(path)
+            kind: type[Envoy] = Envoy if kinds is None else kinds.of(path, module) or Envoy
+            envoy = kind(module, self._tree, path)
+        return envoy
 
     def _child(self, name: str) -> Envoy | None:
         module = self._module._modules.get(name)
@@ -388,7 +349,8 @@ class Envoy:
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}. {' '.join(hints)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("input", "inputs", "output", "attention_weights", "nns_input", "nns_inputs", "nns_output"):
+        own = isinstance(getattr(type(self), name, None), eproperty)
+        if own or name in ("input", "inputs", "output", "attention_weights", "nns_input", "nns_inputs", "nns_output"):
             object.__setattr__(self, name, value)
         elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
             path = f"{self._path}.{name}" if self._path else name
@@ -406,7 +368,7 @@ class Envoy:
         return sorted({*super().__dir__(), *self._module._modules, *dir(self._module)})
 
     def __repr__(self) -> str:
-        return repr(self._module)
+        return printed(self)
 
     # ------------------------------------------------------------------ devices
 

@@ -16,6 +16,7 @@ from ..run.callees import Untold, bound_to, callee
 from ..run.instrument import Instrumented, Named, innermost, instrumented
 from ..run.operations import no_weights, source_path, unknown
 from .envoy import Envoy
+from .eproperty import eproperty
 
 
 class Source:
@@ -135,7 +136,7 @@ class OperationEnvoy(Envoy):
         raise AttributeError(f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("input", "inputs", "output"):
+        if name not in ("input", "inputs", "output") and not isinstance(getattr(type(self), name, None), eproperty):
             raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input and .inputs")
         object.__setattr__(self, name, value)
 

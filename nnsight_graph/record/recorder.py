@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ from .every import EVERY
 from .recording import Recording
 
 if TYPE_CHECKING:
+    from .own_values import OwnValues
     from .proxy import Proxy
 
 _open: ContextVar[Recorder | None] = ContextVar("nnsight_graph_recorder", default=None)
@@ -31,21 +32,12 @@ recording_here = _open.get
 """The recorder of the trace that is being written on this thread, or ``None``."""
 
 _EVERYTHING = ("slice", "None", "None", "None")
-_IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
+IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
 _PLAIN = frozenset((int, float, str, complex, bytes))
 
 
 _inference: Callable[[], bool] = torch.is_inference_mode_enabled
 _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
-
-
-class Name(str):
-    """A string that belongs to the structure of a graph: it is recorded as a literal, not lifted."""
-
-    __slots__ = ()
-
-    def _record_as_operand(self, _recorder: Recorder) -> str:
-        return str(self)
 
 
 class Observer(Protocol):
@@ -81,9 +73,9 @@ class Recorder(Cursor, Captured):
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
-        replaced: What stands for parameters in this run, by path.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
+        own: What own properties have shown, once there is one.
         make: The class of proxies.
     """
 
@@ -103,7 +95,7 @@ class Recorder(Cursor, Captured):
     invoking = 0
     repeats = False
     session: Any = None
-    replaced: dict[str, Proxy] = {}  # noqa: RUF012  (replaced, never filled)
+    own: OwnValues | None = None
     backwards = 0
     retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
@@ -135,11 +127,11 @@ class Recorder(Cursor, Captured):
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
         names = (
             "grad", "autocast", "inference", "around", "modes", "grad_changed", "owner", "reads", "step", "nexts", "_by_step", "every",
-            "open_ended", "depth", "generating", "invoking", "regions",
+            "open_ended", "depth", "generating", "invoking", "regions", "own",
         )  # fmt: skip
         kept = {name: getattr(self, name) for name in names}
         fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
-        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False)
+        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False, own=None)
         self.autocast, self.grad, self.inference = _autocast(), torch.is_grad_enabled(), _inference()
         self.around = ambient() if self.autocast else ""
 
@@ -273,6 +265,8 @@ class Recorder(Cursor, Captured):
 
     def read(self, site: Site, owner: Any, depth: int) -> Proxy:
         """What passes at ``site``: the same proxy until something is written there."""
+        if self.own is not None:
+            self.own.before_read(site)
         proxy = self.reads.get(site)
         if proxy is None or owner is not self.owner:
             self._refuse_others(owner, site)
@@ -289,10 +283,12 @@ class Recorder(Cursor, Captured):
         present = self.reads.get(site)
         if present is not None and isinstance(value, self.make) and value._trace is self:
             entry = self.entries[value._index]
-            if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
+            if entry[0] in IN_PLACE and entry[1] == present._index and is_augmented(sys._getframe(depth - 1)):
                 return
         located = self.located(site)
         self.add("write", (value,), None, located, depth)
+        if self.own is not None:
+            self.own.replaced(located)
         if located.step == EVERY:
             self._by_step = {}
         for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point,):
@@ -306,37 +302,20 @@ class Recorder(Cursor, Captured):
         if located.step == EVERY:
             self._by_step = {}
 
-    def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
-        """A parameter or buffer of the model, as a value."""
-        site = Site(path, "parameter")
-        self._refuse_others(owner, site)
-        if path in self.replaced:
-            return self.replaced[path]
-        return self.make(self, self.add("parameter", (), None, site, 3))
+    def put_at(self, located: Site, value: Any) -> None:
+        """Replace what passes at a site of any step; nothing is remembered of what was read there."""
+        if located.step == "last":
+            raise RecordError(f"{located} cannot be assigned: that it was the last is known only when it is over")
+        self.add("write", (value,), None, located)
+        self.forget_steps()
+        for point in ("input", "inputs") if located.point in ("input", "inputs") else (located.point,):
+            self.reads.pop(Site(located.path, point, 0), None)
+            self.reads.pop(Site(located.path, point, located.call), None)
 
-    def replace(self, paths: Sequence[str], owner: Any, value: Any) -> None:
-        """A value stands for a parameter of the model, under all its names, in this run.
-
-        Raises:
-            RecordError: in a branch, a loop, an invoke or a later step.
-        """
-        self._refuse_others(owner, Site(paths[0], "parameter"))
-        self._refuse_parts(paths[0])
-        made = self.make(self, self.add(".clone", (value,), depth=3))
-        for path in paths:
-            self._stand_for(path, made, 4)
-
-    def _refuse_parts(self, path: str) -> None:
-        if self.regions or self.depth or self.step != 0 or self.invoking:
-            raise RecordError(
-                f"{path} is a parameter, which may be replaced, or edited in place, for a whole run only: outside branches, loops and "
-                "invokes. Here, edit a .clone()."
-            )
-
-    def _stand_for(self, path: str, made: Proxy, depth: int) -> None:
-        owner, _, name = path.rpartition(".")
-        self.add("replace", (Name(name), made), None, Site(owner, "inputs"), depth)
-        self.replaced = {**self.replaced, path: made}
+    def leave_own(self, first: int, branch: bool = False) -> None:
+        """The lines from ``first`` on end that were a branch, a loop, a turn or an invoke: what was edited in them is put back."""
+        if self.own is not None:
+            self.own.leave(first, branch)
 
     def call_module(self, site: Site, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], listening: bool) -> Proxy:
         """A module of the model, called on traced values; with ``listening`` its own sites are visited."""
@@ -348,22 +327,6 @@ class Recorder(Cursor, Captured):
             raise RecordError(f"{site} is there only inside a trace of the session: with model.trace(...): ...")
         if owner is not self.owner:
             raise RecordError(f"{site} belongs to another model than the one that is traced; trace the two one after the other")
-
-    def refuse_edit(self, proxy: Proxy) -> None:
-        """Raise for an in-place edit of what may not be edited: a parameter of the model, or a copy of a container of the user's."""
-        entry = self.entries[proxy._index]
-        while entry[0] == "getitem" and type(entry[1]) is int and self.entries[entry[1]][0] in ("getitem", "parameter"):
-            proxy = self.make(self, entry[1])
-            entry = self.entries[entry[1]]
-        if entry[0] == "parameter":  # the edit is one of a copy, which stands for the parameter in this run
-            path = entry[1].path
-            self._refuse_parts(path)
-            self.entries[proxy._index] = ("copied", entry[1])
-            for name in self.owner.names_of(path):
-                self._stand_for(name, proxy, 4)
-            return
-        if entry[0] in ("getitem", "merge"):
-            self.refuse_copy(proxy._index)
 
     def name_of(self, index: int) -> str:
         """What a node is called when its proxy is printed."""
@@ -377,7 +340,7 @@ class Recorder(Cursor, Captured):
         return "it was not saved: add .save() to the line"
 
 
-def _is_augmented(frame: types.FrameType) -> bool:
+def is_augmented(frame: types.FrameType) -> bool:
     """Whether ``frame`` is at the assignment half of ``x.output += ...``: the value was swapped into place, not loaded."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti - 2]] in ("SWAP", "ROT_TWO")
 

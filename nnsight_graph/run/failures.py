@@ -200,6 +200,8 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     cause = "the module did not run in this forward, or was called past its hooks (by module.forward(...), or from compiled code)"
     if ".source." in f".{path}":
         cause = "that line of the forward did not run"
+    elif path in run.outside:
+        cause = "nothing has provided it in this run"
     if around is not None:
         cause = f"{around or 'the model'} was skipped (line {_at(recording, run.plan.skips[around]).line})"
     error = MissedSiteError(f"{name} (line {at.line} of {at.file}) was never reached: {cause}.")

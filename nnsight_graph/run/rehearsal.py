@@ -26,7 +26,10 @@ from .specs import Opaque, spec_of
 
 Entry = tuple[Any, ...]
 _NOTHING = ("save", "log", "raise", "check", "cache", "else", "backward", "stop", "replace")
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item,
+    "arranged": lambda _value, again: again,  # where it lies is known in the run alone
+}  # fmt: skip
 
 
 class _Region:
