@@ -17,7 +17,10 @@ from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from ..run import ModuleIndex
 from ..run.scan import Scan
+from .hidden import read_hidden, write_hidden
 from .passes import Calls, EveryStep
+
+_ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states"))
 
 
 class Scanned(NamedTuple):
@@ -114,7 +117,28 @@ class Envoy:
     def inputs(self, value: Any) -> None:
         self._write("inputs", value)
 
+    @property
+    def hidden_states(self) -> Any:
+        """The tensor in what the module returns: the output itself, or its first item where the module returns a tuple.
+
+        This is a block's residual stream, whatever the family and the version of transformers. Read it, edit it in place, or
+        assign to it: what else is in a tuple stays.
+
+        Raises:
+            RecordError: outside a trace, or in a trace of another model.
+        """
+        return read_hidden(self)
+
+    @hidden_states.setter
+    def hidden_states(self, value: Any) -> None:
+        write_hidden(self, value)
+
     nns_output, nns_input, nns_inputs = output, input, inputs
+
+    def _passing(self, call: int, name: str) -> Any:
+        """The output as the module returns it, for another view of it."""
+        trace = self._recorder(name[1:])
+        return trace.read(self._sites["output"]._replace(call=call), self._tree, 5)
 
     def _read(self, point: str, call: int = 0) -> Any:
         trace = recording_here()
@@ -358,10 +382,10 @@ class Envoy:
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}. {' '.join(hints)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output"):
+        if name in _ASSIGNED:
             object.__setattr__(self, name, value)
         elif recording_here() is not None:
-            raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input and .inputs of a module")
+            raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input, .inputs, .hidden_states")
         else:
             self.__dict__.pop(name, None)
             self.__dict__.pop("_items", None)

@@ -31,7 +31,7 @@ recording_here = _open.get
 """The recorder of the trace that is being written on this thread, or ``None``."""
 
 _EVERYTHING = ("slice", "None", "None", "None")
-_IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
+IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
 _PLAIN = frozenset((int, float, str, complex, bytes))
 
 
@@ -287,7 +287,7 @@ class Recorder(Cursor, Captured):
         present = self.reads.get(site)
         if present is not None and isinstance(value, self.make) and value._trace is self:
             entry = self.entries[value._index]
-            if entry[0] in _IN_PLACE and entry[1] == present._index and _is_augmented(sys._getframe(depth - 1)):
+            if entry[0] in IN_PLACE and entry[1] == present._index and is_augmented(sys._getframe(depth - 1)):
                 return
         located = self.located(site)
         self.add("write", (value,), None, located, depth)
@@ -342,7 +342,7 @@ class Recorder(Cursor, Captured):
         return "it was not saved: add .save() to the line"
 
 
-def _is_augmented(frame: types.FrameType) -> bool:
+def is_augmented(frame: types.FrameType) -> bool:
     """Whether ``frame`` is at the assignment half of ``x.output += ...``: the value was swapped into place, not loaded."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti - 2]] in ("SWAP", "ROT_TWO")
 
