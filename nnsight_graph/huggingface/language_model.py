@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,15 +11,19 @@ import torch
 
 from ..model import NNsight
 from ..model.invoker import Call, Invoke
+from ..model.names import Rename
+from ..model.tuples import TupleEnvoy
 from ..ops.rows import Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
 from .batching import join_prompts
+from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
 from .prompts import read_prompt
 from .scanning import GenerationStep, forward_of
+from .standard import standard_names
 from .verify import compare_rows
 
 _INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
@@ -38,6 +42,12 @@ class LanguageModel(NNsight):
             left by default, so that ``[:, -1]`` is the last token of every row.
         automodel: The class of transformers that loads the model, or its name: ``"AutoModelForMaskedLM"``,
             ``"AutoModelForSeq2SeqLM"``, ``"AutoModel"`` ...
+        rename: Further names of modules, as :class:`NNsight` takes them; or ``"standard"``, which gives every decoder family the same
+            ones: ``model.layers[i]`` with ``attn``, ``mlp``, ``attn_norm`` and ``mlp_norm``, ``model.embed_tokens``, ``model.norm``
+            and ``model.lm_head``.
+        alias: The same the other way round: ``{"layers": "transformer.h"}``.
+        tuple_outputs: Show what blocks return as tuples, for code that was written for versions of transformers in which they
+            return them: ``model.transformer.h[5].output[0]``. Where blocks return tuples nothing changes.
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
             ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
 
@@ -61,6 +71,9 @@ class LanguageModel(NNsight):
         dispatch: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
         automodel: type | str = "AutoModelForCausalLM",
+        rename: Rename | str | None = None,
+        alias: Mapping[str, str] | None = None,
+        tuple_outputs: bool = False,
         **kwargs: Any,
     ) -> None:
         if "torch_dtype" in kwargs:
@@ -77,12 +90,25 @@ class LanguageModel(NNsight):
                 raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
             super().__init__(model)
+            self._show(rename, alias, tuple_outputs)
             return
         own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
         loader = own["_loader"]
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
         super().__init__(load_with_weights(str(model), kwargs, loader) if dispatch else load_without_weights(str(model), kwargs, loader))
         self._tree.loaded = dispatch
+        self._show(rename, alias, tuple_outputs)
+
+    def _show(self, rename: Rename | str | None, alias: Mapping[str, str] | None, tuple_outputs: bool) -> None:
+        """Give modules further names, and blocks another look."""
+        if tuple_outputs:
+            self._tree.kinds = dict.fromkeys(block_paths(self._module), TupleEnvoy)
+        if rename == "standard":
+            self._tree.names = standard_names(self._module)
+            rename = None
+        elif isinstance(rename, str):
+            raise ValueError(f'rename is a dictionary, or "standard", not {rename!r}')
+        self._add_names(rename, alias)
 
     @property
     def dispatched(self) -> bool:

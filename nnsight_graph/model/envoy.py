@@ -17,7 +17,8 @@ from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from ..run import ModuleIndex
 from ..run.scan import Scan
-from .hidden import read_hidden, write_hidden
+from .hidden import HiddenStates
+from .names import Names
 from .passes import Calls, EveryStep
 
 _ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states"))
@@ -33,10 +34,12 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("envoys", "index", "loaded", "scan", "views")
+    __slots__ = ("envoys", "index", "kinds", "loaded", "names", "scan", "views")
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.index = ModuleIndex(root)
+        self.names = Names()
+        self.kinds: dict[str, type[Envoy]] = {}  # of modules with an envoy of another kind, by canonical path
         self.scan: Scan | None = None  # the last one
         self.loaded = True  # whether the weights are there
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
@@ -54,7 +57,7 @@ class Tree:
                 del envoy.__dict__[name]
 
 
-class Envoy:
+class Envoy(HiddenStates):
     """Mirrors one module of a model.
 
     Submodules are attributes (``model.transformer``), items of lists are indexed (``h[-1]``, ``h[2:4]``), other
@@ -117,28 +120,7 @@ class Envoy:
     def inputs(self, value: Any) -> None:
         self._write("inputs", value)
 
-    @property
-    def hidden_states(self) -> Any:
-        """The tensor in what the module returns: the output itself, or its first item where the module returns a tuple.
-
-        This is a block's residual stream, whatever the family and the version of transformers. Read it, edit it in place, or
-        assign to it: what else is in a tuple stays.
-
-        Raises:
-            RecordError: outside a trace, or in a trace of another model.
-        """
-        return read_hidden(self)
-
-    @hidden_states.setter
-    def hidden_states(self, value: Any) -> None:
-        write_hidden(self, value)
-
     nns_output, nns_input, nns_inputs = output, input, inputs
-
-    def _passing(self, call: int, name: str) -> Any:
-        """The output as the module returns it, for another view of it."""
-        trace = self._recorder(name[1:])
-        return trace.read(self._sites["output"]._replace(call=call), self._tree, 5)
 
     def _read(self, point: str, call: int = 0) -> Any:
         trace = recording_here()
@@ -318,12 +300,17 @@ class Envoy:
     def _at(self, path: str) -> Envoy:
         """The envoy at a path from the root."""
         envoy = self._tree.envoys.get(path)
-        return envoy or Envoy(self._tree.index.root.get_submodule(path), self._tree, path)
+        if envoy is None:
+            module = self._tree.index.root.get_submodule(path)
+            kind = self._tree.kinds.get(self._tree.index.canonical(module, path), Envoy) if self._tree.kinds else Envoy
+            envoy = kind(module, self._tree, path)
+        return envoy
 
     def _child(self, name: str) -> Envoy | None:
         module = self._module._modules.get(name)
         if module is None:
-            return None
+            real = self._tree.names.real(self._path, name) if self._tree.names.at else None
+            return None if real is None else self._at(real)
         path = f"{self._path}.{name}" if self._path else name
         if self._tree.index.modules.get(self._tree.index.canonical(module, path)) is not module:  # put there since
             self._tree.replace(self._tree.index.root)
@@ -373,6 +360,9 @@ class Envoy:
         return value
 
     def _unknown(self, name: str) -> str:
+        lacking = self._tree.names.lacking.get(self._path, {}).get(name)
+        if lacking is not None:
+            return f"{self.path} ({type(self._module).__name__}) has no {name!r}: {lacking}"
         near = difflib.get_close_matches(name, self.__dir__(), 3)
         below = [envoy_path for envoy_path, _ in self._module.named_modules() if envoy_path.split(".")[-1] == name][:3]
         hints = [f"Near: {', '.join(near)}."] if near else []
@@ -386,6 +376,9 @@ class Envoy:
             object.__setattr__(self, name, value)
         elif recording_here() is not None:
             raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input, .inputs, .hidden_states")
+        elif name in self._tree.names.below(self._path):
+            owner, _, last = self._tree.names.below(self._path)[name].rpartition(".")
+            setattr(self._walk(owner), last, value)
         else:
             self.__dict__.pop(name, None)
             self.__dict__.pop("_items", None)
@@ -394,10 +387,10 @@ class Envoy:
                 self._tree.replace(self._tree.index.root)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self._module._modules, *dir(self._module)})
+        return sorted({*super().__dir__(), *self._tree.names.below(self._path), *self._module._modules, *dir(self._module)})
 
     def __repr__(self) -> str:
-        return repr(self._module)
+        return self._tree.names.printed(self._module, self._path)
 
     # ------------------------------------------------------------------ devices
 

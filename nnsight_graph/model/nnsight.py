@@ -17,6 +17,7 @@ from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned
 from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
+from .names import Rename, read_names, with_aliases
 from .scanning import NOT_SCANNED, SiteTable, sites
 from .scanning_tracer import ScanningTracer
 from .session import Session, SessionTracer
@@ -28,6 +29,12 @@ class NNsight(Envoy):
 
     Args:
         module: The model. It is not changed, neither now nor by a trace.
+        rename: Further names of modules, from a name or a path: ``{"self_attn": "attn", "transformer.h": "layers"}``. A value may
+            be a list of names. The model's own names stay.
+        alias: The same the other way round: ``{"layers": "transformer.h"}``.
+
+    Raises:
+        ValueError: a key of ``rename`` matches no module, or a further name stands for something else already.
 
     Example:
         >>> import torch, nnsight_graph as nnsight
@@ -40,12 +47,18 @@ class NNsight(Envoy):
         (torch.Size([1, 10]), 0.0)
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, *, rename: Rename | None = None, alias: Mapping[str, str] | None = None) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"NNsight wraps an nn.Module, not {type(module).__name__}")
         if type(module).__name__ == "OptimizedModule":
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         super().__init__(module)
+        self._add_names(rename, alias)
+
+    def _add_names(self, rename: Rename | None, alias: Mapping[str, str] | None) -> None:
+        if rename is not None or alias:
+            taken = [*dir(type(self)), *self.__dict__]
+            read_names(self._tree.names, self._module, with_aliases(rename, alias), taken, dir(Envoy))
 
     _edits: tuple[Recording, ...] = ()
 
