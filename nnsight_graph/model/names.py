@@ -99,7 +99,7 @@ def read_names(made: Names, root: torch.nn.Module, rename: Rename, taken: Iterab
         if not places:
             raise ValueError(_unmatched(modules, key))
         for name in given if isinstance(given, (list, tuple)) else [given]:
-            plain = name.removeprefix(".") if isinstance(name, str) else name
+            plain: Any = name.removeprefix(".") if isinstance(name, str) else name
             for path, real in places:
                 _check(modules, path, key, plain, below if path else reserved)
                 add_name(made, modules, path, plain, real)

@@ -29,8 +29,11 @@ _LLAMA = {
     "layers.1.attn_norm": "model.layers.1.input_layernorm", "layers.1.mlp_norm": "model.layers.1.post_attention_layernorm",
 }  # fmt: skip
 _GEMMA_2 = {
-    **_LLAMA, "layers.0.mlp_norm": "model.layers.0.pre_feedforward_layernorm", "layers.1.mlp_norm": "model.layers.1.pre_feedforward_layernorm",
-    "layers.0.attn_out_norm": "model.layers.0.post_attention_layernorm", "layers.0.mlp_out_norm": "model.layers.0.post_feedforward_layernorm",
+    **_LLAMA,
+    "layers.0.mlp_norm": "model.layers.0.pre_feedforward_layernorm",
+    "layers.1.mlp_norm": "model.layers.1.pre_feedforward_layernorm",
+    "layers.0.attn_out_norm": "model.layers.0.post_attention_layernorm",
+    "layers.0.mlp_out_norm": "model.layers.0.post_feedforward_layernorm",
 }  # fmt: skip
 STANDS_FOR: dict[str, dict[str, str]] = {
     "gpt2": {
