@@ -19,6 +19,7 @@ from ..run.scan import Forward, resized
 from .batching import join_prompts
 from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
+from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
 from .prompts import read_prompt
@@ -202,6 +203,15 @@ class LanguageModel(NNsight):
         """What a generation gives: ``generator.output``, its result, and ``generator.streamer.output``, tokens as they come."""
         child = self._child("generator")
         return Generator(self._tree) if child is None else child
+
+    @property
+    def hooks(self) -> HookNames:
+        """Tensors by the names that TransformerLens gives them: ``model.hooks["blocks.3.hook_resid_post"]``.
+
+        Raises:
+            ValueError: there are no such names for this family.
+        """
+        return HookNames(self)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         if function == "generate":

@@ -95,6 +95,12 @@ def layers_path(model: torch.nn.Module) -> str:
     return _below(_inner(model), family_of(model).layers)
 
 
+def inner_path(model: torch.nn.Module) -> str:
+    """How paths of what stands in the model without its head begin: empty, or with a dot at the end."""
+    inner = _inner(model)
+    return f"{inner}." if inner else ""
+
+
 def standard_names(model: torch.nn.Module) -> Names:
     """The standard names of a model.
 

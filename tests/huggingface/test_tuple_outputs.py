@@ -187,7 +187,7 @@ def test_blocks_of_other_families(family, count):
 
 
 def test_caches(tmp_path: Path):
-    net, lm, block = block_of("gpt2")
+    _, lm, block = block_of("gpt2")
     with torch.no_grad(), lm.trace(IDS) as tracer:
         cache = tracer.cache()
         hidden = block.hidden_states.save()
