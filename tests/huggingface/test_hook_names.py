@@ -124,8 +124,12 @@ def test_what_is_assigned_flows_on_as_the_stream_does(kind, name):
 def test_what_hooks_of_pytorch_see():
     net = tiny_model("gpt2")
     seen = {}
+
+    def note(_module, _args, output):
+        seen["post"] = output if isinstance(output, torch.Tensor) else output[0]
+
     handles = [
-        net.transformer.h[1].register_forward_hook(lambda _m, _a, output: seen.update(post=output if torch.is_tensor(output) else output[0])),
+        net.transformer.h[1].register_forward_hook(note),
         net.transformer.h[1].attn.register_forward_hook(lambda _m, _a, output: seen.update(attn=output[0])),
         net.transformer.h[1].ln_2.register_forward_pre_hook(lambda _m, args: seen.update(mid=args[0])),
     ]
@@ -180,7 +184,7 @@ def test_branches_gradients_and_steps():
 
 
 REFUSED = [
-    ("gpt2", "blocks.1.attn.hook_q", r"model\.transformer\.h\.1\.attn\.c_attn\.output holds queries, keys and values of all heads side by side"),
+    ("gpt2", "blocks.1.attn.hook_q", r"model\.transformer\.h\.1\.attn\.c_attn\.output holds queries, keys and values of all heads"),
     ("llama", "blocks.0.attn.hook_k", r"model\.model\.layers\.0\.self_attn\.k_proj\.output holds the keys of all heads"),
     ("llama", "blocks.0.attn.hook_z", r"model\.model\.layers\.0\.self_attn\.o_proj\.input holds what comes out of all heads"),
     ("llama", "blocks.0.attn.hook_rot_q", r"self_attn\.q_proj\.output is before that"),
