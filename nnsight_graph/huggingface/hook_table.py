@@ -89,7 +89,9 @@ _POSITIONS = (
     "model.{inner}{module}.output has the same numbers"
 )
 _ADDED = "the module adds the residual stream itself before it returns. The difference of {0} is the same number"
-_FLAT = "the model lays the tokens of all inputs in one dimension there. model.{block}.{0} has the same numbers, as [inputs * tokens, width]"
+_FLAT = (
+    "the model lays the tokens of all inputs in one dimension there. model.{block}.{0} has the same numbers, as [inputs * tokens, width]"
+)
 
 HOOKS: dict[str, Hooks] = {
     "gpt2": Hooks(

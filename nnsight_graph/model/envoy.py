@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
@@ -360,16 +359,7 @@ class Envoy(HiddenStates):
         return value
 
     def _unknown(self, name: str) -> str:
-        lacking = self._tree.names.lacking.get(self._path, {}).get(name)
-        if lacking is not None:
-            return f"{self.path} ({type(self._module).__name__}) has no {name!r}: {lacking}"
-        near = difflib.get_close_matches(name, self.__dir__(), 3)
-        below = [envoy_path for envoy_path, _ in self._module.named_modules() if envoy_path.split(".")[-1] == name][:3]
-        hints = [f"Near: {', '.join(near)}."] if near else []
-        hints += [f"Below it there is {', '.join(below)}."] if below else []
-        if not hints:
-            hints = [f"It has {', '.join(self._module._modules) or 'no submodules'}."]
-        return f"{self.path} ({type(self._module).__name__}) has no {name!r}. {' '.join(hints)}"
+        return f"{self.path} ({type(self._module).__name__}) has no {name!r}{self._tree.names.hint(self._module, self._path, name, dir(self))}"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _ASSIGNED:

@@ -47,6 +47,19 @@ class Names:
                 known.setdefault(_joined(path, below), []).extend(_joined(each, name) for each in known[path])
         return {other: path for path, others in known.items() if path in modules for other in others if other != path}
 
+    def hint(self, module: torch.nn.Module, path: str, name: str, names: Sequence[str]) -> str:
+        """The rest of the sentence that the module at ``path`` has no ``name``; ``names`` are those that it has."""
+        lacking = self.lacking.get(path, {}).get(name)
+        if lacking is not None:
+            return f": {lacking}"
+        near = difflib.get_close_matches(name, names, 3)
+        below = [each for each, _ in module.named_modules() if each.split(".")[-1] == name][:3]
+        hints = [f"Near: {', '.join(near)}."] if near else []
+        hints += [f"Below it there is {', '.join(below)}."] if below else []
+        if not hints:
+            hints = [f"It has {', '.join(module._modules) or 'no submodules'}."]
+        return f". {' '.join(hints)}"
+
     def printed(self, module: torch.nn.Module, path: str) -> str:
         """The module as PyTorch prints it, with the further names beside its own."""
         if not self.at or type(module).__repr__ not in (torch.nn.Module.__repr__, torch.nn.ModuleList.__repr__):
