@@ -333,7 +333,7 @@ class Recorder(Cursor, Captured):
     def name_of(self, index: int) -> str:
         """What a node is called when its proxy is printed."""
         target, *rest = self.entries[index]
-        return str(rest[0]) if target in ("read", "parameter") else target.lstrip(".@").removeprefix("torch.")
+        return str(rest[0]) if target in ("read", "parameter") else target.lstrip(".@").removeprefix("torch.").removeprefix("passing.")
 
     def unset_reason(self, index: int) -> str:
         """Why a value of a finished trace is not there."""

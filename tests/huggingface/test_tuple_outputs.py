@@ -206,3 +206,41 @@ def test_with_further_names_and_weights_that_come_later():
         old = lm.transformer.h[5].output[0].save()
     assert torch.equal(hidden.value, old[:, -1])
     assert lm.layers[5] is early
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_writes_in_steps(family, write):
+    _, lm, block = block_of(family)
+    kept = {}
+    for name in ("plain", "open", "bounded"):
+        with torch.no_grad(), lm.generate(IDS, max_new_tokens=3, do_sample=False) as tracer:
+            seen, logits = nnsight.list().save(), nnsight.list().save()
+            for step in tracer.iter[:] if name == "open" else tracer.iter[0:3]:
+                if name == "plain":
+                    block.hidden_states = zeroed(block.hidden_states)
+                else:
+                    write(block)
+                seen.append(block.output[0][:, 0].abs().sum())
+                logits.append(lm.lm_head.output)
+        assert [float(each) for each in seen] == [0, 0, 0], name
+        kept[name] = [each.clone() for each in logits]
+    for one, other, plain in zip(kept["open"], kept["bounded"], kept["plain"], strict=True):
+        torch.testing.assert_close(one, plain)
+        torch.testing.assert_close(other, plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edits_that_stay_and_skips(family):
+    net, lm, block = block_of(family)
+    with lm.edit() as edited:
+        block.output[0][:, 0] = 0
+    with torch.no_grad(), edited.trace(IDS):
+        logits = edited.output.logits.save()
+    torch.testing.assert_close(logits.value, hooked(net, family, zeroed))
+    with torch.no_grad(), lm.trace(IDS):
+        given = block.input if family != "bloom" else (block.input, None)
+        block.skip(given)
+        hidden = block.output[0].save()
+        before = block.input.save()
+    assert torch.equal(hidden.value, before.value)
