@@ -38,8 +38,11 @@ class TupleEnvoy(Envoy):
         value = super()._read(point, call)
         if point != "output":
             return value
-        trace = value._trace
-        return trace.make(trace, trace.put((_READ, value._index), sys._getframe(2)))
+        trace, site = value._trace, self._sites["output"]._replace(point="shown", call=call)
+        known = trace.reads.get(site)
+        if known is None:  # one proxy, as of a tuple itself: what is put into it is there under every name
+            known = trace.reads[site] = trace.make(trace, trace.put((_READ, value._index), sys._getframe(2)))
+        return known
 
     def _write(self, point: str, value: Any, call: int = 0, depth: int = 5) -> None:
         if point == "output":

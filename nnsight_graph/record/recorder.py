@@ -293,7 +293,7 @@ class Recorder(Cursor, Captured):
         self.add("write", (value,), None, located, depth)
         if located.step == EVERY:
             self._by_step = {}
-        for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point,):
+        for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point, "shown"):  # other looks at the same
             self.reads.pop(site._replace(point=point), None)
 
     def skip(self, site: Site, owner: Any, value: Any) -> None:
