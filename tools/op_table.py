@@ -34,6 +34,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from nnsight_graph.ops import passing  # noqa: E402
 from nnsight_graph.ops.effect import parse  # noqa: E402  (this tree's, wherever it is called from)
 
 TABLE = ROOT / "nnsight_graph" / "ops" / "table.tsv"
@@ -50,6 +51,7 @@ HEADER = """\
 """
 
 NAMESPACES = {
+    "passing": passing,
     "torch": torch,
     "torch.fft": torch.fft,
     "torch.linalg": torch.linalg,
@@ -110,7 +112,7 @@ OVERRIDES = {
     "view:0": """
  ~adjoint ~broadcast_to ~chunk ~dsplit ~hsplit ~vsplit ~split ~tensor_split ~unsafe_chunk ~unsafe_split ~unsafe_split_with_sizes
  ~expand_as ~moveaxis ~movedim ~narrow ~swapaxes ~swapdims ~unflatten ~view_as ~imag torch.linalg.diagonal torch.from_numpy
- torch.frombuffer .as_subclass .__iter__ @T @mT @H @mH @imag @data""",
+ torch.frombuffer .as_subclass .__iter__ @T @mT @H @mH @imag @data passing.hidden_states passing.as_tuple""",
     # containers and iterators hold what they are made of
     "view:*": "torch.broadcast_tensors torch.meshgrid",
     "maybe:0": """
@@ -119,7 +121,7 @@ OVERRIDES = {
  .storage .untyped_storage ~conj_physical ~dequantize .to_dense .to_sparse .to_sparse_coo .to_sparse_csr .to_sparse_csc .to_sparse_bsr
  .to_sparse_bsc .to_mkldnn .sum_to_size .resize .resize_as ~q_per_channel_scales ~q_per_channel_zero_points torch.as_tensor torch.asarray
  torch.from_dlpack ~pad ~pixel_shuffle ~pixel_unshuffle ~channel_shuffle ~native_channel_shuffle @real @grad""",
-    "maybe:0,1": ".sparse_mask torch.sparse_coo_tensor",
+    "maybe:0,1": ".sparse_mask torch.sparse_coo_tensor passing.with_hidden_states passing.as_passed",
     "maybe:0,1,2": """
  torch.sparse_csr_tensor torch.sparse_csc_tensor torch.sparse_bsr_tensor torch.sparse_bsc_tensor torch.sparse_compressed_tensor""",
     "maybe:0,2": ".get",

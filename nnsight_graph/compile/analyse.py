@@ -10,6 +10,7 @@ from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, un
 from ..ops.ambient import without_modes
 from ..ops.effect import Effect, parse, shared, written
 from ..ops.evaluate import GROUPS, literal, put_back, resolve, same
+from ..ops.passing import as_passed, as_tuple
 from ..ops.table import function_of
 from .bodies import analyse_loop
 from .branches import BranchAnalysis
@@ -25,6 +26,7 @@ from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
+_PLAIN_PARTS = (function_of("getitem"), as_tuple)
 _OWN = {"grad": "gradient", **{name: name for name in ("write", "backward", "merge", "skip", "stop", "replace", "copied")}}
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
@@ -316,7 +318,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
 
     def _read_of(self, value: Value) -> Value | None:
         """The read that ``value`` is, or is an element of, by plain indexing."""
-        while value.base is not None and value.step is not None and without_modes(value.step.function) is function_of("getitem"):
+        while value.base is not None and value.step is not None and without_modes(value.step.function) in _PLAIN_PARTS:
             value = value.base
         return value if value.read is not None else None
 
@@ -324,7 +326,9 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         """Where an element of a tuple was replaced, replace it in the tuple, and in turn up to what the site passes on."""
         last = step
         while target.read is None and target.base is not None and target.step is not None:
-            back = Step(step.node, put_back, [target.base.slot, target.step.leaves[1], target.slot], step.needs)
+            shown = without_modes(target.step.function) is as_tuple  # the tuple is only how a tensor is shown
+            leaves = [target.base.slot, target.slot] if shown else [target.base.slot, target.step.leaves[1], target.slot]
+            back = Step(step.node, as_passed if shown else put_back, leaves, step.needs)
             back.output = target.base.slot
             back.after.append(last)
             self.guarded(back)

@@ -117,13 +117,11 @@ class GradientAnalysis:
 
     def _listen(self, node: Node, value: Value) -> None:
         assert node.site is not None
-        self._listen_at(node, value, *self._path(value))
-        taken = value.step.leaves[0].producer if value.read is not None and value.step is not None else None
+        start, levels = self._path(value)
+        self._listen_at(node, value, start, levels)
+        taken = start.producer
         if taken is not None and taken.special == "piece":  # a copy, that only takes part if it is edited; the rows of the batch do else
-            levels: list[Level] = [(rows_of, taken.leaves[1:], ())]
-            if value.step is not None and value.step.function is first_argument:
-                levels = [(first_argument, [], ()), *levels]
-            self._listen_at(node, value, taken.leaves[0], levels)
+            self._listen_at(node, value, taken.leaves[0], [(rows_of, taken.leaves[1:], ()), *levels])
 
     def _listen_at(self, node: Node, value: Value, start: Slot, levels: list[Level]) -> None:
         assert node.site is not None

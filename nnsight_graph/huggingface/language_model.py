@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,15 +11,20 @@ import torch
 
 from ..model import NNsight
 from ..model.invoker import Call, Invoke
+from ..model.names import Rename
+from ..model.tuples import TupleEnvoy
 from ..ops.rows import Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
 from .batching import join_prompts
+from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
+from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
 from .prompts import read_prompt
 from .scanning import GenerationStep, forward_of
+from .standard import standard_names
 from .verify import compare_rows
 
 _INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
@@ -39,6 +44,12 @@ class LanguageModel(NNsight):
         automodel: The class of transformers that loads the model, or its name: ``"AutoModelForMaskedLM"``,
             ``"AutoModelForSeq2SeqLM"``, ``"AutoModel"`` ...
         envoys: Which classes mirror which modules, as for :class:`NNsight`.
+        rename: Further names of modules, as :class:`NNsight` takes them; or ``"standard"``, which gives every decoder family the same
+            ones: ``model.layers[i]`` with ``attn``, ``mlp``, ``attn_norm`` and ``mlp_norm``, ``model.embed_tokens``, ``model.norm``
+            and ``model.lm_head``.
+        alias: The same the other way round: ``{"layers": "transformer.h"}``.
+        tuple_outputs: Show what blocks return as tuples, for code that was written for versions of transformers in which they
+            return them: ``model.transformer.h[5].output[0]``. Where blocks return tuples nothing changes.
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
             ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
 
@@ -63,6 +74,9 @@ class LanguageModel(NNsight):
         tokenizer_kwargs: dict[str, Any] | None = None,
         automodel: type | str = "AutoModelForCausalLM",
         envoys: Any = None,
+        rename: Rename | str | None = None,
+        alias: Mapping[str, str] | None = None,
+        tuple_outputs: bool = False,
         **kwargs: Any,
     ) -> None:
         if "torch_dtype" in kwargs:
@@ -79,6 +93,7 @@ class LanguageModel(NNsight):
                 raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
             super().__init__(model, envoys=envoys)
+            self._show(rename, alias, tuple_outputs)
             return
         own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
         loader = own["_loader"]
@@ -86,6 +101,18 @@ class LanguageModel(NNsight):
         load = load_with_weights if dispatch else load_without_weights
         super().__init__(load(str(model), kwargs, loader), envoys=envoys)
         self._tree.loaded = dispatch
+        self._show(rename, alias, tuple_outputs)
+
+    def _show(self, rename: Rename | str | None, alias: Mapping[str, str] | None, tuple_outputs: bool) -> None:
+        """Give modules further names, and blocks another look."""
+        if tuple_outputs:
+            self._tree.shown = dict.fromkeys(block_paths(self._module), TupleEnvoy)
+        if rename == "standard":
+            self._tree.names = standard_names(self._module)
+            rename = None
+        elif isinstance(rename, str):
+            raise ValueError(f'rename is a dictionary, or "standard", not {rename!r}')
+        self._add_names(rename, alias)
 
     @property
     def dispatched(self) -> bool:
@@ -179,6 +206,15 @@ class LanguageModel(NNsight):
         """What a generation gives: ``generator.output``, its result, and ``generator.streamer.output``, tokens as they come."""
         child = self._child("generator")
         return Generator(self._tree) if child is None else child
+
+    @property
+    def hooks(self) -> HookNames:
+        """Tensors by the names that TransformerLens gives them: ``model.hooks["blocks.3.hook_resid_post"]``.
+
+        Raises:
+            ValueError: there are no such names for this family.
+        """
+        return HookNames(self)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         if function == "generate":

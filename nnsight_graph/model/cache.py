@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from ..compile.plan import CacheSpec
 from ..errors import RecordError
 from ..ops.nested import map_tensors
+from ..ops.passing import as_tuple
 from ..record import Recorder
 from ..run import ModuleIndex, Run
 from ..run.capture import Capture, keeper
@@ -122,7 +123,7 @@ class Cache:
     def fill(self, found: Iterable[Any], tree: Tree) -> None:
         """Take over what a run has found; the cache can be read from now on."""
         for path, point, value, _ in found:
-            self.keep(path, point, value)
+            self.keep(path, point, as_tuple(value) if path in tree.shown and point == "output" else value)
         names = self.names(tree)
         if self.writer is not None:
             folder = self.writer.close({key: self.name(key) for key in self.writer.keys}, names, self.lists)
@@ -149,6 +150,9 @@ class Cache:
             for other in (path, _substituted(path, {old: new for new, old in self.alias.items()})):
                 if other != key:
                     found[other] = key
+        for other, plain in tree.names.spellings(index.root).items():
+            canonical = index.canonical(index.root.get_submodule(plain), plain)
+            found.setdefault(f"model.{other}", self.name(f"model.{canonical}"))
         return found
 
 
@@ -189,8 +193,19 @@ class Caches:
         """What keeps their values in a run."""
         writers = {spec.node: self._nodes[spec.node].writer for spec in run.plan.caches}
         return tuple(
-            Capture(spec, run, modules, writer.take if (writer := writers[spec.node]) is not None else None) for spec in run.plan.caches
+            Capture(spec, run, modules, self._sink(writer) if (writer := writers[spec.node]) is not None else None)
+            for spec in run.plan.caches
         )
+
+    def _sink(self, writer: Writer) -> Callable[[str, str, Any], None]:
+        shown = self._tree.shown
+        if not shown:
+            return writer.take
+
+        def take(path: str, point: str, value: Any) -> None:
+            writer.take(path, point, as_tuple(value) if path in shown and point == "output" else value)
+
+        return take
 
     def fill(self, captures: Iterable[Capture]) -> None:
         """The run is over: the caches can be read."""
@@ -223,6 +238,7 @@ def paths_of(modules: tuple[Envoy | str, ...] | None, tree: Tree) -> tuple[str, 
     if modules is None:
         return None
     known = {path: tree.index.canonical(module, path) for path, module in tree.index.root.named_modules(remove_duplicate=False)}
+    known.update((other, known[path]) for other, path in tree.names.spellings(tree.index.root).items())
     found: dict[str, None] = {}
     for module in modules:
         if isinstance(module, Envoy):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,12 +14,15 @@ from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from .eproperty import eproperty
+from .hidden import HiddenStates
 from .passes import Calls, EveryStep
 from .printing import printed
 from .tree import Scanned, Tree
 
+_ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states", "attention_weights"))
 
-class Envoy:
+
+class Envoy(HiddenStates):
     """Mirrors one module of a model.
 
     Submodules are attributes (``model.transformer``), items of lists are indexed (``h[-1]``, ``h[2:4]``), other
@@ -281,16 +283,16 @@ class Envoy:
         """The envoy at a path from the root."""
         envoy: Envoy | None = self._tree.envoys.get(path)
         if envoy is None:
-            kinds = self._tree.kinds
             module = self._tree.index.root.get_submodule(path)
-            kind: type[Envoy] = Envoy if kinds is None else kinds.of(path, module) or Envoy
+            kind: type[Envoy] = self._tree.kind_of(path, module) or Envoy
             envoy = kind(module, self._tree, path)
         return envoy
 
     def _child(self, name: str) -> Envoy | None:
         module = self._module._modules.get(name)
         if module is None:
-            return None
+            real = self._tree.names.real(self._path, name) if self._tree.names.at else None
+            return None if real is None else self._at(real)
         path = f"{self._path}.{name}" if self._path else name
         if self._tree.index.modules.get(self._tree.index.canonical(module, path)) is not module:  # put there since
             self._tree.replace(self._tree.index.root)
@@ -340,23 +342,20 @@ class Envoy:
         return value
 
     def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self.__dir__(), 3)
-        below = [envoy_path for envoy_path, _ in self._module.named_modules() if envoy_path.split(".")[-1] == name][:3]
-        hints = [f"Near: {', '.join(near)}."] if near else []
-        hints += [f"Below it there is {', '.join(below)}."] if below else []
-        if not hints:
-            hints = [f"It has {', '.join(self._module._modules) or 'no submodules'}."]
-        return f"{self.path} ({type(self._module).__name__}) has no {name!r}. {' '.join(hints)}"
+        hint = self._tree.names.hint(self._module, self._path, name, dir(self))
+        return f"{self.path} ({type(self._module).__name__}) has no {name!r}{hint}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        own = isinstance(getattr(type(self), name, None), eproperty)
-        if own or name in ("input", "inputs", "output", "attention_weights", "nns_input", "nns_inputs", "nns_output"):
+        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty):
             object.__setattr__(self, name, value)
         elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
             path = f"{self._path}.{name}" if self._path else name
             trace.replace(self._tree.names_of(path), self._tree, value)
         elif trace is not None:
-            raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input and .inputs of a module")
+            raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input, .inputs, .hidden_states")
+        elif name in self._tree.names.below(self._path):
+            owner, _, last = self._tree.names.below(self._path)[name].rpartition(".")
+            setattr(self._walk(owner), last, value)
         else:
             self.__dict__.pop(name, None)
             self.__dict__.pop("_items", None)
@@ -365,7 +364,7 @@ class Envoy:
                 self._tree.replace(self._tree.index.root)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self._module._modules, *dir(self._module)})
+        return sorted({*super().__dir__(), *self._tree.names.below(self._path), *self._module._modules, *dir(self._module)})
 
     def __repr__(self) -> str:
         return printed(self)

@@ -18,6 +18,7 @@ from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
 from .kinds import Kinds
+from .names import Rename, read_names, with_aliases
 from .scanning import NOT_SCANNED, SiteTable, sites
 from .scanning_tracer import ScanningTracer
 from .session import Session, SessionTracer
@@ -32,9 +33,13 @@ class NNsight(Envoy):
         module: The model. It is not changed, neither now nor by a trace.
         envoys: Classes made from :class:`Envoy` that mirror modules in its place: one for all, or a dictionary by module class
             (``{torch.nn.Linear: MyEnvoy}``) or by the end of a path (``{"attn": MyEnvoy}``). May stand on a subclass, too.
+        rename: Further names of modules, from a name or a path: ``{"self_attn": "attn", "transformer.h": "layers"}``. A value may
+            be a list of names. The model's own names stay.
+        alias: The same the other way round: ``{"layers": "transformer.h"}``.
 
     Raises:
         NNsightError: a key of ``envoys`` fits no module.
+        ValueError: a key of ``rename`` matches no module, or a further name stands for something else already.
 
     Example:
         >>> import torch, nnsight_graph as nnsight
@@ -50,13 +55,21 @@ class NNsight(Envoy):
     envoys: Any = None
     tracer_class: type[Tracer] = Tracer
 
-    def __init__(self, module: torch.nn.Module, *, envoys: Any = None) -> None:
+    def __init__(
+        self, module: torch.nn.Module, *, envoys: Any = None, rename: Rename | None = None, alias: Mapping[str, str] | None = None
+    ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"NNsight wraps an nn.Module, not {type(module).__name__}")
         if type(module).__name__ == "OptimizedModule":
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         envoys = type(self).envoys if envoys is None else envoys
         super().__init__(module, Tree(module, None if envoys is None else Kinds(envoys, Envoy, module)))
+        self._add_names(rename, alias)
+
+    def _add_names(self, rename: Rename | None, alias: Mapping[str, str] | None) -> None:
+        if rename is not None or alias:
+            taken = [*dir(type(self)), *self.__dict__]
+            read_names(self._tree.names, self._module, with_aliases(rename, alias), taken, dir(Envoy))
 
     _edits: tuple[Recording, ...] = ()
 

@@ -10,6 +10,7 @@ from ..errors import RecordError
 from ..record import Recorder
 from ..record.branches import emitter_of
 from ..record.steps import EVERY, Steps
+from .hidden import read_hidden, write_hidden
 
 if TYPE_CHECKING:
     from .envoy import Envoy
@@ -40,13 +41,18 @@ class Called:
         object.__setattr__(self, "_number", number)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "hidden_states":
+            return read_hidden(self._envoy, self._number)
         if name not in ("output", "input", "inputs"):
-            raise AttributeError(f"a call has .output, .input and .inputs; {name!r} is an attribute of the module itself")
+            raise AttributeError(f"a call has .output, .input, .inputs and .hidden_states; {name!r} is an attribute of the module itself")
         return self._envoy._read(name, self._number)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "hidden_states":
+            write_hidden(self._envoy, value, self._number, 2)
+            return
         if name not in ("output", "input", "inputs"):
-            raise RecordError("of a call, .output, .input and .inputs can be assigned")
+            raise RecordError("of a call, .output, .input, .inputs and .hidden_states can be assigned")
         self._envoy._write(name, value, self._number, 4)
 
 

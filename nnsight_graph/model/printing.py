@@ -16,7 +16,7 @@ _LIST: Any = torch.nn.ModuleList.__repr__
 
 
 def printed(envoy: Envoy) -> str:
-    """The tree of modules, as torch prints it; described properties stand in front of the submodules, with a dot.
+    """The tree of modules, as torch prints it; with a dot, described properties; beside a module's own name, its further ones.
 
     >>> import torch, nnsight_graph as nnsight
     >>> class Rows(nnsight.Envoy):
@@ -29,7 +29,7 @@ def printed(envoy: Envoy) -> str:
       )
     )
     """
-    if envoy._tree.kinds is None and not described(type(envoy)):
+    if envoy._tree.kinds is None and not envoy._tree.names.at and not described(type(envoy)):
         return repr(envoy._module)
     return _lines(envoy)
 
@@ -50,13 +50,19 @@ def _lines(envoy: Envoy) -> str:
     native: Any = type(module).__repr__
     if native is not _NATIVE and native is not _LIST:
         return repr(module)
-    children = [(name, _lines(child)) for name in module._modules if (child := envoy._child(name)) is not None]
+    names = envoy._tree.names.below(envoy._path)
+    children = [(", ".join([name, *(new for new, old in names.items() if old == name)]), _text(envoy, name)) for name in module._modules]
     grouped = _grouped(children) if native is _LIST else [f"({name}): {text}" for name, text in children]
     extra = [line for line in module.extra_repr().split("\n") if line]
-    below = [*described(type(envoy)), *grouped]
+    below = [*described(type(envoy)), *grouped, *(f"({new}): the module at {old}" for new, old in names.items() if "." in old)]
     if not below and len(extra) <= 1:
         return f"{module._get_name()}({''.join(extra)})"
     return f"{module._get_name()}(\n  " + "\n  ".join(map(_indented, [*extra, *below])) + "\n)"
+
+
+def _text(envoy: Envoy, name: str) -> str:
+    child = envoy._child(name)
+    return "None" if child is None else _lines(child)
 
 
 def _grouped(children: list[tuple[str, str]]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from ..run import ModuleIndex
 from ..run.scan import Scan
 from .kinds import Kinds
+from .names import Names
 
 if TYPE_CHECKING:
     from .envoy import Envoy
@@ -25,15 +26,23 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("envoys", "index", "kinds", "loaded", "scan", "views")
+    __slots__ = ("envoys", "index", "kinds", "loaded", "names", "scan", "shown", "views")
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
         self.index = ModuleIndex(root)
         self.kinds = kinds  # which class mirrors which module, where that is not Envoy
+        self.names = Names()
+        self.shown: dict[str, type[Envoy]] = {}  # of modules that are shown in another way, by canonical path
         self.scan: Scan | None = None  # the last one
         self.loaded = True  # whether the weights are there
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
         self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
+
+    def kind_of(self, path: str, module: torch.nn.Module) -> type[Envoy] | None:
+        """Which class mirrors a module, where that is not Envoy."""
+        own = None if self.kinds is None else self.kinds.of(path, module)
+        shown = self.shown.get(self.index.canonical(module, path)) if self.shown else None
+        return own if shown is None else shown if own is None else type(own.__name__, (shown, own), {})
 
     def names_of(self, path: str) -> list[str]:
         """All paths of a parameter, or a buffer: tied ones have several."""

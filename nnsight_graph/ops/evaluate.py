@@ -103,8 +103,8 @@ def set_item(base: Any, index: Any, value: Any) -> Any:
 
 
 def put_back(parent: Any, index: Any, item: Any) -> Any:
-    """``parent`` with ``item`` at ``index``, where it is not there already."""
-    if isinstance(parent, torch.Tensor) or parent[index] is item:
+    """``parent`` with the tuple ``item`` at ``index``, made anew by an edit; anything else was edited where it is, if it is there still."""
+    if not isinstance(item, tuple) or isinstance(parent, torch.Tensor) or parent[index] is item:
         return parent
     if isinstance(parent, tuple):
         return replaced(parent, index, item)

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from . import passing
 from .effect import OPAQUE, Effect, parse
 
 _MUTATES, _ATTRIBUTE = parse("mutates:0"), parse("maybe:0")
 
 _SPACES = {
+    "passing": passing,
     "torch": torch,
     "torch.fft": torch.fft,
     "torch.linalg": torch.linalg,

@@ -291,7 +291,7 @@ class Recorder(Cursor, Captured):
             self.own.replaced(located)
         if located.step == EVERY:
             self._by_step = {}
-        for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point,):
+        for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point, "shown"):  # other looks at the same
             self.reads.pop(site._replace(point=point), None)
 
     def skip(self, site: Site, owner: Any, value: Any) -> None:
@@ -331,7 +331,7 @@ class Recorder(Cursor, Captured):
     def name_of(self, index: int) -> str:
         """What a node is called when its proxy is printed."""
         target, *rest = self.entries[index]
-        return str(rest[0]) if target in ("read", "parameter") else target.lstrip(".@").removeprefix("torch.")
+        return str(rest[0]) if target in ("read", "parameter") else target.lstrip(".@").removeprefix("torch.").removeprefix("passing.")
 
     def unset_reason(self, index: int) -> str:
         """Why a value of a finished trace is not there."""

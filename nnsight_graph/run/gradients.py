@@ -10,6 +10,7 @@ import torch
 
 from ..errors import NNsightError
 from ..ops.nested import shares
+from ..ops.rows import rows_of
 
 Level = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -47,10 +48,14 @@ class Gradients:
             value: What the value is a view of, or holds it.
             levels: Function, further arguments and named ones of each step from there to the value.
         """
-        path = list(levels)
+        path, rows = list(levels), list(levels[:0])
         while path and not isinstance(value, torch.Tensor):
             function, others, named = path.pop(0)
-            value = function(value, *others, **named)
+            if function is rows_of:  # rows of a tuple are new views: those of what is in it, of its gradient, are the same
+                rows.append((function, others, named))
+            else:
+                value = function(value, *others, **named)
+        path = rows + path
         if not isinstance(value, torch.Tensor):
             raise NNsightError(f"a {type(value).__name__} has no gradient: .grad belongs to a tensor")
         if not value.requires_grad:
