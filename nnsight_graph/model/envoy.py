@@ -359,7 +359,8 @@ class Envoy(HiddenStates):
         return value
 
     def _unknown(self, name: str) -> str:
-        return f"{self.path} ({type(self._module).__name__}) has no {name!r}{self._tree.names.hint(self._module, self._path, name, dir(self))}"
+        hint = self._tree.names.hint(self._module, self._path, name, dir(self))
+        return f"{self.path} ({type(self._module).__name__}) has no {name!r}{hint}"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _ASSIGNED:
