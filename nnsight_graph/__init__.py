@@ -33,7 +33,12 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
-    from .model import Cache, CacheDict, Editor, Entry, Envoy, NNsight, OperationEnvoy, ScanningTracer, Session, Source, Tracer
+    from .model import Cache, CacheDict, Editor, Entry, Envoy, IEnvoy, NNsight, OperationEnvoy, ScanningTracer, Session, Source, Tracer
+    from .model import eproperty as eproperty
+    from .model import requires_input as requires_input
+    from .model import requires_operation_input as requires_operation_input
+    from .model import requires_operation_output as requires_operation_output
+    from .model import requires_output as requires_output
     from .record import Proxy, apply, log, save, stop, trace
     from .record.branches import cond
     from .record.branches import iter as iter
@@ -56,6 +61,12 @@ _LAZY = {
     "Editor": ".model",
     "Entry": ".model",
     "Envoy": ".model",
+    "IEnvoy": ".model",
+    "eproperty": ".model",
+    "requires_input": ".model",
+    "requires_operation_input": ".model",
+    "requires_operation_output": ".model",
+    "requires_output": ".model",
     "NNsight": ".model",
     "OperationEnvoy": ".model",
     "ScanningTracer": ".model",
@@ -86,6 +97,7 @@ __all__ = [
     "Envoy",
     "FunctionWhitelistError",
     "GraphFormatError",
+    "IEnvoy",
     "LanguageModel",
     "MissedProviderError",
     "MissedSiteError",
@@ -104,8 +116,13 @@ __all__ = [
     "UnsetValueError",
     "apply",
     "cond",
+    "eproperty",
     "log",
     "on_fakes",
+    "requires_input",
+    "requires_operation_input",
+    "requires_operation_output",
+    "requires_output",
     "save",
     "stop",
     "trace",

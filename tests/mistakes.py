@@ -326,16 +326,17 @@ def overwritten() -> None:
 # ---------------------------------------------------------------------- the model itself
 
 
-@mistake("An edit of a parameter in place", nnsight.RecordError, "Edit layer1.weight.clone\\(\\) instead")
+@mistake("An edit of a parameter in a branch", nnsight.RecordError, "Here, edit a .clone\\(\\)")
 def edit_of_a_parameter() -> None:
-    with model.trace(x):
-        model.layer1.weight[0] = 0  # here
+    with model.trace(x) as tracer:
+        with tracer.cond(model.layer1.output.sum() > 0):
+            model.layer1.weight[0] = 0  # here
 
 
 @mistake("Assigning an attribute of a module in a trace", nnsight.RecordError, "cannot be assigned in a trace")
 def assigned_attribute() -> None:
     with model.trace(x):
-        model.layer1.weight = nn.Parameter(torch.zeros(10, 5))  # here
+        model.layer1.out_features = 3  # here
 
 
 @mistake("An optimizer's step in a trace", nnsight.RecordError, "before the model runs")

@@ -27,7 +27,7 @@ from .storage import Cell, Root, RowsKey, Value, opened
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
 _PLAIN_PARTS = (function_of("getitem"), as_tuple)
-_OWN = {"write": "write", "grad": "gradient", "backward": "backward", "merge": "merge", "skip": "skip", "stop": "stop"}
+_OWN = {"grad": "gradient", **{name: name for name in ("write", "backward", "merge", "skip", "stop", "replace", "copied")}}
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
 
 

@@ -105,8 +105,8 @@ class Body:
                 self.analysis.modes = node.operands[0].name  # type: ignore[union-attr]
             elif node.target in _GRADIENTS:
                 raise refused(node.number, "takes a gradient in a loop over values: take it outside")
-            elif node.target in ("stop", "skip"):
-                raise refused(node.number, f"is a {node.target} in a loop over values: decide in the loop, and {node.target} below it")
+            elif node.target in ("stop", "skip", "replace"):
+                raise refused(node.number, f"is a {node.target} in a loop over values: write it outside")
             elif node.target in ("write", "invoke"):
                 what = "assigns to a site of the model in a loop over values" if node.target == "write" else "opens an invoke in a loop"
                 raise refused(node.number, f"{what}; edit the site's value in place in the loop, or collect in it and assign below it")

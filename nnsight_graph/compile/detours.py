@@ -1,4 +1,4 @@
-"""Modules that are skipped, and forwards that are stopped."""
+"""Modules that are skipped, forwards that are stopped, parameters that are others for one run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
+import msgspec
+import torch
+
 from ..errors import MissedSiteError
 from ..graph import Graph, Node, Operand, Region
 from .edits import refused
 from .plan import Guard, Slot, Step
 from .sites import rows_key
-from .storage import Cell, RowsKey, Value
+from .storage import Cell, Root, RowsKey, Value
 
 FORWARD = -1
 """The scope of a stop that ends the forward, whatever the invokes still want."""
 
 
 class DetourAnalysis:
-    """The part of the analysis that knows stops and skips."""
+    """The part of the analysis that knows stops, skips and replaced parameters."""
 
     graph: Graph
     steps: list[Step]
@@ -28,12 +31,15 @@ class DetourAnalysis:
     guarded: Callable[[Step], None]
     cell: Callable[[Node], Cell]
     layout: Callable[[tuple[str, int]], Slot]
+    module: Callable[[str, bool], Slot]
+    values: dict[int, Value]
     _inside: Callable[[Operand, int], Iterator[Value]]
     _leaf: Callable[..., Slot]
 
     def __init__(self) -> None:
         self.skips: list[tuple[Node, Cell, RowsKey, Guard | None]] = []
         self.scopes: list[Node] = []
+        self.replaced: dict[str, int] = {}
         self._scope = 0
         self._stopped_at = 0
         self._begun = 0
@@ -88,6 +94,32 @@ class DetourAnalysis:
         """
         if self._scope and self.rows is not None:
             raise refused(node.number, "stands below the stop of its invoke, and could change nothing")
+
+    # ------------------------------------------------------------------ parameters
+
+    def copied(self, node: Node) -> None:
+        """A copy of a parameter, which stands for it in this run: edits of it have to be done when its module's turn comes."""
+        assert node.site is not None
+        owner = node.site.path.rpartition(".")[0]
+        cell = self.cell(msgspec.structs.replace(node, site=node.site._replace(path=owner, point="inputs")))
+        step = Step(node.number, torch.clone, [self.module(node.site.path, True)], 0)
+        step.output = Slot(step)
+        self.steps.append(step)
+        self.values[node.number] = Value(node.number, step.output, 0, (Root(cell),), step)
+
+    def replace(self, node: Node) -> None:
+        """A value that stands for a parameter from the first call of its module on."""
+        assert node.site is not None
+        cell = self.cell(node)
+        step = Step(node.number, None, [], 0)
+        step.special, step.extra = "replace", (node.site.path, node.operands[0].name)  # type: ignore[union-attr]
+        for value in self._inside(node.operands[1], node.number):
+            step.needs |= value.needs | value.edit_needs
+        step.leaves.append(self._leaf(node.operands[1], step, False, 0))
+        cell.musts.append((step, None))
+        self.guarded(step)
+        self.steps.append(step)
+        self.replaced[node.site.path] = node.number
 
     # ------------------------------------------------------------------ skips
 

@@ -26,6 +26,7 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "contain": lambda run, rest: run.contain(*rest),
     "skip": lambda run, rest: run.skip(*rest),
     "stop": lambda run, rest: run.stop(*rest),
+    "replace": lambda run, rest: run.replace(*rest),
 }
 
 
@@ -133,6 +134,8 @@ class Emitter:
             return (*step.extra, tuple(leaves))
         if step.special == "skip":
             return step.extra, tuple(leaves)
+        if step.special == "replace":
+            return (*step.extra, leaves[0])
         if step.special == "stop":
             return (*step.extra, self.numbering.scopes.get(step.extra[0], ()), self.numbering.invokes)
         if step.special == "protect":

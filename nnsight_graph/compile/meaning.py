@@ -11,7 +11,7 @@ from ..graph import Const, Group, Literal, Node, Operand, Ref
 from ..ops.ambient import under
 from ..ops.control import assigned, raise_error, select, take_result
 from ..ops.effect import OPAQUE, Effect, parse
-from ..ops.evaluate import assign_attribute, call_opaque, log, set_item, unpack
+from ..ops.evaluate import arranged, assign_attribute, call_opaque, log, set_item, unpack
 from ..ops.running import call_listening, call_module
 from ..ops.table import effect_of, function_of
 from .storage import Value
@@ -20,6 +20,7 @@ VIEW, _PUT_IN = parse("view:0"), parse("mutates:0 maybe:1")
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "bound": (getattr, parse("maybe:0")),
     "unpack": (unpack, VIEW),
+    "arranged": (arranged, parse("maybe:0,1")),
     "setattr": (assign_attribute, parse("mutates:0")),
     "log": (log, parse("pure")),
     "assigned": (assigned, VIEW),

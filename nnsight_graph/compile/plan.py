@@ -145,13 +145,14 @@ class Plan:
         caches: What is kept of all modules, or of many.
         virtual: Visits that stand for the completion of branches: no module brings them.
         ends_early: Whether what it wants is there before the model returns, so that the rest of the forward might be left out.
+        replaced: The modules of which parameters are replaced, by path, with the node that does.
         skips: The modules that may be skipped, by path, with the node that says so.
     """
 
     __slots__ = (
         "blanks", "caches", "came", "checked", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks", "layouts",
-        "limit", "modules", "needs", "prologue", "repeats", "result", "saved", "segments", "skips", "unchecked", "uses", "virtual",
-        "visits", "waits",
+        "limit", "modules", "needs", "prologue", "repeats", "replaced", "result", "saved", "segments", "skips", "unchecked", "uses",
+        "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -179,6 +180,7 @@ class Plan:
         self.ends: tuple[int, ...] = ()
         self.came: dict[int, int] = {}
         self.skips: dict[str, int] = {}
+        self.replaced: dict[str, int] = {}
         self.ends_early = False
         self.repeats = False
         self.limit = 0

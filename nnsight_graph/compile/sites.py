@@ -42,7 +42,9 @@ def rows_touched(graph: Graph) -> dict[tuple[str, str], set[RowsKey]]:
 
     def visit(nodes: tuple[Node, ...], rows: RowsKey) -> None:
         for node in nodes:
-            if node.target in ("read", "write", "grad", "skip"):
+            if node.target == "copied" and node.site is not None:
+                touched.setdefault((node.site.path.rpartition(".")[0], "in"), set()).add(None)
+            elif node.target in ("read", "write", "grad", "skip", "replace"):
                 touched.setdefault(passing_key(node), set()).add(rows if node.site is None or node.site.point != "grad" else None)
             for region in node.regions:
                 visit(region.nodes, rows_key(node) if node.target == "invoke" else rows)

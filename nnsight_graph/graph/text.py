@@ -61,6 +61,10 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     target, args = node.target, [operand_text(operand, constants) for operand in node.operands]
     if target in ("read", "parameter"):
         return True, str(node.site).removesuffix(".parameter")
+    if target == "copied":
+        return True, f"copy of {str(node.site).removesuffix('.parameter')}"
+    if target == "replace":
+        return False, f"{str(node.site).removesuffix('inputs')}{args[0]} = {args[1]}, in this run"
     if target == "write":
         return False, f"{node.site} = {args[0]}"
     if target == "skip":

@@ -12,7 +12,7 @@ import torch
 from ..model import NNsight
 from ..model.invoker import Call, Invoke
 from ..model.names import Rename
-from ..model.tuples import TupleEnvoy
+from ..model.tuples import Tuples
 from ..ops.rows import Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
@@ -49,6 +49,7 @@ class LanguageModel(NNsight):
         alias: The same the other way round: ``{"layers": "transformer.h"}``.
         tuple_outputs: Show what blocks return as tuples, for code that was written for versions of transformers in which they
             return them: ``model.transformer.h[5].output[0]``. Where blocks return tuples nothing changes.
+        envoys: Which classes mirror which modules, as for :class:`NNsight`.
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
             ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
 
@@ -75,6 +76,7 @@ class LanguageModel(NNsight):
         rename: Rename | str | None = None,
         alias: Mapping[str, str] | None = None,
         tuple_outputs: bool = False,
+        envoys: Any = None,
         **kwargs: Any,
     ) -> None:
         if "torch_dtype" in kwargs:
@@ -90,20 +92,21 @@ class LanguageModel(NNsight):
             if kwargs:
                 raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
-            super().__init__(model)
+            super().__init__(model, envoys=envoys)
             self._show(rename, alias, tuple_outputs)
             return
         own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
         loader = own["_loader"]
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
-        super().__init__(load_with_weights(str(model), kwargs, loader) if dispatch else load_without_weights(str(model), kwargs, loader))
+        load = load_with_weights if dispatch else load_without_weights
+        super().__init__(load(str(model), kwargs, loader), envoys=envoys)
         self._tree.loaded = dispatch
         self._show(rename, alias, tuple_outputs)
 
     def _show(self, rename: Rename | str | None, alias: Mapping[str, str] | None, tuple_outputs: bool) -> None:
         """Give modules further names, and blocks another look."""
         if tuple_outputs:
-            self._tree.kinds = dict.fromkeys(block_paths(self._module), TupleEnvoy)
+            self._tree.tuples = Tuples(block_paths(self._module))
         if rename == "standard":
             self._tree.names = standard_names(self._module)
             rename = None

@@ -10,6 +10,7 @@ from .cache import Cache
 from .editor import Editor
 from .entries import CacheDict, Entry
 from .envoy import Envoy
+from .eproperty import IEnvoy, eproperty, requires_input, requires_operation_input, requires_operation_output, requires_output
 from .handle import GraphHandle
 from .nnsight import NNsight
 from .operations import OperationEnvoy, Source
@@ -17,4 +18,8 @@ from .scanning_tracer import ScanningTracer
 from .session import Session
 from .tracer import Tracer
 
-__all__ = ["Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "NNsight", "OperationEnvoy", "ScanningTracer", "Session", "Source", "Tracer"]
+__all__ = [
+    "Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "IEnvoy", "NNsight",
+    "OperationEnvoy", "ScanningTracer", "Session", "Source", "Tracer",
+    "eproperty", "requires_input", "requires_operation_input", "requires_operation_output", "requires_output",
+]  # fmt: skip

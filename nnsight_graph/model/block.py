@@ -92,8 +92,14 @@ class RecordedBlock:
         return True
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
-        _pop_mode()
         recorder = self._recorder
+        if error is None and recorder.own is not None:
+            try:
+                recorder.own.close()
+            except BaseException as raised:
+                self._end(raised, raised.__traceback__, frame)
+                raise
+        _pop_mode()
         saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
         recording = self._recording = recorder.finish()
         if error is not None:

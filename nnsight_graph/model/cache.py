@@ -19,8 +19,9 @@ from ..record import Recorder
 from ..run import ModuleIndex, Run
 from ..run.capture import Capture, keeper
 from .entries import POINTS, CacheDict, Entries, Entry
-from .envoy import Envoy, Tree
+from .envoy import Envoy
 from .shards import Writer
+from .tree import Tree
 
 
 class Cache:
@@ -121,8 +122,9 @@ class Cache:
 
     def fill(self, found: Iterable[Any], tree: Tree) -> None:
         """Take over what a run has found; the cache can be read from now on."""
+        tuples = tree.tuples
         for path, point, value, _ in found:
-            self.keep(path, point, as_tuple(value) if path in tree.kinds and point == "output" else value)
+            self.keep(path, point, as_tuple(value) if tuples is not None and path in tuples and point == "output" else value)
         names = self.names(tree)
         if self.writer is not None:
             folder = self.writer.close({key: self.name(key) for key in self.writer.keys}, names, self.lists)
@@ -197,12 +199,12 @@ class Caches:
         )
 
     def _sink(self, writer: Writer) -> Callable[[str, str, Any], None]:
-        kinds = self._tree.kinds
-        if not kinds:
+        tuples = self._tree.tuples
+        if tuples is None:
             return writer.take
 
         def take(path: str, point: str, value: Any) -> None:
-            writer.take(path, point, as_tuple(value) if path in kinds and point == "output" else value)
+            writer.take(path, point, as_tuple(value) if path in tuples and point == "output" else value)
 
         return take
 

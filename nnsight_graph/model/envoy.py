@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-from weakref import WeakSet, WeakValueDictionary
+from typing import Any
 
 import torch
 
@@ -14,46 +13,13 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
-from ..run import ModuleIndex
-from ..run.scan import Scan
+from .eproperty import eproperty
 from .hidden import HiddenStates
-from .names import Names
 from .passes import Calls, EveryStep
+from .printing import printed
+from .tree import Scanned, Tree
 
-_ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states"))
-
-
-class Scanned(NamedTuple):
-    """What a scan found that a module takes and returns: specs of tensors, or why that is unknown."""
-
-    inputs: Any
-    output: Any
-
-
-class Tree:
-    """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
-
-    __slots__ = ("envoys", "index", "kinds", "loaded", "names", "scan", "views")
-
-    def __init__(self, root: torch.nn.Module) -> None:
-        self.index = ModuleIndex(root)
-        self.names = Names()
-        self.kinds: dict[str, type[Envoy]] = {}  # of modules with an envoy of another kind, by canonical path
-        self.scan: Scan | None = None  # the last one
-        self.loaded = True  # whether the weights are there
-        self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
-        self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
-
-    def replace(self, root: torch.nn.Module) -> None:
-        """Let the envoys mirror another module of the same shape (real weights in place of none)."""
-        self.index = ModuleIndex(root)
-        for path, envoy in [*self.envoys.items(), *(("", view) for view in self.views)]:
-            try:
-                object.__setattr__(envoy, "_module", root.get_submodule(path))
-            except AttributeError:  # the model has no such module any more
-                self.envoys.pop(path, None)
-            for name in [name for name, value in envoy.__dict__.items() if isinstance(value, Envoy) or name == "_items"]:
-                del envoy.__dict__[name]
+_ASSIGNED = frozenset(("input", "inputs", "output", "attention_weights", "hidden_states", "nns_input", "nns_inputs", "nns_output"))
 
 
 class Envoy(HiddenStates):
@@ -91,7 +57,7 @@ class Envoy(HiddenStates):
             RecordError: outside a trace, or in a trace of another model.
         """
         trace = recording_here()
-        if trace is not None and trace.owner is self._tree:
+        if trace is not None and trace.owner is self._tree and trace.own is None:
             known = trace.reads.get(self._output)
             if known is not None:
                 return known
@@ -200,7 +166,24 @@ class Envoy(HiddenStates):
         """
         return self._source_of(self)
 
+    @property
+    def attention_weights(self) -> Any:
+        """The attention weights of an attention module, ``[batch, heads, queries, keys]``; may be edited and assigned to.
+
+        They are there whatever computes the attention: where that keeps none (``sdpa``, flash attention), they are recomputed from the
+        queries and keys of this layer, and the layer's own result stays as it is unless they are changed.
+
+        Raises:
+            RecordError: outside a trace, or of a module that does not attend.
+        """
+        return self._attention_weights_of(self).output
+
+    @attention_weights.setter
+    def attention_weights(self, value: Any) -> None:
+        self._attention_weights_of(self).output = value
+
     _source_of: Callable[[Envoy], Any]
+    _attention_weights_of: Callable[[Envoy], Any]
 
     @property
     def scanned(self) -> Scanned:
@@ -298,10 +281,13 @@ class Envoy(HiddenStates):
 
     def _at(self, path: str) -> Envoy:
         """The envoy at a path from the root."""
-        envoy = self._tree.envoys.get(path)
+        envoy: Envoy | None = self._tree.envoys.get(path)
         if envoy is None:
+            kinds = self._tree.kinds
             module = self._tree.index.root.get_submodule(path)
-            kind = self._tree.kinds.get(self._tree.index.canonical(module, path), Envoy) if self._tree.kinds else Envoy
+            kind: type[Envoy] = Envoy if kinds is None else kinds.of(path, module) or Envoy
+            if self._tree.tuples is not None:
+                kind = self._tree.tuples.of(self._tree.index.canonical(module, path), kind)
             envoy = kind(module, self._tree, path)
         return envoy
 
@@ -363,9 +349,12 @@ class Envoy(HiddenStates):
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}{hint}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _ASSIGNED:
+        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty):
             object.__setattr__(self, name, value)
-        elif recording_here() is not None:
+        elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
+            path = f"{self._path}.{name}" if self._path else name
+            trace.replace(self._tree.names_of(path), self._tree, value)
+        elif trace is not None:
             raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input, .inputs, .hidden_states")
         elif name in self._tree.names.below(self._path):
             owner, _, last = self._tree.names.below(self._path)[name].rpartition(".")
@@ -381,7 +370,7 @@ class Envoy(HiddenStates):
         return sorted({*super().__dir__(), *self._tree.names.below(self._path), *self._module._modules, *dir(self._module)})
 
     def __repr__(self) -> str:
-        return self._tree.names.printed(self._module, self._path)
+        return printed(self)
 
     # ------------------------------------------------------------------ devices
 

@@ -14,7 +14,7 @@ from ..graph import Site
 from ..record.recorder import IN_PLACE, Recorder, is_augmented
 
 if TYPE_CHECKING:
-    from .envoy import Tree
+    from .tree import Tree
 
 _READ, _WITH = "passing.hidden_states", "passing.with_hidden_states"
 

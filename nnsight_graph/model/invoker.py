@@ -82,6 +82,8 @@ class Invoker:
             raise RecordError("invokes cannot be nested: end the block of the first before the next")
         if recorder.regions:
             raise RecordError("an invoke cannot stand in a branch or a loop: which inputs there are is known when the trace is written")
+        if recorder.own is not None:
+            recorder.own.enter()
         recorder.invoking = recorder.put(("invoke", self._rows()), sys._getframe(1)) + 1
         self._back = recorder.rewound("last" if self._input is None and recorder.open_ended else 0)
         return self
@@ -96,6 +98,8 @@ class Invoker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         recorder = self._recorder
+        if error is None:
+            recorder.leave_own(recorder.invoking)
         recorder.put(("end",), sys._getframe(1))
         recorder.invoking = 0
         if self._back is not None:

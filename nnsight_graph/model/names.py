@@ -60,27 +60,6 @@ class Names:
             hints = [f"It has {', '.join(module._modules) or 'no submodules'}."]
         return f". {' '.join(hints)}"
 
-    def printed(self, module: torch.nn.Module, path: str) -> str:
-        """The module as PyTorch prints it, with the further names beside its own."""
-        if not self.at or type(module).__repr__ not in (torch.nn.Module.__repr__, torch.nn.ModuleList.__repr__):
-            return repr(module)
-        names = self.below(path)
-        children: list[tuple[list[str], str]] = []
-        for name, child in module._modules.items():
-            label = ", ".join([name, *(new for new, old in names.items() if old == name)])
-            text = "None" if child is None else self.printed(child, _joined(path, name))
-            if isinstance(module, torch.nn.ModuleList) and children and children[-1][1] == text:
-                children[-1][0].append(label)
-            else:
-                children.append(([label], text))
-        own = [line for line in module.extra_repr().split("\n") if line]
-        lines = [f"({labels[0]}): {text}" if len(labels) == 1 else _several(labels, text) for labels, text in children]
-        lines += [f"({new}): the module at {old}" for new, old in names.items() if "." in old]
-        kind = module._get_name()
-        if not lines and len(own) < 2:
-            return f"{kind}({''.join(own)})"
-        return "\n".join([f"{kind}(", *("  " + line.replace("\n", "\n  ") for line in (*own, *lines)), ")"])
-
 
 def read_names(made: Names, root: torch.nn.Module, rename: Rename, taken: Iterable[str], taken_below: Iterable[str]) -> None:
     """Add the names that ``rename`` gives.
@@ -182,7 +161,3 @@ def _unmatched(modules: Mapping[str, torch.nn.Module], key: str) -> str:
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
-
-
-def _several(labels: list[str], text: str) -> str:
-    return f"({labels[0]}-{labels[-1]}): {len(labels)} x {text}"

@@ -17,11 +17,13 @@ from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned
 from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
+from .kinds import Kinds
 from .names import Rename, read_names, with_aliases
 from .scanning import NOT_SCANNED, SiteTable, sites
 from .scanning_tracer import ScanningTracer
 from .session import Session, SessionTracer
 from .tracer import Tracer
+from .tree import Tree
 
 
 class NNsight(Envoy):
@@ -32,9 +34,12 @@ class NNsight(Envoy):
         rename: Further names of modules, from a name or a path: ``{"self_attn": "attn", "transformer.h": "layers"}``. A value may
             be a list of names. The model's own names stay.
         alias: The same the other way round: ``{"layers": "transformer.h"}``.
+        envoys: Classes made from :class:`Envoy` that mirror modules in its place: one for all, or a dictionary by module class
+            (``{torch.nn.Linear: MyEnvoy}``) or by the end of a path (``{"attn": MyEnvoy}``). May stand on a subclass, too.
 
     Raises:
         ValueError: a key of ``rename`` matches no module, or a further name stands for something else already.
+        NNsightError: a key of ``envoys`` fits no module.
 
     Example:
         >>> import torch, nnsight_graph as nnsight
@@ -47,12 +52,18 @@ class NNsight(Envoy):
         (torch.Size([1, 10]), 0.0)
     """
 
-    def __init__(self, module: torch.nn.Module, *, rename: Rename | None = None, alias: Mapping[str, str] | None = None) -> None:
+    envoys: Any = None
+    tracer_class: type[Tracer] = Tracer
+
+    def __init__(
+        self, module: torch.nn.Module, *, rename: Rename | None = None, alias: Mapping[str, str] | None = None, envoys: Any = None
+    ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"NNsight wraps an nn.Module, not {type(module).__name__}")
         if type(module).__name__ == "OptimizedModule":
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
-        super().__init__(module)
+        envoys = type(self).envoys if envoys is None else envoys
+        super().__init__(module, Tree(module, None if envoys is None else Kinds(envoys, Envoy, module)))
         self._add_names(rename, alias)
 
     def _add_names(self, rename: Rename | None, alias: Mapping[str, str] | None) -> None:
@@ -98,7 +109,7 @@ class NNsight(Envoy):
             raise RecordError(self._unknown(fn))
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
-            made = Tracer(self, call, {} if call else kwargs, fn, progress)
+            made = self.tracer_class(self, call, {} if call else kwargs, fn, progress)
             if scan is not None or validate is not None or CONFIG.APP.SCAN:
                 self._prepare_checks(made, call, CONFIG.APP.SCAN if scan is None else scan, validate)
             return made
@@ -108,7 +119,7 @@ class NNsight(Envoy):
             with Tracer(self, call, {}, fn, progress) as tracer:
                 result = tracer.result.save()
             return result.value
-        return self._callable(call.function)(*call.args, **call.kwargs)
+        return self.interleave(self._callable(call.function), *call.args, **call.kwargs)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         """The call that a trace makes; ``None`` if its input comes from invokes."""
@@ -129,6 +140,24 @@ class NNsight(Envoy):
         """What a trace calls: the model, or a method of it."""
         called: Callable[..., Any] = getattr(self._module, function) if function else self._module
         return called
+
+    @property
+    def _returns_result(self) -> bool:
+        """Whether what the model returns is the result, as it is."""
+        return type(self).interleave is NNsight.interleave
+
+    def interleave(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the model in a run; a subclass may do more around the call, such as :meth:`eproperty.provide`.
+
+        Args:
+            function: The model, or the method of it that is traced.
+            *args: Its arguments.
+            **kwargs: Its named arguments.
+
+        Returns:
+            The result of the call, which is ``tracer.result``.
+        """
+        return function(*args, **kwargs)
 
     # ------------------------------------------------------------------ edits
 

@@ -11,10 +11,12 @@ import torch
 
 from ..errors import NNsightError, RecordError
 from ..graph import Site
+from ..run.attention import NAME, operation_with_weights
 from ..run.callees import Untold, bound_to, callee
 from ..run.instrument import Instrumented, Named, innermost, instrumented
-from ..run.operations import source_path, unknown
+from ..run.operations import no_weights, source_path, unknown
 from .envoy import Envoy
+from .eproperty import eproperty
 
 
 class Source:
@@ -110,7 +112,7 @@ class OperationEnvoy(Envoy):
     @property
     def name(self) -> str:
         """The name of the operation."""
-        return self._path.rpartition(".")[2]
+        return str(self._path).rpartition(".")[2]
 
     @property
     def source(self) -> Source:
@@ -134,7 +136,7 @@ class OperationEnvoy(Envoy):
         raise AttributeError(f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("input", "inputs", "output"):
+        if name not in ("input", "inputs", "output") and not isinstance(getattr(type(self), name, None), eproperty):
             raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input and .inputs")
         object.__setattr__(self, name, value)
 
@@ -152,4 +154,17 @@ def source_of(envoy: Envoy) -> Source:
     return Source(envoy, envoy._output.path, function)
 
 
+def attention_weights_of(envoy: Envoy) -> OperationEnvoy:
+    """Where the attention weights of an attention module pass.
+
+    Raises:
+        RecordError: it has none.
+    """
+    source = source_of(envoy)
+    if operation_with_weights(source.names) is None:
+        raise RecordError(no_weights(envoy.path))
+    return OperationEnvoy(envoy, source_path(source._path, NAME), source, None)
+
+
 Envoy._source_of = staticmethod(source_of)
+Envoy._attention_weights_of = staticmethod(attention_weights_of)

@@ -45,7 +45,7 @@ class CallSource(Source):
 
     def __init__(self, envoy: NNsight, call: Call, words: str = "", steps: bool = True) -> None:
         self._envoy, self._call, self._words, self._steps = envoy, call, words, steps
-        self.returns, self.modes = not call.function, call.modes
+        self.returns, self.modes = not call.function and envoy._returns_result, call.modes
 
     def scan(self, step: int) -> Scan | None:
         """The scan of a step."""

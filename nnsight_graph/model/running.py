@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,12 @@ def run_trace(
         return problem, {}
     plan.fresh = False
     function = envoy._callable(call.function)  # loads weights that are not there yet
+    if not envoy._returns_result:
+        function = partial(envoy.interleave, function)
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     run = prepare(plan, constants, modules, call.rows)
-    if plan.ends_early and not call.function:
+    if plan.ends_early and not call.function and envoy._returns_result:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:
         run.captures = caches.captures(run, modules)

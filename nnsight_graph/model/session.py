@@ -13,7 +13,8 @@ from ..graph import Site
 from ..record import Proxy, Recorder, Recording
 from ..record.control import enter
 from ..record.functions import stop
-from ..record.recorder import Name, holds_proxy
+from ..record.name import Name
+from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from .block import RecordedBlock
 from .handle import GraphHandle
@@ -156,6 +157,8 @@ class SessionTracer(Tracer):
         recorder = self._recorder
         assert self._back is not None
         if error is None:
+            if recorder.own is not None:
+                recorder.own.close()
             recorder.put(("end",), frame)
         caches, self._caches = self._caches, None
         open_ended = self._back()

@@ -6,10 +6,12 @@ Both views are lines of the program, which decide at run time; where a module re
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..run.specs import Spec
-from .envoy import Envoy, Scanned
+from .envoy import Envoy
+from .tree import Scanned
 
 _READ, _WRITE = "passing.as_tuple", "passing.as_passed"
 
@@ -50,3 +52,27 @@ class TupleEnvoy(Envoy):
             trace = passing._trace
             value = trace.make(trace, trace.add(_WRITE, (passing, value), depth=depth - 1))
         super()._write(point, value, call, depth + 1)
+
+
+class Tuples:
+    """Which modules show their outputs so, by canonical path."""
+
+    __slots__ = ("_kinds", "_paths")
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = frozenset(paths)
+        self._kinds: dict[type[Envoy], type[Envoy]] = {Envoy: TupleEnvoy}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def of(self, path: str, kind: type[Envoy]) -> type[Envoy]:
+        """The class for the module at ``path``, made from ``kind``."""
+        if path not in self._paths:
+            return kind
+        if kind not in self._kinds:
+            self._kinds[kind] = type(kind.__name__, (TupleEnvoy, kind), {})
+        return self._kinds[kind]

@@ -67,6 +67,21 @@ def same(value: Any) -> Any:
     return value
 
 
+def arranged(value: Any, again: Any) -> Any:
+    """What was arranged and arranged back: ``value`` itself if it lies just where ``again`` does, so that gradients know one tensor.
+
+    >>> x = torch.zeros(2, 6)
+    >>> arranged(x, x.view(2, 2, 3).flatten(1)) is x, arranged(x, x[:, :3]) is x
+    (True, False)
+    """
+    tensors = isinstance(value, torch.Tensor) and isinstance(again, torch.Tensor) and shares(value, again)
+    return value if tensors and _layout(value) == _layout(again) else again
+
+
+def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
+
+
 def nothing() -> None:
     """A place in the order of steps."""
 

@@ -1,17 +1,20 @@
-"""What lines capture from around the trace: tensors, and containers of the user's."""
+"""What lines take from around the run: parameters of the model, captured tensors, containers of the user's."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import RecordError
+from ..graph import Site
 from ..ops.effect import written
 from ..ops.nested import storage_of
 from ..ops.table import effect_of
+from .name import Name
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -23,12 +26,19 @@ class Captured:
     Attributes:
         poison: A refusal in the block: the trace may not run, whoever caught it.
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
+        replaced: What stands for parameters in this run, by path.
         edits_constants: Whether a line edits a captured tensor in place.
     """
 
     entries: list[Any]
     constants: list[Any]
     saved: dict[int, Proxy]
+    owner: Any
+    regions: int
+    depth: int
+    step: int | str
+    invoking: int
+    make: Callable[..., Proxy]
     # What most traces never change stays on the class.
     poison: BaseException | None = None
     refilled: tuple[tuple[Any, Proxy], ...] = ()
@@ -36,9 +46,68 @@ class Captured:
     _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
     _edited: frozenset[int] = frozenset()
 
+    replaced: dict[str, Proxy] = {}  # noqa: RUF012  (replaced, never filled)
+
     def put(self, entry: tuple[Any, ...], frame: FrameType) -> int:
         """Write an entry."""
         raise NotImplementedError
+
+    def add(self, target: str, operands: Any, keywords: Any = None, site: Site | None = None, depth: int = 2) -> int:
+        """Write an entry for a call made ``depth`` frames up."""
+        raise NotImplementedError
+
+    def _refuse_others(self, owner: Any, site: Site) -> None:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ parameters
+
+    def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
+        """A parameter or buffer of the model, as a value."""
+        site = Site(path, "parameter")
+        self._refuse_others(owner, site)
+        if path in self.replaced:
+            return self.replaced[path]
+        return self.make(self, self.add("parameter", (), None, site, 3))
+
+    def replace(self, paths: Sequence[str], owner: Any, value: Any) -> None:
+        """A value stands for a parameter of the model, under all its names, in this run.
+
+        Raises:
+            RecordError: in a branch, a loop, an invoke or a later step.
+        """
+        self._refuse_others(owner, Site(paths[0], "parameter"))
+        self._refuse_parts(paths[0])
+        made = self.make(self, self.add(".clone", (value,), depth=3))
+        for path in paths:
+            self._stand_for(path, made, 4)
+
+    def _refuse_parts(self, path: str) -> None:
+        if self.regions or self.depth or self.step != 0 or self.invoking:
+            raise RecordError(
+                f"{path} is a parameter, which may be replaced, or edited in place, for a whole run only: outside branches, loops and "
+                "invokes. Here, edit a .clone()."
+            )
+
+    def _stand_for(self, path: str, made: Proxy, depth: int) -> None:
+        owner, _, name = path.rpartition(".")
+        self.add("replace", (Name(name), made), None, Site(owner, "inputs"), depth)
+        self.replaced = {**self.replaced, path: made}
+
+    def refuse_edit(self, proxy: Proxy) -> None:
+        """Raise for an in-place edit of what may not be edited: a parameter of the model, or a copy of a container of the user's."""
+        entry = self.entries[proxy._index]
+        while entry[0] == "getitem" and type(entry[1]) is int and self.entries[entry[1]][0] in ("getitem", "parameter"):
+            proxy = self.make(self, entry[1])
+            entry = self.entries[entry[1]]
+        if entry[0] == "parameter":  # the edit is one of a copy, which stands for the parameter in this run
+            path = entry[1].path
+            self._refuse_parts(path)
+            self.entries[proxy._index] = ("copied", entry[1])
+            for name in self.owner.names_of(path):
+                self._stand_for(name, proxy, 4)
+            return
+        if entry[0] in ("getitem", "merge"):
+            self.refuse_copy(proxy._index)
 
     # ------------------------------------------------------------------ containers
 

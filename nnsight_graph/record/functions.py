@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import RecordError
 from ..ops.table import name_of
+from .name import Name
 from .proxy import Proxy
-from .recorder import Name, Recorder, recording_here
+from .recorder import Recorder, recording_here
 
 
 def _recorder(what: str) -> Recorder:

@@ -14,7 +14,8 @@ import torch
 from ..errors import RecordError
 from ..graph import Site
 from ..ops.table import effect_of
-from .recorder import Name, Recorder
+from .name import Name
+from .recorder import Recorder
 
 if TYPE_CHECKING:
     from .proxy import Proxy

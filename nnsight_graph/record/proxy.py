@@ -13,8 +13,9 @@ from ..errors import RecordError
 from ..source_location import Place
 from .class_claim import asks_for_class, dispatches
 from .gradients import Backward, read_gradient, retain, write_gradient
+from .name import Name
 from .operators import Operators
-from .recorder import Name, Recorder, holds_proxy, recording_here
+from .recorder import Recorder, holds_proxy, recording_here
 from .settled import (
     METADATA,
     MIRRORED,

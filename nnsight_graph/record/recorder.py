@@ -24,6 +24,7 @@ from .every import EVERY
 from .recording import Recording
 
 if TYPE_CHECKING:
+    from .own_values import OwnValues
     from .proxy import Proxy
 
 _open: ContextVar[Recorder | None] = ContextVar("nnsight_graph_recorder", default=None)
@@ -37,15 +38,6 @@ _PLAIN = frozenset((int, float, str, complex, bytes))
 
 _inference: Callable[[], bool] = torch.is_inference_mode_enabled
 _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
-
-
-class Name(str):
-    """A string that belongs to the structure of a graph: it is recorded as a literal, not lifted."""
-
-    __slots__ = ()
-
-    def _record_as_operand(self, _recorder: Recorder) -> str:
-        return str(self)
 
 
 class Observer(Protocol):
@@ -83,6 +75,7 @@ class Recorder(Cursor, Captured):
         gradients: The sites of the gradients that were named, by node and backward.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
+        own: What own properties have shown, once there is one.
         make: The class of proxies.
     """
 
@@ -102,6 +95,7 @@ class Recorder(Cursor, Captured):
     invoking = 0
     repeats = False
     session: Any = None
+    own: OwnValues | None = None
     backwards = 0
     retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
@@ -133,11 +127,11 @@ class Recorder(Cursor, Captured):
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
         names = (
             "grad", "autocast", "inference", "around", "modes", "grad_changed", "owner", "reads", "step", "nexts", "_by_step", "every",
-            "open_ended", "depth", "generating", "invoking", "regions",
+            "open_ended", "depth", "generating", "invoking", "regions", "own",
         )  # fmt: skip
         kept = {name: getattr(self, name) for name in names}
         fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
-        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False)
+        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False, own=None)
         self.autocast, self.grad, self.inference = _autocast(), torch.is_grad_enabled(), _inference()
         self.around = ambient() if self.autocast else ""
 
@@ -271,6 +265,8 @@ class Recorder(Cursor, Captured):
 
     def read(self, site: Site, owner: Any, depth: int) -> Proxy:
         """What passes at ``site``: the same proxy until something is written there."""
+        if self.own is not None:
+            self.own.before_read(site)
         proxy = self.reads.get(site)
         if proxy is None or owner is not self.owner:
             self._refuse_others(owner, site)
@@ -291,6 +287,8 @@ class Recorder(Cursor, Captured):
                 return
         located = self.located(site)
         self.add("write", (value,), None, located, depth)
+        if self.own is not None:
+            self.own.replaced(located)
         if located.step == EVERY:
             self._by_step = {}
         for point in ("input", "inputs") if site.point in ("input", "inputs") else (site.point, "shown"):  # other looks at the same
@@ -304,11 +302,20 @@ class Recorder(Cursor, Captured):
         if located.step == EVERY:
             self._by_step = {}
 
-    def parameter(self, path: str, owner: Any, value: torch.Tensor) -> Proxy:
-        """A parameter or buffer of the model, as a value."""
-        site = Site(path, "parameter")
-        self._refuse_others(owner, site)
-        return self.make(self, self.add("parameter", (), None, site, 3))
+    def put_at(self, located: Site, value: Any) -> None:
+        """Replace what passes at a site of any step; nothing is remembered of what was read there."""
+        if located.step == "last":
+            raise RecordError(f"{located} cannot be assigned: that it was the last is known only when it is over")
+        self.add("write", (value,), None, located)
+        self.forget_steps()
+        for point in ("input", "inputs") if located.point in ("input", "inputs") else (located.point,):
+            self.reads.pop(Site(located.path, point, 0), None)
+            self.reads.pop(Site(located.path, point, located.call), None)
+
+    def leave_own(self, first: int, branch: bool = False) -> None:
+        """The lines from ``first`` on end that were a branch, a loop, a turn or an invoke: what was edited in them is put back."""
+        if self.own is not None:
+            self.own.leave(first, branch)
 
     def call_module(self, site: Site, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any], listening: bool) -> Proxy:
         """A module of the model, called on traced values; with ``listening`` its own sites are visited."""
@@ -320,15 +327,6 @@ class Recorder(Cursor, Captured):
             raise RecordError(f"{site} is there only inside a trace of the session: with model.trace(...): ...")
         if owner is not self.owner:
             raise RecordError(f"{site} belongs to another model than the one that is traced; trace the two one after the other")
-
-    def refuse_edit(self, proxy: Proxy) -> None:
-        """Raise for an in-place edit of what may not be edited: a parameter of the model, or a copy of a container of the user's."""
-        entry = self.entries[proxy._index]
-        if entry[0] == "parameter":
-            name = entry[1].path
-            raise RecordError(f"{name} is a parameter: an edit in place would change the model for good. Edit {name}.clone() instead.")
-        if entry[0] in ("getitem", "merge"):
-            self.refuse_copy(proxy._index)
 
     def name_of(self, index: int) -> str:
         """What a node is called when its proxy is printed."""

@@ -13,8 +13,9 @@ import torch
 from ..errors import RecordError
 from ..source_location import is_users
 from .control import UNBOUND
+from .name import Name
 from .proxy import Proxy
-from .recorder import Name, Recorder
+from .recorder import Recorder
 from .settled import UNSET
 from .steps import Steps
 
@@ -62,15 +63,18 @@ class RegionEmitter:
 
     def begin_if(self, test: Any) -> None:
         """Open the region that runs where ``test`` is true."""
+        self._settle_own()
         self._open(self._put("if", test))
 
     def begin_else(self) -> None:
         """Go on with the region that runs where it is false."""
+        self.recorder.leave_own(self._opened[-1][0], True)
         self._between()
         self._put("else")
 
     def end_if(self, merges: Sequence[tuple[str, Any, Any]]) -> list[Any]:
         """Close both; the merged values of ``(name, value if true, value if false)``."""
+        self.recorder.leave_own(self._opened[-1][0], True)
         opened = self._close()
         self._put("end")
         truth = Proxy(self.recorder, opened)
@@ -84,6 +88,7 @@ class RegionEmitter:
             source = source._as_steps()
         if kind == "steps" and not source.bounded and any(not steps.bounded for steps, _ in self._steps):
             raise RecordError("an open loop over steps in another: how many turns there are is unknown. Give one of them an end: iter[:n]")
+        self._settle_own()
         values = [_known(value) for _, value in carried]
         opened = self._put(kind, *([] if kind == "while" else [source]), *values)
         self._open(opened)
@@ -101,6 +106,7 @@ class RegionEmitter:
 
     def end_loop(self, leave: Any, following: Sequence[Any]) -> list[Any]:
         """Close the body; the results after the loop."""
+        self.recorder.leave_own(self._opened[-1][0])
         opened = self._close()
         self._put("end", leave, *map(_known, following))
         if self.recorder.entries[opened][0] == "steps":
@@ -177,6 +183,10 @@ class RegionEmitter:
         recorder = self.recorder
         recorder.target = target
         return Proxy(recorder, recorder.put((target, *map(recorder.encode, operands)), _users(sys._getframe(2))))
+
+    def _settle_own(self) -> None:
+        if self.recorder.own is not None:
+            self.recorder.own.enter()
 
     def _open(self, number: int) -> None:
         recorder = self.recorder

@@ -99,6 +99,7 @@ class Steps:
                     yield number
                 finally:  # it may have been left by a break
                     if recorder.open:
+                        recorder.leave_own(first)
                         recorder.turns = (*recorder.turns, (loop, chosen, number, first, len(recorder.entries), place))
         finally:
             self._leave(before)

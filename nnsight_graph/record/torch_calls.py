@@ -13,7 +13,8 @@ from ..errors import RecordError
 from ..ops.table import effect_of, is_random, name_of
 from ..source_location import caller_is_users
 from .gradients import Backward
-from .recorder import Name, holds_proxy, recording_here
+from .name import Name
+from .recorder import holds_proxy, recording_here
 from .settled import plain
 
 _REFLECTED = {f".__r{name}__": name for name in ("sub", "truediv", "floordiv", "pow", "mod", "matmul", "add", "mul")}

@@ -1,7 +1,8 @@
-"""What a run leaves out: modules that are skipped, the rest of a forward after a stop."""
+"""What a run leaves out, or replaces: modules that are skipped, the rest of a forward after a stop, parameters."""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -24,15 +25,17 @@ class Detours(Holding):
         ended: The invokes that have been stopped.
         skips: For modules whose input has passed, what they are to return, and of which rows.
         stopped: The node that has ended the forward; -1 while it goes on.
+        parameters: What stands for parameters of modules in this run, by path and name.
         left: How many visits are still to come before the forward may be ended by itself; 0 if it may not.
     """
 
-    __slots__ = ("ended", "left", "skips", "stopped")
+    __slots__ = ("ended", "left", "parameters", "skips", "stopped")
 
     ended: tuple[int, ...]
     skips: dict[str, tuple[tuple[Rows | None, Any], ...]]
     stopped: int
     left: int
+    parameters: dict[str, dict[str, Any]]
 
     def stop(self, scope: int, node: int, segments: tuple[int, ...], invokes: int) -> None:
         """A stop is reached: of the forward, or of one of its invokes."""
@@ -62,6 +65,45 @@ class Detours(Holding):
         value = clone(self.slots[leaves[0]])
         self.skips = {**self.skips, path: (*self.skips.get(path, ()), (None if rows is None or rows.whole else rows, value))}
 
+    def replace(self, path: str, name: str, leaf: int) -> None:
+        """A value stands for a parameter of the module at ``path`` from here on."""
+        self.parameters = {**self.parameters, path: {**self.parameters.get(path, {}), name: self.slots[leaf]}}
+
+    def rebound(self, path: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of a module with other parameters: of a copy of the module that shares all else.
+
+        Raises:
+            NNsightError: it is no method of the module, or what was given is no such parameter.
+        """
+        given = self.parameters.get(path)
+        if not given:
+            return original
+        module = getattr(original, "__self__", None)
+        if not isinstance(original, types.MethodType) or not isinstance(module, torch.nn.Module):
+            raise NNsightError(f"{path} has a forward that was replaced: its parameters cannot be others for one run")
+        made = module.__new__(type(module))
+        made.__dict__.update(module.__dict__)
+        for name, value in given.items():
+            table = "_parameters" if name in module._parameters else "_buffers"
+            _check_like(f"{path}.{name}", module.__dict__[table][name], value)
+            made.__dict__[table] = {**made.__dict__[table], name: value}
+        if isinstance(made, torch.nn.RNNBase):
+            made.__dict__["_flat_weights"] = [getattr(made, name) for name in made._flat_weights_names]
+        return types.MethodType(original.__func__, made)
+
+    def forward_with_parameters(self, path: str) -> Callable[..., Any]:
+        """What stands for the forward of a module whose parameters are others in this run."""
+
+        def forward(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            try:
+                original = self.rebound(path, original)
+            except NNsightError as error:
+                self.error, self.failed = error, ("refused", self.plan.replaced[path])
+                raise Leave from None
+            return original(*args, **kwargs)
+
+        return forward
+
     def forward_of(self, path: str) -> Callable[..., Any]:
         """What stands for the forward of a module that may be skipped."""
 
@@ -77,6 +119,14 @@ class Detours(Holding):
                 raise Leave from None
 
         return forward
+
+
+def _check_like(name: str, old: torch.Tensor, new: Any) -> None:
+    if not isinstance(new, torch.Tensor):
+        raise NNsightError(f"{name} is a tensor; what stands for it in this run is a {type(new).__name__}")
+    if new.shape != old.shape or new.dtype != old.dtype:
+        kinds = [f"{tensor.dtype} of {list(tensor.shape)}" for tensor in (old, new)]
+        raise NNsightError(f"{name} is {kinds[0]}; what stands for it in this run is {kinds[1]}")
 
 
 class Leave(BaseException):

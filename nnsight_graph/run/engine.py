@@ -70,7 +70,7 @@ class Run(Detours):
             self.seen[index] = True
         self.step = 0
         self.forwards = 0
-        self.latest = self.outside = self.pieces = self.skips = _NOTHING
+        self.latest = self.outside = self.pieces = self.skips = self.parameters = _NOTHING
         self.ended: tuple[int, ...] = ()
         self.stopped, self.left = -1, 0
         self.joined: tuple[StandIn, ...] = ()

@@ -153,6 +153,8 @@ def _late(run: Run, recording: Recording, node: int, index: int, segment: int) -
     at = _at(recording, node)
     sources = [f"{_site_name(run, i)} ({_at(recording, run.plan.visits[i].nodes[0])})" for i in missing]
     what = f"changes {_site_name(run, index)}"
+    if recording.entries[node][0] == "replace":
+        what = f"replaces a parameter of {run.plan.visits[index].path or 'the model'}"
     if recording.entries[node][0] == "skip":
         what = f"skips {run.plan.visits[index].path or 'the model'}"
     return OutOfOrderError(
@@ -198,6 +200,8 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     cause = "the module did not run in this forward, or was called past its hooks (by module.forward(...), or from compiled code)"
     if ".source." in f".{path}":
         cause = "that line of the forward did not run"
+    elif path in run.outside:
+        cause = "nothing has provided it in this run"
     if around is not None:
         cause = f"{around or 'the model'} was skipped (line {_at(recording, run.plan.skips[around]).line})"
     error = MissedSiteError(f"{name} (line {at.line} of {at.file}) was never reached: {cause}.")

@@ -14,7 +14,7 @@ from .capture import capture_hooks
 from .engine import Run
 from .forwards import replace_forward
 from .modules import ModuleIndex
-from .operations import install_operations, parted
+from .operations import install_operations, parted, source_path
 
 _asking = current.get
 Hook = Callable[..., Any]
@@ -133,6 +133,9 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
                 undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
                 counts = True
             continue
+        if path in plan.replaced and not any(other.startswith(source_path(path, "")) for other in plan.hooks):
+            name = "_old_forward" if "_old_forward" in module.__dict__ else "forward"
+            undo.append(replace_forward(module, run, run.forward_with_parameters(path), name))
         if path in plan.skips:
             undo.append(replace_forward(module, run, run.forward_of(path)))
         if before:

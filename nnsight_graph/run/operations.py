@@ -11,6 +11,8 @@ import torch
 from ..compile.plan import Passes
 from ..errors import MissedSiteError, NNsightError
 from ..ops.running import current
+from .attention import NAME as WEIGHTS
+from .attention import attend, operation_with_weights
 from .detours import Leave
 from .forwards import Replacement, replace_forward
 from .instrument import Instrumented, called, innermost, instrumented, rebuilt
@@ -71,7 +73,7 @@ def instrumenting(run: Run, sites: Sites) -> Replacement:
     """What stands for the forward of a module of which operations are wanted."""
 
     def forward(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _inside(run, sites, original)(*args, **kwargs)
+        return _inside(run, sites, run.rebound(sites.path, original))(*args, **kwargs)
 
     return forward
 
@@ -102,6 +104,11 @@ def _refusing(run: Run, sites: Sites, step: Callable[[], Any]) -> Any:
     raise Leave
 
 
+def no_weights(path: str) -> str:
+    """The text about attention weights that are not there."""
+    return f"{path} has no attention weights: its forward neither calls an attention function nor takes a softmax"
+
+
 def _check(sites: Sites, function: Any) -> None:
     """Raise if a wanted operation is not in a function.
 
@@ -110,7 +117,9 @@ def _check(sites: Sites, function: Any) -> None:
     """
     inner = instrumented(innermost(function))
     for name in sites.inner:
-        if name not in inner.names:
+        if name == WEIGHTS and operation_with_weights(inner.names) is None:
+            raise MissedSiteError(no_weights(sites.path or "the model"))
+        if name != WEIGHTS and name not in inner.names:
             raise MissedSiteError(unknown(name, sites.path, inner))
 
 
@@ -128,13 +137,18 @@ def _inside(run: Run, sites: Sites, function: Callable[..., Any]) -> Callable[..
     inner = innermost(function)
     _check(sites, inner)
     wanted = sites.inner
+    weights = wanted.get(WEIGHTS)
+    attending = operation_with_weights(instrumented(inner).names) if weights is not None else None
 
     def operation(name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
         target = called(target)
         site = wanted.get(name)
-        if site is None or current.get() is not run or run.busy:
+        if (site is None and name != attending) or current.get() is not run or run.busy:
             return target(*args, **kwargs)
-        return _perform(run, site, target, args, kwargs)
+        if name == attending and weights is not None and weights.after is not None:
+            plain, bring = target, weights.after
+            target = lambda *args, **kwargs: _refusing(run, sites, lambda: attend(name, bring, plain, args, kwargs))  # noqa: E731
+        return target(*args, **kwargs) if site is None else _perform(run, site, target, args, kwargs)
 
     made = instrumented(inner).calling(operation)
     owner = getattr(function, "__self__", None) if isinstance(function, types.MethodType) else None

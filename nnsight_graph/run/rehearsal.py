@@ -25,8 +25,11 @@ from .site_values import Failure, SiteValues, Source
 from .specs import Opaque, spec_of
 
 Entry = tuple[Any, ...]
-_NOTHING = ("save", "log", "raise", "check", "cache", "else", "backward", "stop")
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item}
+_NOTHING = ("save", "log", "raise", "check", "cache", "else", "backward", "stop", "replace")
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item,
+    "arranged": lambda _value, again: again,  # where it lies is known in the run alone
+}  # fmt: skip
 
 
 class _Region:
@@ -283,7 +286,7 @@ class Rehearsal(SiteValues):
 
 
 _REGIONS = frozenset(("invoke", "if", "for", "while", "steps"))
-_SPECIAL = frozenset(("read", "write", "skip", "parameter", "module", "listening", "param", "result", "merge", "assigned"))
+_SPECIAL = frozenset(("read", "write", "skip", "parameter", "copied", "module", "listening", "param", "result", "merge", "assigned"))
 _DECIDED = frozenset((bool, int, float, str, type(None)))
 _GRADIENTS = frozenset(("grad", ".backward", "torch.autograd.backward", "torch.autograd.grad", ".retain_grad"))
 _CONTAINERS = frozenset((list, dict, set))

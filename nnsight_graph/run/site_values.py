@@ -171,6 +171,8 @@ class SiteValues:
         owner, _, name = node.site.path.rpartition(".")
         return self._fake(spec_of(getattr(self._index.root.get_submodule(owner), name)))
 
+    _copied = _parameter
+
     def _module(self, node: Node, operands: list[Any], named: dict[str, Any]) -> Any:
         assert node.site is not None
         if any("_hf_hook" in module.__dict__ for module in self._index.modules[node.site.path].modules()):

@@ -182,8 +182,8 @@ def test_only_blocks():
 @pytest.mark.parametrize(("family", "count"), [("t5", 4), ("bert", 2), ("bart", 2), ("opt", 2), ("gpt_neox", 2)])
 def test_blocks_of_other_families(family, count):
     lm = LanguageModel(tiny_model(family), tuple_outputs=True)
-    assert len(lm._tree.kinds) == count
-    assert all(lm.get(path)._module is lm._module.get_submodule(path) for path in lm._tree.kinds)
+    assert len(list(lm._tree.tuples)) == count
+    assert all(lm.get(path)._module is lm._module.get_submodule(path) for path in lm._tree.tuples)
 
 
 def test_caches(tmp_path: Path):

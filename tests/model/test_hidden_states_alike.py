@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nnsight_graph import NNsight, NNsightError
-from nnsight_graph.model.tuples import TupleEnvoy
+from nnsight_graph.model.tuples import Tuples
 
 X = torch.linspace(-1, 1, 24).reshape(3, 2, 4)
 
@@ -45,7 +45,7 @@ class Way:
         self.model, self.name = NNsight(Net(as_tuple)), name
         self.held: dict[int, Any] = {}
         if not as_tuple and name not in ("plain", "hidden"):
-            self.model._tree.kinds = {f"h.{number}": TupleEnvoy for number in range(3)}
+            self.model._tree.tuples = Tuples(f"h.{number}" for number in range(3))
 
     def get(self, number: int) -> Any:
         block = self.model.h[number]

@@ -118,11 +118,9 @@ def test_the_tree_shows_them():
 
 @pytest.mark.parametrize("net", [Net(), nn.Sequential(nn.Linear(1, 1)), nn.ModuleList([nn.ReLU(), nn.ReLU(), nn.Linear(1, 1)]), nn.ReLU()])
 def test_it_prints_as_the_module_where_no_name_stands(net):
-    from nnsight_graph.model.names import Names
-
-    names = Names()
-    names.at["elsewhere"] = {"a": "b"}
-    assert names.printed(net, "") == repr(net)
+    model = NNsight(net)
+    model._tree.names.at["elsewhere"] = {"a": "b"}
+    assert repr(model) == repr(net)
 
 
 @pytest.mark.parametrize(

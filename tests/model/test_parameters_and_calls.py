@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -49,24 +52,48 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_an_edit_of_a_parameter_is_refused(edit):
+def test_an_edit_of_a_parameter_is_of_this_run_or_refused(edit):
     module = net()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    model = nnsight.NNsight(module)
-    with pytest.raises(nnsight.RecordError, match=r"parameter|no_grad") as caught:
+    model, changed = nnsight.NNsight(module), copy.deepcopy(module)
+    with torch.no_grad():
+        edit(changed[0].weight)
+    refused = None
+    try:
         with model.trace(X):
             edit(model[0].weight)
-    assert users_line(caught.value)[0] in ("test_parameters_and_calls.py", "init.py")
+            out = model.output.save()
+    except nnsight.RecordError as error:
+        refused = error
+    if refused is None:
+        assert torch.equal(out, changed(X))
+    else:
+        assert re.search("parameter|no_grad", str(refused))
+        assert users_line(refused)[0] in ("test_parameters_and_calls.py", "init.py")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_an_edit_of_a_buffer_is_refused():
-    module = net()
-    model = nnsight.NNsight(module)
-    with pytest.raises(nnsight.RecordError, match="running_mean"):
+def test_the_common_edits_are_not_refused():
+    for name in ("zero_", "index", "augmented", "row", "copy_"):
+        model = nnsight.NNsight(net())
         with model.trace(X):
-            model[1].running_mean.add_(1)
-    assert torch.equal(module[1].running_mean, torch.zeros(4))
+            EDITS[name](model[0].weight)
+            model.output.save()
+
+
+def test_a_buffer_is_another_for_one_run():
+    module = nn.BatchNorm1d(4).eval()
+    model, mean = nnsight.NNsight(module), torch.full((4,), 2.0)
+    with model.trace(X):
+        model.running_mean[:] = 2
+        edited = model.output.save()
+    with model.trace(X):
+        model.running_mean = mean
+        assigned = model.output.save()
+    expected = nn.functional.batch_norm(X, mean, module.running_var, module.weight, module.bias, eps=module.eps)
+    assert torch.equal(edited, expected)
+    assert torch.equal(assigned, expected)
+    assert not module.running_mean.any()
 
 
 def test_a_parameter_that_the_model_passes_is_not_edited():

@@ -1,0 +1,95 @@
+"""Attention weights of a layer, whatever computes its attention: taken where there are any, recomputed from queries and keys elsewhere.
+
+The layer's own result stays what it is, unless the weights are changed: then it is computed from them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import NNsightError
+
+NAME = "attention_weights"
+_INTERFACE = "attention_interface_"
+_EAGER = "eager_attention_forward"
+_FLASH = "flash_attention_forward"
+_SDPA = "sdpa_attention_forward"
+
+
+def operation_with_weights(names: Sequence[str]) -> str | None:
+    """The operation of an attention module's forward that has the weights, or that attends; ``None`` if there is none.
+
+    >>> operation_with_weights(["self_c_attn_0", "attention_interface_0"])
+    'attention_interface_0'
+    """
+    attending = [name for name in names if name.startswith(_INTERFACE)]
+    return next(iter(attending or [name for name in names if name.rpartition("_")[0].endswith("softmax")][-1:]), None)
+
+
+def attend(name: str, bring: Callable[[Any], Any], target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Perform the operation; its weights pass by ``bring``, which may change them.
+
+    Raises:
+        NNsightError: the weights of this kind of attention cannot be told.
+    """
+    result = target(*args, **kwargs)
+    if not name.startswith(_INTERFACE):  # a softmax: its result is the weights
+        changed = bring(result)
+        return result if changed is None else changed
+    weights = _weights(target, args, kwargs, result)
+    version = weights._version
+    changed = bring(weights)
+    if changed is None and weights._version == version:
+        return result
+    weights = weights if changed is None else changed
+    value = args[3]
+    value = value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1) if weights.shape[1] != value.shape[1] else value
+    return (weights.to(value.dtype) @ value).transpose(1, 2).contiguous(), weights
+
+
+def _weights(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> torch.Tensor:
+    if isinstance(result[1], torch.Tensor) and result[1].dim() == 4:
+        return result[1]
+    module, query, key, value, *rest = args
+    kind = getattr(target, "__name__", type(target).__name__)
+    eager = getattr(sys.modules[type(module).__module__], _EAGER, None)
+    if eager is None or kind not in (_SDPA, _FLASH):
+        raise NNsightError(
+            f"the attention weights of {kind} cannot be recomputed for {type(module).__name__}: load the model with "
+            'attn_implementation="eager"'
+        )
+    named = {name: given for name, given in kwargs.items() if name not in ("attention_mask", "dropout", "is_causal")}
+    mask = rest[0] if rest else kwargs.get("attention_mask")
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    named.setdefault("scaling", query.shape[-1] ** -0.5)
+    mask = _additive(mask, query, key, bool(causal), kwargs.get("sliding_window") if kind == _FLASH else None, kind == _FLASH)
+    weights: torch.Tensor = eager(module, query, key, value, mask, dropout=0.0, **named)[1]
+    return weights
+
+
+def _additive(mask: Any, query: torch.Tensor, key: torch.Tensor, causal: bool, window: int | None, at_the_end: bool) -> Any:
+    """A mask that is added to scores, ``[batch, 1, queries, keys]``; ``None`` where nothing is masked."""
+    queries, keys = query.shape[2], key.shape[2]
+    if isinstance(mask, torch.Tensor) and mask.dim() == 4:
+        allowed = mask[..., :keys]
+        if mask.dtype is not torch.bool:
+            return allowed
+    elif mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2):
+        places = torch.arange(queries, device=query.device)[:, None] + (keys - queries if at_the_end else 0)
+        allowed = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
+        if causal and (queries > 1 or window):
+            allowed = allowed & (torch.arange(keys, device=query.device) <= places)
+        if window:
+            allowed = allowed & (torch.arange(keys, device=query.device) > places - window)
+        if mask is not None:
+            allowed = allowed & mask[:, None, None, -keys:].bool()
+        if bool(allowed.all()):
+            return None
+    else:
+        raise NNsightError(f"attention weights cannot be recomputed from a {type(mask).__name__}")
+    return torch.zeros_like(allowed, dtype=query.dtype).masked_fill(~allowed, torch.finfo(query.dtype).min)
