@@ -53,7 +53,7 @@ def _lines(envoy: Envoy) -> str:
     if native is not _NATIVE and native is not _LIST:
         return repr(module)
     names = envoy._tree.names.below(envoy._path)
-    beside = {name: "" for name in (() if native is _LIST else module._modules)}
+    beside = dict.fromkeys(() if native is _LIST else module._modules, "")
     beside.update((name, ", ".join([name, *(new for new, old in names.items() if old == name)])) for name in beside)
     children = [(beside.get(name, name), _lines(child)) for name in module._modules if (child := envoy._child(name)) is not None]
     grouped = _grouped(children) if native is _LIST else [f"({name}): {text}" for name, text in children]
