@@ -26,7 +26,7 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
                 raise refused(step.node, "edits a value that was replaced above and that a container holds. Edit a .clone()")
             _detach(step, root)
         for reader, leaf in root.readers:
-            if reader.needs & ~step.needs:
+            if reader.needs & ~step.needs and not _comes_before(reader, root):
                 if reader.special == "loop" and root in reader.extra.shares:
                     why = "edits a value that a loop above hands on, and that loop runs only later"
                     raise refused(step.node, f"{why}. Edit a .clone()")
@@ -51,6 +51,19 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         root.readers = []
         root.edit_needs |= step.needs
         root.edits = [step]
+
+
+def _comes_before(reader: Step, root: Root) -> bool:
+    """Whether a line that reads what it edits itself is one of the edits above."""
+    above, seen = [*root.edits], set()
+    while above:
+        edit = above.pop()
+        if edit is reader:
+            return True
+        if id(edit) not in seen and edit.node >= reader.node:
+            seen.add(id(edit))
+            above += edit.after
+    return False
 
 
 def _late_view(analysis: Analysis, slot: Slot, needs: int) -> bool:

@@ -215,10 +215,12 @@ class Step:
             ``"piece"``, ``"loop"`` or ``"branch"``.
         guard: The branch it stands in.
         scope: The stop of an invoke that it stands below; 0 if there is none.
+        level: How many segments with the same needs, but of other branches, come before it.
     """
 
     __slots__ = (
-        "after", "extra", "function", "guard", "leaves", "names", "needs", "node", "opaque", "output", "scope", "segment", "special",
+        "after", "extra", "function", "guard", "leaves", "level", "names", "needs", "node", "opaque", "output", "scope", "segment",
+        "special",
     )  # fmt: skip
 
     def __init__(self, node: int, function: Callable[..., Any] | None, leaves: list[Slot], needs: int, names: tuple[str, ...] = ()) -> None:
@@ -233,7 +235,7 @@ class Step:
         self.special: str | None = None
         self.extra: Any = None
         self.opaque = False
-        self.scope = 0
+        self.scope = self.level = 0
         self.guard: Guard | None = None
 
 

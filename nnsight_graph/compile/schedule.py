@@ -8,13 +8,17 @@ from .plan import Guard, Segment, Step, Visit
 
 def make_segments(steps: list[Step], virtual: int) -> tuple[list[Segment], list[list[Step]]]:
     """Group steps that wait for the same visits, and link the groups."""
-    by_needs: dict[tuple[int, Guard | None, int], Segment] = {}
+    by_needs: dict[tuple[int, Guard | None, int, int], Segment] = {}
     members: list[list[Step]] = []
+    parted = any(step.guard is not None or step.scope for step in steps)
     for step in steps:
-        key = (step.needs, known_before(step), step.scope)
+        guard = known_before(step)
+        if parted:
+            step.level = _level(step, guard)
+        key = (step.needs, guard, step.scope, step.level)
         segment = by_needs.get(key)
         if segment is None:
-            segment = by_needs[key] = Segment(len(members), *key)
+            segment = by_needs[key] = Segment(len(members), *key[:3])
             members.append([])
         step.segment = segment.index
         segment.calls = segment.calls or step.opaque
@@ -26,6 +30,15 @@ def make_segments(steps: list[Step], virtual: int) -> tuple[list[Segment], list[
         if guard is not None:
             segments[guard.step.segment].undecided.append((guard.slot, guard.polarity, segment.index))
     return segments, members
+
+
+def _level(step: Step, guard: Guard | None) -> int:
+    """How often one segment waits for another, among those with the same needs, before this step: else two could wait for each other."""
+    level = 0
+    for other in (*(leaf.producer for leaf in step.leaves if leaf.producer is not None), *step.after):
+        if other.needs == step.needs:
+            level = max(level, other.level + (known_before(other) is not guard or other.scope != step.scope))
+    return level
 
 
 def known_before(step: Step) -> Guard | None:
