@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .language_model import LanguageModel
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
-_ATTENTION = {"hook_pattern": table.PATTERN, "hook_attn_scores": table.PATTERN, "hook_result": table.SWITCHED}
+_ATTENTION = {"hook_attn_scores": table.SCORES, "hook_result": table.SWITCHED}
 _INPUTS = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
 
 
@@ -41,9 +41,10 @@ class HookNames:
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
         module = model._module
-        family_of(module)  # raises where there are no names
+        attention = family_of(module).block["attn"]  # raises where there are no names
         config: Any = module.config
         self._hooks: Hooks = HOOKS[config.model_type]
+        self._block = {**self._hooks.block, "attn.hook_pattern": Place(attention, "attention_weights")}
         self._layers, self._inner = layers_path(module), inner_path(module)
         self._count = len(module.get_submodule(self._layers)._modules)
         self._refused = {**self._hooks.refused, **self._of_config(config)}
@@ -73,7 +74,7 @@ class HookNames:
     def __iter__(self) -> Iterator[str]:
         yield from (name for name in self._hooks.around if self._reason(name, "") is None)
         for number in range(self._count):
-            yield from (f"blocks.{number}.{name}" for name in self._hooks.block if self._reason(name, "") is None)
+            yield from (f"blocks.{number}.{name}" for name in self._block if self._reason(name, "") is None)
 
     def __contains__(self, name: object) -> bool:
         return any(name == each for each in self)
@@ -83,7 +84,7 @@ class HookNames:
 
     def __repr__(self) -> str:
         around = [name for name in self if not name.startswith("blocks.")]
-        inside = [f"blocks.i.{name}" for name in self._hooks.block if f"blocks.0.{name}" in self]
+        inside = [f"blocks.i.{name}" for name in self._block if f"blocks.0.{name}" in self]
         return f"HookNames({', '.join([*around, *inside])}; i from 0 to {self._count - 1})"
 
     def _found(self, name: str) -> tuple[Any, Place]:
@@ -102,7 +103,7 @@ class HookNames:
         reason = self._reason(below, path)
         if reason is not None:
             raise RecordError(f"{name} denotes no tensor of {type(self._model._module).__name__}: {reason}.")
-        place = (self._hooks.block if match else self._hooks.around).get(below)
+        place = (self._block if match else self._hooks.around).get(below)
         if place is None:
             near = difflib.get_close_matches(name, list(self), 3, 0.5)
             raise KeyError(f"there is no hook {name!r}. Near: {', '.join(near)}" if near else f"there is no hook {name!r}; {self!r}")

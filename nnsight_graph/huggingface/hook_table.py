@@ -14,7 +14,7 @@ class Place(NamedTuple):
 
     Attributes:
         module: The module, below the block (or, of what stands around the blocks, below the inner model).
-        point: ``"input"``, ``"output"`` or ``"hidden_states"``.
+        point: ``"input"``, ``"output"``, ``"hidden_states"`` or ``"attention_weights"``.
         shared: Whether the model uses the tensor elsewhere, too: then it is changed in place, so that every use sees it.
     """
 
@@ -139,7 +139,7 @@ HOOKS: dict[str, Hooks] = {
 """The names by family, as transformers calls it in ``config.model_type``."""
 
 HEADS = "TransformerLens has a dimension for the heads, the model has not. model.{block}.{0} holds {1} of all heads side by side"
-PATTERN = "no module passes it on: it is made and used inside the attention. Where attention returns its weights, they are a copy to read"
+SCORES = "no module passes it on: it is made and used inside the attention. attn.hook_pattern is what is made of it"
 SWITCHED = "TransformerLens has it only where that is switched on, and no module here passes it on"
 ROTATED = "no module passes it on: queries and keys are rotated inside the attention. model.{block}.{0} is before that"
 SCALE = "no module passes it on. model.{0}.input is what is normalized"

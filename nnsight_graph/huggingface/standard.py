@@ -134,9 +134,15 @@ def standard_names(model: torch.nn.Module) -> Names:
 
 
 def _inner(model: torch.nn.Module) -> str:
-    """Where the model without its head stands."""
-    prefix: Any = getattr(model, "base_model_prefix", "")
-    return prefix if prefix in model._modules else ""
+    """Where the model without its head stands; what the class says of it is not always so."""
+    layers = family_of(model).layers.split(".")
+    for prefix in (getattr(model, "base_model_prefix", ""), "model", ""):
+        found: Any = model
+        for name in [prefix, *layers] if prefix else layers:
+            found = found._modules.get(name) if found is not None else None
+        if found is not None:
+            return str(prefix)
+    raise ValueError(f"there are no standard names for {type(model).__name__}: it has no {family_of(model).layers}")
 
 
 def _below(inner: str, path: str) -> str:

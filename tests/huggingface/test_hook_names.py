@@ -143,6 +143,14 @@ def test_what_hooks_of_pytorch_see():
     assert torch.equal(found["blocks.1.hook_resid_mid"], seen["mid"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_patterns(kind):
+    lm = model_of(kind)
+    with torch.no_grad():
+        expected = lm._module(IDS, output_attentions=True).attentions[1]
+    torch.testing.assert_close(read_all(lm)["blocks.1.attn.hook_pattern"], expected)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "bloom"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_rows_of_an_invoke(kind, grad):
@@ -188,7 +196,7 @@ REFUSED = [
     ("llama", "blocks.0.attn.hook_k", r"model\.model\.layers\.0\.self_attn\.k_proj\.output holds the keys of all heads"),
     ("llama", "blocks.0.attn.hook_z", r"model\.model\.layers\.0\.self_attn\.o_proj\.input holds what comes out of all heads"),
     ("llama", "blocks.0.attn.hook_rot_q", r"self_attn\.q_proj\.output is before that"),
-    ("gpt2", "blocks.0.attn.hook_pattern", "no module passes it on"),
+    ("gpt2", "blocks.0.attn.hook_attn_scores", r"no module passes it on.* attn\.hook_pattern"),
     ("gpt2", "blocks.0.attn.hook_result", "only where that is switched on"),
     ("gpt2", "blocks.0.hook_attn_in", "only where that is switched on"),
     ("gpt2", "ln_final.hook_normalized", r"depends on whether .* model\.transformer\.ln_f\.output is the norm with its weights"),
@@ -246,4 +254,4 @@ def test_unknown_names():
         _ = lm.hooks["blocks.0.hook_resid_pre"]
     with pytest.raises(ValueError, match="no standard names for T5"):
         _ = LanguageModel(tiny_model("t5")).hooks
-    assert len(lm.hooks) == len(list(lm.hooks)) == 1 + 2 * 7
+    assert len(lm.hooks) == len(list(lm.hooks)) == 1 + 2 * 8
