@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from nnsight_graph import CONFIG
+
 from .measure import CLOCKS, Budget, Estimate, interleave, paired
 from .peers import Peer, installed_peers
 from .report import Row, as_data, figure_table, machine, scenario_table
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(names) or "no scenario has such a name")
         return 0 if args.list else 2
     torch.set_num_threads(1)
+    CONFIG.APP.AUTO_STOP = False  # hooks run forwards to their end; what ending them saves is measured by scenarios of its own
     budget = Budget(rounds=args.rounds, seconds=args.seconds, clock=CLOCKS[args.clock])
     peers = installed_peers() if args.peers else []
     with torch.set_grad_enabled(not args.no_grad):

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from .registry import FIGURES, SCENARIOS, Figure, Reading, Scenario, Target, Variants
 
-for _file in ("tiny", "small", "generation", "nodes", "invokes", "memory", "scans", "import_time"):  # the order of the tables
+for _file in ("tiny", "small", "generation", "nodes", "invokes", "memory", "early", "scans", "import_time"):  # the order of the tables
     import_module(f"{__name__}.{_file}")
 
 __all__ = ["FIGURES", "SCENARIOS", "Figure", "Reading", "Scenario", "Target", "Variants"]

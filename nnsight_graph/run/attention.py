@@ -18,6 +18,7 @@ _INTERFACE = "attention_interface_"
 _EAGER = "eager_attention_forward"
 _FLASH = "flash_attention_forward"
 _SDPA = "sdpa_attention_forward"
+_DIRECT = "scaled_dot_product_attention"
 
 
 def operation_with_weights(names: Sequence[str]) -> str | None:
@@ -27,7 +28,9 @@ def operation_with_weights(names: Sequence[str]) -> str | None:
     'attention_interface_0'
     """
     attending = [name for name in names if name.startswith(_INTERFACE)]
-    return next(iter(attending or [name for name in names if name.rpartition("_")[0].endswith("softmax")][-1:]), None)
+    for kind in ("softmax", _DIRECT):
+        attending = attending or [name for name in names if name.rpartition("_")[0].endswith(kind)][-1:]
+    return next(iter(attending), None)
 
 
 def attend(name: str, bring: Callable[[Any], Any], target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -37,18 +40,41 @@ def attend(name: str, bring: Callable[[Any], Any], target: Callable[..., Any], a
         NNsightError: the weights of this kind of attention cannot be told.
     """
     result = target(*args, **kwargs)
+    if name.rpartition("_")[0].endswith(_DIRECT):
+        weights = _changed(_scores(*args, **kwargs).softmax(-1), bring)
+        return result if weights is None else _attended(weights, args[2] if len(args) > 2 else kwargs["value"])
     if not name.startswith(_INTERFACE):  # a softmax: its result is the weights
         changed = bring(result)
         return result if changed is None else changed
-    weights = _weights(target, args, kwargs, result)
+    weights = _changed(_weights(target, args, kwargs, result), bring)
+    return result if weights is None else (_attended(weights, args[3]).transpose(1, 2).contiguous(), weights)
+
+
+def _changed(weights: torch.Tensor, bring: Callable[[Any], Any]) -> torch.Tensor | None:
+    """The weights that a trace has made of them; ``None`` if it has left them."""
     version = weights._version
     changed = bring(weights)
-    if changed is None and weights._version == version:
-        return result
-    weights = weights if changed is None else changed
-    value = args[3]
+    return changed if changed is not None else weights if weights._version != version else None
+
+
+def _attended(weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What weights make of the values, ``[batch, heads, queries, head dimension]``."""
     value = value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1) if weights.shape[1] != value.shape[1] else value
-    return (weights.to(value.dtype) @ value).transpose(1, 2).contiguous(), weights
+    return weights.to(value.dtype) @ value
+
+
+def _scores(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """The scores of torch's ``scaled_dot_product_attention``, masked."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1) if enable_gqa else key
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is None:
+        return scores
+    return scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
 
 
 def _weights(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> torch.Tensor:

@@ -271,7 +271,10 @@ def test_attention_weights(family: str, attention: str, padded: bool) -> None:
         kwargs["position_ids"] = torch.tensor([[0, 0, 1, 2], [0, 1, 2, 3]])
     with torch.no_grad():
         eager = tiny_model(family, "eager")(**kwargs, output_attentions=True)
-    module = tiny_model(family, attention)
+    try:
+        module = tiny_model(family, attention)
+    except ValueError:
+        pytest.skip(f"{family} has no {attention} in this version of transformers")
     model = LanguageModel(module)
     ends = {"bert": ".self", "t5": "encoder.block.0.layer.0.SelfAttention", "bloom": ".self_attention"}
     path = next(path for path, _ in module.named_modules() if path.endswith(ends.get(family, (".attn", ".self_attn", ".attention"))))
