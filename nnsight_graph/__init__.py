@@ -34,7 +34,9 @@ from .errors import (
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
     from .model import Cache, CacheDict, Editor, Entry, Envoy, IEnvoy, NNsight, OperationEnvoy, ScanningTracer, Session, Source, Tracer
+    from .model import SavedGraph as SavedGraph
     from .model import eproperty as eproperty
+    from .model import load as load
     from .model import requires_input as requires_input
     from .model import requires_operation_input as requires_operation_input
     from .model import requires_operation_output as requires_operation_output
@@ -69,7 +71,9 @@ _LAZY = {
     "requires_output": ".model",
     "NNsight": ".model",
     "OperationEnvoy": ".model",
+    "SavedGraph": ".model",
     "ScanningTracer": ".model",
+    "load": ".model",
     "Session": ".model",
     "Source": ".model",
     "Tracer": ".model",
@@ -108,6 +112,7 @@ __all__ = [
     "Proxy",
     "RecordError",
     "RemoteError",
+    "SavedGraph",
     "ScanningTracer",
     "Session",
     "Source",
@@ -117,6 +122,7 @@ __all__ = [
     "apply",
     "cond",
     "eproperty",
+    "load",
     "log",
     "on_fakes",
     "requires_input",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import linecache
 import sys
 import sysconfig
@@ -98,3 +99,16 @@ def caller_is_users(depth: int) -> bool:
     """Whether the frame ``depth`` above the caller is the user's own code."""
     frame: FrameType = sys._getframe(depth + 1)
     return is_users(frame.f_code)
+
+
+def assigned_name(place: Place) -> str | None:
+    """The variable that the value made at a place is assigned to at once; ``None`` if there is none.
+
+    >>> code = compile("logits = save(x)", "<line>", "exec")
+    >>> calls = [i.offset for i in dis.get_instructions(code) if i.opname.startswith("CALL")]
+    >>> assigned_name((code, calls[-1]))
+    'logits'
+    """
+    code, offset = place
+    following = next((i for i in dis.get_instructions(code) if i.offset > offset and i.opname not in ("CACHE", "PRECALL")), None)
+    return str(following.argval) if following is not None and following.opname.startswith("STORE_") and following.argval else None

@@ -17,12 +17,19 @@ from ..ops.table import effect_of, function_of
 from .storage import Value
 
 VIEW, _PUT_IN = parse("view:0"), parse("mutates:0 maybe:1")
+
+
+def _second(_name: Any, value: Any) -> Any:
+    return value
+
+
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "bound": (getattr, parse("maybe:0")),
     "unpack": (unpack, VIEW),
     "arranged": (arranged, parse("maybe:0,1")),
     "setattr": (assign_attribute, parse("mutates:0")),
     "log": (log, parse("pure")),
+    "named": (_second, parse("view:1")),
     "assigned": (assigned, VIEW),
     "merge": (select, parse("maybe:1,2")),
     "result": (take_result, parse("maybe:0")),

@@ -14,12 +14,13 @@ from .eproperty import IEnvoy, eproperty, requires_input, requires_operation_inp
 from .handle import GraphHandle
 from .nnsight import NNsight
 from .operations import OperationEnvoy, Source
+from .saved import SavedGraph, load
 from .scanning_tracer import ScanningTracer
 from .session import Session
 from .tracer import Tracer
 
 __all__ = [
     "Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "IEnvoy", "NNsight",
-    "OperationEnvoy", "ScanningTracer", "Session", "Source", "Tracer",
-    "eproperty", "requires_input", "requires_operation_input", "requires_operation_output", "requires_output",
+    "OperationEnvoy", "SavedGraph", "ScanningTracer", "Session", "Source", "Tracer",
+    "eproperty", "load", "requires_input", "requires_operation_input", "requires_operation_output", "requires_output",
 ]  # fmt: skip

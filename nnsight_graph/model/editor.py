@@ -62,7 +62,7 @@ class Editor(RecordedBlock):
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy)
+        return GraphHandle(self._recording, self._envoy, kind="edit")
 
     def _run(self, recording: Recording, _saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         for node, entry in enumerate(recording.entries):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
@@ -14,6 +17,7 @@ from ..run.site_values import Failure
 from .estimate import Estimate, estimate
 from .invoker import Call
 from .rehearsing import CallSource
+from .saved import SavedGraph, content_of
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
@@ -31,12 +35,48 @@ class GraphHandle:
         3
     """
 
-    __slots__ = ("_call", "_envoy", "_recording")
+    __slots__ = ("_call", "_envoy", "_function", "_kind", "_recording", "_traces")
 
-    def __init__(self, recording: Recording, envoy: NNsight, call: Call | None = None) -> None:
+    def __init__(
+        self, recording: Recording, envoy: NNsight, call: Call | None = None, *, kind: str = "trace", function: str = "",
+        traces: Sequence[tuple[int, int, bool]] = (),
+    ) -> None:  # fmt: skip
         self._recording = recording
         self._envoy = envoy
         self._call = call
+        self._kind, self._function, self._traces = kind, function, tuple(traces)
+
+    def detach(self) -> SavedGraph:
+        """The program apart from this trace: data alone, to be run again, or saved.
+
+        Raises:
+            FunctionWhitelistError: it uses a function of yours, which is no data; on its line.
+            GraphFormatError: it uses a constant that cannot be data; on its line.
+        """
+        return SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1)))
+
+    def save(self, path: str | Path) -> None:
+        """Write the program to a file: ``nnsight_graph.load(path)`` reads it, here or elsewhere.
+
+        Raises:
+            FunctionWhitelistError: it uses a function of yours, which is no data; on its line.
+            GraphFormatError: it uses a constant that cannot be data; on its line.
+
+        Example:
+            >>> import tempfile, torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Identity())
+            >>> with model.trace(torch.ones(2)) as tracer:
+            ...     out = (model.output + 1).save()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     tracer.graph.save(f"{folder}/plus.nng")
+            ...     print(nnsight.load(f"{folder}/plus.nng").names)
+            ['out']
+        """
+        SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1))).save(path)
+
+    def run(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Run the program again, as :meth:`SavedGraph.run` does."""
+        return self.detach().run(model, *inputs, parameters=parameters, **kwargs)
 
     @property
     def graph(self) -> Graph:

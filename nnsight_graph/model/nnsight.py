@@ -75,7 +75,7 @@ class NNsight(Envoy):
 
     def trace(
         self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", progress: bool = False,
-        scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any,
+        scan: bool | None = None, validate: bool | str | None = None, run: bool = True, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Open a block whose lines are recorded and take part in one call of the model when it ends.
 
@@ -89,6 +89,7 @@ class NNsight(Envoy):
             validate: Whether the block is checked on fake tensors before the model runs: ``True``, ``False``, or ``"auto"``, which
                 checks a program that was not seen before where the weights are not there yet or the input was scanned; by default
                 what ``CONFIG.APP.VALIDATE`` says.
+            run: ``False`` records the block only: ``tracer.graph`` is there, and its values are not. It needs no input.
             remote: Not available in this version.
             **kwargs: Named arguments of the model's call.
 
@@ -110,6 +111,7 @@ class NNsight(Envoy):
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
             made = self.tracer_class(self, call, {} if call else kwargs, fn, progress)
+            made._runs = run
             if scan is not None or validate is not None or CONFIG.APP.SCAN:
                 self._prepare_checks(made, call, CONFIG.APP.SCAN if scan is None else scan, validate)
             return made

@@ -46,10 +46,11 @@ class Session(RecordedBlock):
         [1.0, 2.0]
     """
 
-    __slots__ = ("_batch", "_envoy", "_progress", "_traces")
+    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_traces")
 
     def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False) -> None:
         super().__init__(Recorder(None))
+        self._models: tuple[tuple[int, int, bool], ...] = ()
         self._envoy = envoy
         self._batch = batch
         self._progress = progress
@@ -68,7 +69,7 @@ class Session(RecordedBlock):
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy)
+        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models)
 
     def __enter__(self) -> Session:
         if self._recording is not None:
@@ -79,6 +80,8 @@ class Session(RecordedBlock):
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         traces, self._traces = self._traces, {}
+        models = list(dict.fromkeys(id(traced.envoy._tree) for traced in traces.values()))
+        self._models = tuple((node, models.index(id(traced.envoy._tree)), traced.open_ended) for node, traced in traces.items())
         run = SessionRun(recording, traces, frozenset(saved), frame, self._batch)
         try:
             problem = run.all(self._progress)

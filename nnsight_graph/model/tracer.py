@@ -9,11 +9,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy
+import torch
+
 from ..config import CONFIG
 from ..errors import RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording
 from ..record.included import include
+from ..record.name import Name
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.steps import Steps
@@ -27,8 +31,6 @@ from .rehearsing import Numbers, changed_numbers
 from .running import run_trace
 
 if TYPE_CHECKING:
-    import torch
-
     from .envoy import Envoy
     from .nnsight import NNsight
 
@@ -51,7 +53,7 @@ class Tracer(RecordedBlock):
     """
 
     __slots__ = (
-        "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_progress", "_shapes", "_shared", "_validate",
+        "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_progress", "_runs", "_shapes", "_shared", "_validate",
     )  # fmt: skip
 
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
@@ -66,6 +68,7 @@ class Tracer(RecordedBlock):
         self._shapes: Call | None = None
         self._validate: bool | str = CONFIG.APP.VALIDATE
         self._caches: Caches | None = None
+        self._runs = True
         if function:
             self._recorder.generating = True
 
@@ -131,6 +134,29 @@ class Tracer(RecordedBlock):
             torch.Size([1, 3])
         """
         self._recorder.put(("stop",), sys._getframe(1))
+
+    def parameter(self, name: str, value: Any) -> Any:
+        """A constant with a name: a graph that is run again may be given another value for it.
+
+        Args:
+            name: Its name.
+            value: A number, a string or a tensor.
+
+        Returns:
+            The value, traced.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Identity())
+            >>> with model.trace(torch.ones(2)) as tracer:
+            ...     scaled = (model.output * tracer.parameter("alpha", 0.5)).save()
+            >>> tracer.graph.run(model, torch.ones(2), parameters={"alpha": 3.0})["scaled"]
+            tensor([3., 3.])
+        """
+        kinds = (int, float, complex, str, bytes, torch.Tensor, numpy.ndarray)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise RecordError(f"a parameter is a number, a string or a tensor, not {value!r}")
+        return self._recorder.proxy("named", (Name(name), value))
 
     def next(self, count: int = 1) -> Tracer:
         """From here on lines stand ``count`` steps further.
@@ -207,7 +233,7 @@ class Tracer(RecordedBlock):
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy, self._shapes)
+        return GraphHandle(self._recording, self._envoy, self._shapes, function=self._function)
 
     # ------------------------------------------------------------------ the block
 
@@ -241,6 +267,10 @@ class Tracer(RecordedBlock):
             include(self._recorder, edit)
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
+        if not self._runs:
+            self._recorder.failure = "the trace was recorded only, run=False"
+            self._call, self._invokes, self._known, self._caches = None, [], None, None
+            return None
         call = self._call or self._envoy._joined(self._invokes, self._shared, self._function)
         asked = self._known.asked if self._known is not None else None
         caches = self._caches

@@ -50,8 +50,11 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
 
     # ------------------------------------------------------------------ values
 
-    def save(self) -> Proxy:
+    def save(self, name: str = "") -> Proxy:
         """Keep the value beyond the trace.
+
+        Args:
+            name: What it is called where the graph is run again; by default like the variable that it is assigned to.
 
         Returns:
             The proxy itself.
@@ -65,6 +68,8 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         if self._index not in trace.saved or trace.emitter is not None:  # the first may stand in a branch
             trace.saved.setdefault(self._index, self)
             trace.put(("save", self._index), sys._getframe(1))
+        if name:
+            trace.names = {**trace.names, self._index: str(name)}
         return self
 
     @property

@@ -73,6 +73,7 @@ class Recorder(Cursor, Captured):
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
+        names: What saved values are called, by node, where a name was given.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         own: What own properties have shown, once there is one.
@@ -95,6 +96,7 @@ class Recorder(Cursor, Captured):
     invoking = 0
     repeats = False
     session: Any = None
+    names: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     own: OwnValues | None = None
     backwards = 0
     retained: tuple[Proxy, ...] = ()

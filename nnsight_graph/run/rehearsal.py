@@ -28,6 +28,7 @@ Entry = tuple[Any, ...]
 _NOTHING = ("save", "log", "raise", "check", "cache", "else", "backward", "stop", "replace")
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item,
+    "named": lambda _name, value: value,
     "arranged": lambda _value, again: again,  # where it lies is known in the run alone
 }  # fmt: skip
 

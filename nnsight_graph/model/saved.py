@@ -1,0 +1,309 @@
+"""Graphs apart from the trace that made them: saved to files, loaded, and run again, on other inputs and other models."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import MissedSiteError, NNsightError, RecordError
+from ..graph import Graph, fold, graph_text, node_text, walk
+from ..graph.flat import Flat, flatten
+from ..record import Recording
+from ..serialize import Content, decode, encode, read, write
+from ..source_location import assigned_name, traceback_at
+from .running import run_trace
+from .session_run import SessionRun, Traced
+
+if TYPE_CHECKING:
+    from .nnsight import NNsight
+
+
+class SavedGraph:
+    """A program that can be run again: on other prompts, with other numbers of steps, on another model with the same module paths.
+
+    :func:`load` makes one from a file, ``tracer.graph.detach()`` from a trace.
+
+    Attributes:
+        names: The names of what a run returns.
+        parameters: The named constants, with their values.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Linear(2, 2))
+        >>> with model.trace(torch.ones(1, 2)) as tracer:
+        ...     scale = tracer.parameter("scale", 2.0)
+        ...     scaled = (model.output * scale).save()
+        >>> graph = tracer.graph.detach()
+        >>> values = graph.run(model, torch.ones(1, 2), parameters={"scale": 0.0})
+        >>> values["scaled"].abs().tolist()
+        [[0.0, 0.0]]
+    """
+
+    def __init__(self, content: Content, name: str = "<graph>") -> None:
+        self._content, self._name = content, name
+        self._graph, self._document = decode(*content)
+        self._flat: Flat = flatten(self._graph, _described)
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def names(self) -> list[str]:
+        """The names of what a run returns."""
+        return [name for _, name in self._document.saves]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The named constants, with the values that they have if a run is given no others."""
+        return {name: self._graph.constants[index] for name, index in self._document.parameters}
+
+    @property
+    def graph(self) -> Graph:
+        """The frozen nodes and the constants."""
+        return self._graph
+
+    @property
+    def kind(self) -> str:
+        """What it is: ``"trace"``, ``"session"`` or ``"edit"``."""
+        return self._document.kind
+
+    @property
+    def digest(self) -> str:
+        """The hash of the content: equal for equal programs with equal constants."""
+        return self._content.digest
+
+    def __str__(self) -> str:
+        return graph_text(self._graph)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} graph of {len(list(walk(self._graph.body)))} nodes, {self.digest[:12]}>\n{self}"
+
+    def __len__(self) -> int:
+        return len(list(walk(self._graph.body)))
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, SavedGraph) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, which holds data alone; see :func:`load`."""
+        write(path, *self._content)
+
+    # ------------------------------------------------------------------ running
+
+    def missing(self, model: NNsight) -> list[str]:
+        """What a model lacks to run this: modules and parameters that are not there; nothing is run.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.ReLU()))
+            >>> with model.trace(torch.ones(2)) as tracer:
+            ...     out = model[0].output.save()
+            >>> tracer.graph.detach().missing(nnsight.NNsight(torch.nn.ReLU()))
+            ['0']
+        """
+        modules = model._tree.index.modules
+        sites = [site for site in self._graph.sites if site.point not in ("grad", "result")]
+        wanted = dict.fromkeys((site.path, site.point == "parameter") for site in sites)
+        found = []
+        for path, is_parameter in wanted:
+            owner, _, name = path.rpartition(".")
+            module = modules.get(owner if is_parameter else path)
+            if is_parameter:
+                there = module is not None and isinstance(getattr(module, name, None), torch.Tensor)
+            else:
+                there = module is not None or ".source." in f".{path}." or path.startswith("generator")
+            found += [] if there else [path]
+        return found
+
+    def run(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Run the program.
+
+        Args:
+            model: The model; for a session of several models, a list of them in the order in which it opens their traces.
+            *inputs: The input, as ``model.trace`` takes it; of a program with invokes, one input for each. A session has its own.
+            parameters: Values for named constants.
+            **kwargs: Named arguments of the model's call, such as ``max_new_tokens``.
+
+        Returns:
+            The values that the program saves, by name; those that were not reached are left out.
+
+        Raises:
+            MissedSiteError: the model lacks modules that the program names.
+            RecordError: it needs other inputs, or other parameters.
+        """
+        recording = self._recording(parameters or {})
+        if self.kind == "edit":
+            raise RecordError("this is an edit: with graph.edit(model).trace(...): ..., it takes part in every run of the edited model")
+        if self.kind == "session":
+            return self._run_session(model, recording)
+        self._refuse(model)
+        call = self._call(model, inputs, kwargs)
+        values: dict[int, Any] = {}
+        problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__)
+        if problem is not None:
+            raise problem
+        return self._named(values)
+
+    def edit(self, model: NNsight, *, inplace: bool = False) -> NNsight:
+        """A view of ``model`` with this edit; or, in place, the model itself.
+
+        Raises:
+            RecordError: it is no edit.
+        """
+        if self.kind != "edit":
+            raise RecordError(f"this is a {self.kind}, not an edit: graph.run(model, ...) runs it")
+        lacking = self.missing(model)
+        if lacking:
+            raise MissedSiteError(_lacks(model, lacking))
+        edited = model if inplace else model._view()
+        edited.__dict__["_edits"] = (*edited._edits, self._recording({}))
+        return edited
+
+    def _refuse(self, model: NNsight) -> None:
+        if model._edits:
+            raise RecordError("this model has edits of its own, and the graph holds those of the model it was recorded on: run it on that")
+        lacking = self.missing(model)
+        if lacking:
+            raise MissedSiteError(_lacks(model, lacking))
+
+    def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        function = self._document.function
+        kinds = [node.operands[0].name for node in self._graph.body.nodes if node.target == "invoke"]  # type: ignore[union-attr]
+        invokes = sum(kind.startswith("rows") for kind in kinds)
+        if not invokes:
+            call = model._prepared(inputs, kwargs, function)
+            if call is None:
+                raise RecordError("the program needs an input: graph.run(model, input)")
+            return call
+        if len(inputs) != invokes:
+            raise RecordError(f"the program has {invokes} invokes, and needs an input for each; {len(inputs)} were given")
+        given = [model._invoked((), dict(one)) if isinstance(one, Mapping) else model._invoked((one,), {}) for one in inputs]
+        return model._joined(given, kwargs, function)
+
+    def _run_session(self, model: Any, recording: Recording) -> dict[str, Any]:
+        models = list(model) if isinstance(model, (list, tuple)) else [model]
+        wanted = max((trace.model for trace in self._document.traces), default=0) + 1
+        if len(models) != wanted:
+            raise RecordError(f"the session runs {wanted} models; {len(models)} were given: graph.run([first, second])")
+        functions = {node.number: node.operands[0].name for node in walk(self._graph.body) if node.target == "trace"}  # type: ignore[union-attr]
+        traces = {
+            trace.node: Traced(models[trace.model], _function(functions[trace.node]), None, trace.open_ended, False, None)
+            for trace in self._document.traces
+        }
+        run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2))
+        problem = run.all()
+        if problem is not None:
+            raise problem
+        return self._named(run.values)
+
+    def _named(self, values: Mapping[int, Any]) -> dict[str, Any]:
+        return {name: values[node] for node, name in self._document.saves if node in values}
+
+    def _recording(self, parameters: Mapping[str, Any]) -> Recording:
+        """The program in the form in which it runs, with these values for named constants."""
+        constants = list(self._graph.constants)
+        places = dict(self._document.parameters)
+        for name, value in parameters.items():
+            if name not in places:
+                raise RecordError(f"the program has no parameter {name!r}; it has {', '.join(places) or 'none'}")
+            constants[places[name]] = value
+        flat = self._flat if not parameters else flatten(Graph(self._graph.body, tuple(constants)), _described)
+        made = Recording.of(flat.entries, constants, flat.indices, _places(self._graph, flat, self._name), (), self._document.edits)
+        made.open_ended = self._document.open_ended
+        return made
+
+
+def load(path: str | Path) -> SavedGraph:
+    """A graph from a file, checked as a file of a stranger is: it holds data alone, and runs nothing before :meth:`SavedGraph.run`.
+
+    Raises:
+        GraphFormatError: the file is no graph file, of an unknown version, or not what it should be; names the place in it.
+        OSError: it cannot be read.
+
+    Example:
+        >>> import tempfile, torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Linear(2, 2))
+        >>> with model.trace(torch.ones(1, 2)) as tracer:
+        ...     doubled = (model.output * 2).save()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tracer.graph.save(f"{folder}/double.nng")
+        ...     graph = nnsight.load(f"{folder}/double.nng")
+        >>> torch.equal(graph.run(model, torch.ones(1, 2))["doubled"], doubled.value)
+        True
+    """
+    return SavedGraph(Content(*read(path)), Path(path).name)
+
+
+def _described(value: Any) -> Any:
+    """What stands for a constant in an entry, as while recording."""
+    return (torch.Tensor, value.ndim, str(value.dtype)) if isinstance(value, torch.Tensor) else type(value)
+
+
+def _function(name: str) -> str:
+    return "" if name == "forward" else name
+
+
+def _lacks(model: NNsight, lacking: list[str]) -> str:
+    shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+    hint = model._tree.names.hint(model._module, "", lacking[0].rpartition(".")[2], dir(model)) if hasattr(model._tree, "names") else ""
+    return f"{type(model._module).__name__} has no {shown}, which the program names{hint}"
+
+
+_PASS = compile("pass", "<graph>", "exec")
+
+
+def _places(graph: Graph, flat: Flat, name: str) -> list[Any]:
+    """A line of a file that is not there for each entry: the text of its node, so that errors show it."""
+    file = f"<{name.strip('<>')}>"
+    texts = [
+        entry[0] if entry[0] in ("else", "end") else node_text(node, graph.constants)
+        for entry, node in zip(flat.entries, flat.origins, strict=True)
+    ]
+    linecache.cache[file] = (sum(map(len, texts)), None, [f"{text}\n" for text in texts], file)
+    return [(_PASS.replace(co_filename=file, co_firstlineno=line), 0) for line in range(1, len(texts) + 1)]
+
+
+def content_of(
+    recording: Recording, kind: str, function: str = "", traces: Sequence[tuple[int, int, bool]] = (), frame: FrameType | None = None
+) -> Content:
+    """What a file of a recorded program holds.
+
+    Raises:
+        FunctionWhitelistError: it uses a function of the user's; on that line.
+        GraphFormatError: it uses a constant that cannot be data; on that line.
+    """
+    plain = recording.plain() if kind == "session" else recording.graph(lines=False)
+    inside = [range(turn[3], turn[4]) for turn in recording.turns]
+    saved = [entry[1] for entry in recording.entries if entry[0] == "save"]
+    keeps = any(number in turn for turn in inside for number, entry in enumerate(recording.entries) if entry[0] == "save")
+    graph = plain if keeps else fold(plain)
+    try:
+        return encode(
+            graph, kind, function=function, saves=_saves(recording, saved), open_ended=recording.open_ended,
+            edits=recording.edits_constants, traces=traces,
+        )  # fmt: skip
+    except NNsightError as error:
+        node = getattr(error, "node", None)
+        raise error.with_traceback(None if node is None else traceback_at(recording.place(node), frame)) from None
+
+
+def _saves(recording: Recording, saved: list[int]) -> list[tuple[int, str]]:
+    """The names of what is saved: given, of the variable that it was assigned to, or a number."""
+    named: dict[int, str] = {}
+    lines = {entry[1]: number for number, entry in enumerate(recording.entries) if entry[0] == "save"}
+    taken: dict[str, int] = {}
+    for place, node in enumerate(dict.fromkeys(saved)):
+        name = recording.names.get(node) or assigned_name(recording.places[lines[node]]) or f"value_{place}"
+        taken[name] = taken.get(name, 0) + 1
+        named[node] = name if taken[name] == 1 else f"{name}_{taken[name]}"
+    return list(named.items())

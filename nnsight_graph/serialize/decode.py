@@ -1,0 +1,166 @@
+"""The text of a document, from anywhere -> a graph that is what it says: typed, verified, and of known operations alone."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+
+from ..errors import CheckError, GraphFormatError
+from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site, verify, walk
+from .allowed import is_portable
+from .document import (
+    FORMAT,
+    Document,
+    FileBytes,
+    FileComplex,
+    FileConst,
+    FileConstant,
+    FileDevice,
+    FileFloat,
+    FileGroup,
+    FileInt,
+    FileOperand,
+    FileRegion,
+    FileTensor,
+    FileText,
+)  # fmt: skip
+from .encode import OPS
+
+_DEPTH = 64
+_NODES = 1_000_000
+
+
+class Decoded(NamedTuple):
+    """A file that was read.
+
+    Attributes:
+        graph: The program.
+        document: What else stands in the file.
+    """
+
+    graph: Graph
+    document: Document
+
+
+def decode(text: bytes, tensors: list[torch.Tensor]) -> Decoded:
+    """A document and its tensors as a graph.
+
+    Raises:
+        GraphFormatError: names the place in the document, and what is wrong there.
+    """
+    try:
+        versions = msgspec.json.decode(text, type=_Versions)
+        if versions.format != FORMAT or versions.ops > OPS:
+            raise GraphFormatError(
+                f"the file has version {versions.format} of the format and {versions.ops} of the operations; this release of nnsight_graph "
+                f"reads version {FORMAT}, and operations up to {OPS}"
+            )
+        document = msgspec.json.decode(text, type=Document)
+    except msgspec.ValidationError as error:
+        raise GraphFormatError(f"the graph is not what it should be: {error}") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise GraphFormatError(f"the graph cannot be read: {error}") from None
+    reader = _Reader(document, tensors)
+    constants = tuple(reader.constant(place, constant) for place, constant in enumerate(document.constants))
+    graph = Graph(reader.region(document.body, "$.body", 0), constants)
+    try:
+        verify(graph)
+    except CheckError as error:
+        raise GraphFormatError(f"the graph is not what it should be: {error}") from None
+    _check_tables(document, graph)
+    return Decoded(graph, document)
+
+
+class _Versions(msgspec.Struct):
+    format: int
+    ops: int
+
+
+class _Reader:
+    def __init__(self, document: Document, tensors: list[torch.Tensor]) -> None:
+        self._document, self._tensors = document, tensors
+        self._free = 0
+
+    def region(self, region: FileRegion, path: str, depth: int) -> Region:
+        """A region; its nodes are numbered as the file counts them."""
+        if depth > _DEPTH:
+            raise GraphFormatError(f"{path}: regions stand in each other more than {_DEPTH} deep")
+        made = []
+        for place, node in enumerate(region.nodes):
+            here = f"{path}.nodes[{place}]"
+            number, self._free = self._free, self._free + 1
+            if self._free > _NODES:
+                raise GraphFormatError(f"{here}: more than {_NODES} nodes")
+            if not is_portable(node.target):
+                raise GraphFormatError(f"{here}: {node.target[:100]!r} is no operation that may stand in a file")
+            site = None if node.site is None else Site(*msgspec.structs.astuple(node.site))
+            operands = tuple(self.operand(given, f"{here}.operands[{i}]", 0) for i, given in enumerate(node.operands))
+            keywords = tuple((name, self.operand(given, f"{here}.keywords[{name!r}]", 0)) for name, given in node.keywords)
+            regions = []
+            for i, inner in enumerate(node.regions):
+                regions.append(self.region(inner, f"{here}.regions[{i}]", depth + 1))
+                self._free += 1
+            made.append(Node(number, node.target, operands, keywords, site, tuple(regions)))
+        return Region(tuple(made), tuple(self.operand(given, f"{path}.results[{i}]", 0) for i, given in enumerate(region.results)))
+
+    def operand(self, given: FileOperand, path: str, depth: int) -> Operand:
+        """An operand."""
+        if depth > _DEPTH:
+            raise GraphFormatError(f"{path}: operands stand in each other more than {_DEPTH} deep")
+        if isinstance(given, int):
+            return Ref(given)
+        if isinstance(given, str):
+            if given.startswith("torch.") and not isinstance(getattr(torch, given[6:], None), (torch.dtype, torch.memory_format)):
+                raise GraphFormatError(f"{path}: {given[:100]!r} is no dtype")
+            return Literal(given)
+        if isinstance(given, FileConst):
+            if given.index >= len(self._document.constants):
+                raise GraphFormatError(f"{path}: constant {given.index} of {len(self._document.constants)}")
+            return Const(given.index)
+        assert isinstance(given, FileGroup)
+        return Group(given.kind, tuple(self.operand(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(given.items)))
+
+    def constant(self, place: int, constant: FileConstant) -> Any:
+        """The value of a constant."""
+        path = f"$.constants[{place}]"
+        try:
+            if isinstance(constant, FileTensor):
+                return self._tensor(constant, path)
+            if isinstance(constant, FileInt):
+                return int(constant.text)
+            if isinstance(constant, FileFloat):
+                return float.fromhex(constant.text)
+            if isinstance(constant, FileComplex):
+                return complex(float.fromhex(constant.real), float.fromhex(constant.imaginary))
+            if isinstance(constant, FileDevice):
+                return torch.device(constant.name)
+        except (ValueError, OverflowError, RuntimeError) as error:
+            raise GraphFormatError(f"{path}: {error}") from None
+        assert isinstance(constant, (FileText, FileBytes))
+        return constant.text if isinstance(constant, FileText) else constant.content
+
+    def _tensor(self, constant: FileTensor, path: str) -> Any:
+        if constant.index >= len(self._tensors):
+            raise GraphFormatError(f"{path}: tensor {constant.index} of {len(self._tensors)}")
+        tensor = self._tensors[constant.index]
+        if constant.order:
+            if sorted(constant.order) != list(range(tensor.dim())):
+                raise GraphFormatError(f"{path}: {constant.order} is no order of {tensor.dim()} dimensions")
+            tensor = tensor.permute([constant.order.index(place) for place in range(tensor.dim())])
+        return tensor.numpy() if constant.array else tensor
+
+
+def _check_tables(document: Document, graph: Graph) -> None:
+    """What names nodes and constants names some that are there."""
+    numbers = {node.number: node for node in walk(graph.body)}
+    for place, (node, _) in enumerate(document.saves):
+        if node not in numbers:
+            raise GraphFormatError(f"$.saves[{place}]: there is no node {node}")
+    for place, (_, index) in enumerate(document.parameters):
+        if index >= len(document.constants):
+            raise GraphFormatError(f"$.parameters[{place}]: constant {index} of {len(document.constants)}")
+    for place, trace in enumerate(document.traces):
+        if trace.node not in numbers or numbers[trace.node].target != "trace":
+            raise GraphFormatError(f"$.traces[{place}]: node {trace.node} is no trace")
