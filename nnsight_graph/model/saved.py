@@ -9,14 +9,17 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 
+from ..compile import cached_plan
 from ..errors import MissedSiteError, NNsightError, RecordError
 from ..graph import Graph, fold, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
 from ..record import Recording
 from ..serialize import Content, decode, encode, read, write
 from ..source_location import assigned_name, traceback_at
+from .rehearsing import check
 from .running import run_trace
 from .session_run import SessionRun, Traced
 
@@ -154,6 +157,25 @@ class SavedGraph:
             raise problem
         return self._named(values)
 
+    def check(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Try a trace on fake tensors, for an input: nothing runs, and no weights are needed.
+
+        Raises:
+            MissedSiteError: the model lacks modules that the program names.
+            Exception: what a line would raise in a run.
+        """
+        if self.kind != "trace":
+            lacking = self.missing(model)
+            if lacking:
+                raise MissedSiteError(_lacks(model, lacking))
+            return
+        self._refuse(model)
+        recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs)
+        plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
+        problem = check(model, recording, call, plan, sys._getframe(1), True)
+        if problem is not None:
+            raise problem
+
     def edit(self, model: NNsight, *, inplace: bool = False) -> NNsight:
         """A view of ``model`` with this edit; or, in place, the model itself.
 
@@ -168,6 +190,19 @@ class SavedGraph:
         edited = model if inplace else model._view()
         edited.__dict__["_edits"] = (*edited._edits, self._recording({}))
         return edited
+
+    @staticmethod
+    def write_values(values: Mapping[str, Any], path: str | Path) -> list[str]:
+        """Write the tensors that a run gave to a safetensors file; the names of values that are none.
+
+        Args:
+            values: What :meth:`run` returned.
+            path: The file.
+        """
+        found = {name: value.detach().cpu() for name, value in values.items() if isinstance(value, torch.Tensor)}
+        tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in found.items()}
+        safetensors.torch.save_file(tensors, path)
+        return [name for name in values if name not in tensors]
 
     def _refuse(self, model: NNsight) -> None:
         if model._edits:

@@ -1,0 +1,5 @@
+"""``python -m nnsight_graph``: the command line."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""``nnsight-graph``: look at graph files, compare them, check them against a model, and run them."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nnsight_graph as library
+
+from .errors import NNsightError
+
+_EXAMPLES = """examples:
+  nnsight-graph show patch.nng
+  nnsight-graph diff patch.nng other.nng
+  nnsight-graph check patch.nng --model openai-community/gpt2 --prompt "The Eiffel Tower is in"
+  nnsight-graph run patch.nng --model openai-community/gpt2 --prompt "The Eiffel Tower is in" --out values.safetensors
+
+A graph file holds data alone: nothing in it runs but the operations that `show` prints, and those only with `run`.
+Exit codes: 0 it went well (diff: no difference), 1 it did not (diff: there are differences), 2 the command line is wrong."""
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, read."""
+    parser = argparse.ArgumentParser(
+        prog="nnsight-graph", description="Look at graph files, compare them, check them against a model, and run them.", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    show = commands.add_parser("show", help="print the program, the modules it names, its constants, size and hash")
+    show.add_argument("file", type=Path)
+    diff = commands.add_parser("diff", help="compare two programs and their constants")
+    diff.add_argument("file", type=Path)
+    diff.add_argument("other", type=Path)
+    texts = {"check": "try it on a model, without weights: nothing runs", "run": "run it on a model, and print what it saves"}
+    for name, text in texts.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", type=Path)
+        command.add_argument("--model", required=True, metavar="NAME", help="a name on the hub, or a folder")
+        command.add_argument("--prompt", action="append", default=[], help="the input; once for each invoke of the program")
+        command.add_argument("--parameter", action="append", default=[], metavar="NAME=NUMBER", help="another value for a named constant")
+        command.add_argument("--max-new-tokens", type=int, metavar="N", help="for a program that generates")
+        if name == "run":
+            command.add_argument("--out", type=Path, metavar="FILE", help="write the saved tensors there, as safetensors")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit code.
+    """
+    given = arguments(argv)
+    try:
+        return {"show": _show, "diff": _diff, "check": _check, "run": _run}[given.command](given)
+    except (NNsightError, OSError, ValueError) as error:
+        print(f"nnsight-graph: {error}", file=sys.stderr)
+        return 1
+
+
+def _show(given: argparse.Namespace) -> int:
+    graph = library.load(given.file)
+    print(graph)
+    sites = ", ".join(dict.fromkeys(site.path or "the model" for site in graph.graph.sites))
+    print(f"\n{graph.kind} of {len(graph)} nodes; modules: {sites or 'none'}")
+    if graph.names:
+        print(f"saves: {', '.join(graph.names)}")
+    for name, value in graph.parameters.items():
+        print(f"parameter {name}: {_described(value)}")
+    for place, value in enumerate(graph.graph.constants):
+        print(f"constant {place}: {_described(value)}")
+    print(f"{given.file.stat().st_size} bytes, {graph.digest}")
+    return 0
+
+
+def _described(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _diff(given: argparse.Namespace) -> int:
+    one, other = library.load(given.file), library.load(given.other)
+    if one == other:
+        print("no difference")
+        return 0
+    lines = difflib.unified_diff(str(one).splitlines(), str(other).splitlines(), str(given.file), str(given.other), lineterm="")
+    print("\n".join(lines) or "the programs are the same")
+    pairs = list(zip(one.graph.constants, other.graph.constants, strict=False))
+    for place, (left, right) in enumerate(pairs):
+        if not _equal(left, right):
+            print(f"constant {place}: {_described(left)} and {_described(right)} differ")
+    return 1
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if type(left) is not type(right) or not hasattr(left, "shape"):
+        return type(left) is type(right) and bool(left == right)
+    return left.shape == right.shape and left.dtype == right.dtype and bool((left == right).all())
+
+
+def _inputs(given: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    graph = library.load(given.file)
+    options: dict[str, Any] = {"parameters": dict(_parameter(text) for text in given.parameter)}
+    if given.max_new_tokens is not None:
+        options["max_new_tokens"] = given.max_new_tokens
+    return graph, library.LanguageModel(given.model), options
+
+
+def _parameter(text: str) -> tuple[str, float | int]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"--parameter takes NAME=NUMBER, not {text!r}")
+    return name, int(value) if value.lstrip("-").isdigit() else float(value)
+
+
+def _check(given: argparse.Namespace) -> int:
+    graph, model, options = _inputs(given)
+    lacking = graph.missing(model)
+    if lacking:
+        print(f"nnsight-graph: {given.model} has no {', '.join(lacking)}", file=sys.stderr)
+        return 1
+    if given.prompt:
+        graph.check(model, *given.prompt, **options)
+    print("all modules are there" + ("; tried on fake tensors, every line works" if given.prompt else ""))
+    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    graph, model, options = _inputs(given)
+    values = graph.run(model, *given.prompt, **options)
+    for name, value in values.items():
+        large = hasattr(value, "numel") and value.numel() > 8
+        print(f"{name}: {_described(value) if large else value}")
+    if given.out is not None:
+        left = graph.write_values(values, given.out)
+        print(f"{len(values) - len(left)} tensors in {given.out}" + (f"; no tensors: {', '.join(left)}" if left else ""))
+    return 0

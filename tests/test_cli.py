@@ -1,0 +1,88 @@
+"""The command line on files of a small program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nnsight_graph import LanguageModel
+from nnsight_graph.cli import main
+
+PROMPT = "The Eiffel Tower is in the city of"
+MODEL = "nnsight-graph/capitals"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, lm = tmp_path_factory.mktemp("graphs"), LanguageModel(MODEL)
+    for name, place in (("last", -1), ("first", 0)):
+        with lm.trace(run=False) as tracer:
+            lm.transformer.h[3].mlp.output[:, place] += torch.ones(96) * tracer.parameter("scale", 2.0)
+            lm.lm_head.output[0, -1].argmax().save("token")
+            lm.lm_head.output.save("logits")
+        tracer.graph.save(folder / f"{name}.nng")
+    with lm.trace(run=False) as tracer:
+        lm.transformer.h[3].mlp.output[:, :, 1000].save("far")
+    tracer.graph.save(folder / "wrong.nng")
+    return folder
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_show(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", files / "last.nng") == 0
+    shown = capsys.readouterr().out
+    assert "%0 = transformer.h.3.mlp.output" in shown
+    assert "trace of 11 nodes; modules: transformer.h.3.mlp, lm_head" in shown
+    assert "saves: token, logits" in shown
+    assert "parameter scale: 2.0" in shown
+    assert "float32[96]" in shown
+    assert f"{(files / 'last.nng').stat().st_size} bytes" in shown
+
+
+def test_diff(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("diff", files / "last.nng", files / "last.nng") == 0
+    assert capsys.readouterr().out == "no difference\n"
+    assert run("diff", files / "last.nng", files / "first.nng") == 1
+    assert "differ" in capsys.readouterr().out
+
+
+def test_check(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run("check", files / "last.nng", "--model", MODEL) == 0
+    assert run("check", files / "last.nng", "--model", MODEL, "--prompt", PROMPT) == 0
+    assert "every line works" in capsys.readouterr().out
+    assert run("check", files / "wrong.nng", "--model", MODEL, "--prompt", PROMPT) == 1
+    assert "index 1000 is out of bounds" in capsys.readouterr().err
+
+
+def test_run(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "values.safetensors"
+    assert run("run", files / "last.nng", "--model", MODEL, "--prompt", PROMPT, "--parameter", "scale=0.0", "--out", out) == 0
+    shown = capsys.readouterr().out
+    lm = LanguageModel(MODEL)
+    with lm.trace(PROMPT):
+        logits = lm.lm_head.output.save()
+    assert f"token: {logits[0, -1].argmax()}" in shown
+    torch.testing.assert_close(load_file(out)["logits"], logits.value.detach(), rtol=0, atol=0)
+    assert run("run", files / "last.nng", "--model", MODEL, "--prompt", PROMPT, "--parameter", "scale") == 1
+    assert "NAME=NUMBER" in capsys.readouterr().err
+
+
+def test_what_is_wrong_says_so(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "text.nng").write_text("hello")
+    assert run("show", tmp_path / "text.nng") == 1
+    assert "is no graph file" in capsys.readouterr().err
+    assert run("show", tmp_path / "none.nng") == 1
+    assert "No such file" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        run("frobnicate", files)
+    assert caught.value.code == 2
+    with pytest.raises(SystemExit) as caught:
+        run("--help")
+    assert caught.value.code == 0
+    assert "nnsight-graph run patch.nng" in capsys.readouterr().out
