@@ -26,7 +26,8 @@ Exit codes: 0 it went well (diff: no difference), 1 it did not (diff: there are 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, read."""
     parser = argparse.ArgumentParser(
-        prog="nnsight-graph", description="Look at graph files, compare them, check them against a model, and run them.", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="nnsight-graph", description="Look at graph files, compare them, check them against a model, and run them.",
+        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     show = commands.add_parser("show", help="print the program, the modules it names, its constants, size and hash")

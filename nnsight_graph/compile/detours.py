@@ -40,6 +40,7 @@ class DetourAnalysis:
         self.skips: list[tuple[Node, Cell, RowsKey, Guard | None]] = []
         self.scopes: list[Node] = []
         self.replaced: dict[str, int] = {}
+        self.copies: list[int] = []
         self._scope = 0
         self._stopped_at = 0
         self._begun = 0
@@ -102,10 +103,18 @@ class DetourAnalysis:
         assert node.site is not None
         owner = node.site.path.rpartition(".")[0]
         cell = self.cell(msgspec.structs.replace(node, site=node.site._replace(path=owner, point="inputs")))
-        step = Step(node.number, torch.clone, [self.module(node.site.path, True)], 0)
-        step.output = Slot(step)
+        self.copies.append(node.number)
+        step = Step(node.number, torch.clone, [], 0)
+        if node.operands:  # of a value that was assigned
+            for value in self._inside(node.operands[0], node.number):
+                step.needs |= value.needs | value.edit_needs
+            step.leaves.append(self._leaf(node.operands[0], step, True, 0))
+        else:
+            step.leaves.append(self.module(node.site.path, True))
+        self.guarded(step)
         self.steps.append(step)
-        self.values[node.number] = Value(node.number, step.output, 0, (Root(cell),), step)
+        step.output = Slot(step)
+        self.values[node.number] = Value(node.number, step.output, step.needs, (Root(cell),), step)
 
     def replace(self, node: Node) -> None:
         """A value that stands for a parameter from the first call of its module on."""

@@ -32,7 +32,7 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     plan.limit = min(bound, LIMIT) if plan.ends else 0
     plan.caches = tuple(_cache_spec(node, slot) for node, slot in analysis.caches)
     plan.skips = {cell.path: node.number for node, cell, _, _ in analysis.skips}
-    plan.replaced = analysis.replaced
+    plan.replaced, plan.copied = analysis.replaced, frozenset(analysis.copies)
     for segment in segments if analysis.scopes else ():
         numbering.scopes[segment.scope] = (*numbering.scopes.get(segment.scope, ()), segment.index)
     numbering.invokes = sum(node.target == "invoke" for node in graph.body.nodes)

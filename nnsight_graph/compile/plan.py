@@ -145,14 +145,15 @@ class Plan:
         caches: What is kept of all modules, or of many.
         virtual: Visits that stand for the completion of branches: no module brings them.
         ends_early: Whether what it wants is there before the model returns, so that the rest of the forward might be left out.
+        copied: The nodes that copy parameters.
         replaced: The modules of which parameters are replaced, by path, with the node that does.
         skips: The modules that may be skipped, by path, with the node that says so.
     """
 
     __slots__ = (
-        "blanks", "caches", "came", "checked", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks", "layouts",
-        "limit", "modules", "needs", "prologue", "repeats", "replaced", "result", "saved", "segments", "skips", "unchecked", "uses",
-        "virtual", "visits", "waits",
+        "blanks", "caches", "came", "checked", "copied", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks",
+        "layouts", "limit", "modules", "needs", "prologue", "repeats", "replaced", "result", "saved", "segments", "skips", "unchecked",
+        "uses", "virtual", "visits", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -181,6 +182,7 @@ class Plan:
         self.came: dict[int, int] = {}
         self.skips: dict[str, int] = {}
         self.replaced: dict[str, int] = {}
+        self.copied: frozenset[int] = frozenset()
         self.ends_early = False
         self.repeats = False
         self.limit = 0

@@ -30,7 +30,7 @@ LAWS: dict[str, Law] = {
     "backward": Law(value=False),
     "under": Law(operands=1, value=False),
     "parameter": Law(frozenset({"parameter"}), 0),
-    "copied": Law(frozenset({"parameter"}), 0),
+    "copied": Law(frozenset({"parameter"})),
     "replace": Law(frozenset({"inputs"}), 2, value=False),
     "module": Law(frozenset({"call"})),
     "listening": Law(frozenset({"call"})),

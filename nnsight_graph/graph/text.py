@@ -62,7 +62,7 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
     if target in ("read", "parameter"):
         return True, str(node.site).removesuffix(".parameter")
     if target == "copied":
-        return True, f"copy of {str(node.site).removesuffix('.parameter')}"
+        return True, f"copy of {args[0] if args else str(node.site).removesuffix('.parameter')}"
     if target == "replace":
         return False, f"{str(node.site).removesuffix('inputs')}{args[0]} = {args[1]}, in this run"
     if target == "write":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..errors import RecordError
 from ..record import Proxy, Recorder, Recording
@@ -66,8 +68,16 @@ class Editor(RecordedBlock):
 
     def _run(self, recording: Recording, _saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         for node, entry in enumerate(recording.entries):
-            if entry[0] in _OF_RUNS:
+            if entry[0] in _OF_RUNS and not (entry[0] == "save" and recording.edits_constants):
                 error = RecordError(f"this line {_OF_RUNS[entry[0]]}: that belongs to a trace of the edited model, not to the edit.")
                 return error.with_traceback(traceback_at(recording.place(node), frame))
+        if recording.edits_constants:
+            return RecordError("an edit changes a captured tensor in place: it would grow with every run. Edit a .clone() of it")
+        recording.constants = [_as_it_is(value) for value in recording.constants]
         self._edited.__dict__["_edits"] = (*self._edited._edits, recording)
         return None
+
+
+def _as_it_is(value: Any) -> Any:
+    """A captured tensor as it is now; one that is trained stays itself."""
+    return value.clone() if isinstance(value, torch.Tensor) and not value.requires_grad else value

@@ -120,8 +120,11 @@ class Envoy(HiddenStates):
             >>> same
             tensor(True)
         """
+        self._skip(value)
+
+    def _skip(self, value: Any, call: int = 0) -> None:
         trace = self._recorder("skip")
-        trace.skip(self._sites["inputs"], self._tree, value)
+        trace.skip(self._sites["inputs"]._replace(call=call) if call else self._sites["inputs"], self._tree, value)
 
     # ------------------------------------------------------------------ later passes
 
@@ -350,6 +353,8 @@ class Envoy(HiddenStates):
             object.__setattr__(self, name, value)
         elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
             path = f"{self._path}.{name}" if self._path else name
+            if getattr(self._module, name) is None:
+                raise RecordError(f"{self.path}.{name} is None: there is no parameter that another could stand for")
             trace.replace(self._tree.names_of(path), self._tree, value)
         elif trace is not None:
             raise RecordError(f"{self.path}.{name} cannot be assigned in a trace; what can is .output, .input, .inputs, .hidden_states")

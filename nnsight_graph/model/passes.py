@@ -41,11 +41,17 @@ class Called:
         object.__setattr__(self, "_number", number)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         if name == "hidden_states":
             return read_hidden(self._envoy, self._number)
         if name not in ("output", "input", "inputs"):
             raise AttributeError(f"a call has .output, .input, .inputs and .hidden_states; {name!r} is an attribute of the module itself")
         return self._envoy._read(name, self._number)
+
+    def skip(self, value: Any) -> None:
+        """This call of the module does not run: ``value`` is what it returns; see :meth:`Envoy.skip`."""
+        self._envoy._skip(value, self._number)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "hidden_states":

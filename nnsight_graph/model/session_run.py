@@ -34,6 +34,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+_ALONE = frozenset(("stop", "replace", "copied"))  # what concerns the whole forward
+
 _NOT_RUN = "its lines did not run: they are of a branch that was not taken, or of a loop without turns"
 
 
@@ -328,7 +330,8 @@ class SessionRun:
             if node.target != "trace":
                 break
             traced, part = self._traces[node.number], self._parts[node.number]
-            alone = traced.function or traced.caches or part.inputs or part.invokes or traced.open_ended
+            whole = any(inner.target in _ALONE for inner in walk(node.regions[0]))
+            alone = whole or traced.function or traced.caches or part.inputs or part.invokes or traced.open_ended
             needs = {*part.captured, *(number for operand in node.operands for number in references_in(operand))}
             if alone or not made.isdisjoint(needs) or (group and traced.envoy is not self._traces[group[0].number].envoy):
                 break

@@ -77,7 +77,9 @@ class Captured:
         """
         self._refuse_others(owner, Site(paths[0], "parameter"))
         self._refuse_parts(paths[0])
-        made = self.make(self, self.add(".clone", (value,), depth=3))
+        if not isinstance(value, torch.Tensor) and not hasattr(type(value), "_trace"):
+            raise RecordError(f"{paths[0]} is a tensor: a {type(value).__name__} cannot stand for it")
+        made = self.make(self, self.add("copied", (value,), None, Site(paths[0], "parameter"), 3))
         for path in paths:
             self._stand_for(path, made, 4)
 

@@ -15,7 +15,8 @@ def include(recorder: Recorder, recording: Recording) -> None:
     """Write what was recorded before into a trace that has just begun; where the model runs several times, for every step."""
     every = recorder.generating and not any(map(_names_steps, recording.entries))
     first = len(recorder.entries) + every
-    entries = [_moved(entry, first, "turn" if every else 0) for entry in recording.entries]
+    above = {path: proxy._index for path, proxy in recorder.replaced.items()}
+    entries = [_moved(_of_this_run(entry, above, -first), first, "turn" if every else 0) for entry in recording.entries]
     places = list(recording.places)
     if any(entry[0] == "under" for entry in entries):
         entries.append(("under", ""))
@@ -29,7 +30,15 @@ def include(recorder: Recorder, recording: Recording) -> None:
     recorder.indices += [len(recorder.constants) + index for index in recording.indices]
     recorder.constants += recording.constants
     recorder.repeats = True
+    recorder.replaced = {**recorder.replaced, **{path: recorder.make(recorder, first + node) for path, node in recording.replaced.items()}}
     recorder.edits_constants = recorder.edits_constants or recording.edits_constants
+
+
+def _of_this_run(entry: tuple[Any, ...], above: dict[str, int], by: int) -> tuple[Any, ...]:
+    """A parameter is, below an edit that has replaced it, what stands for it."""
+    if entry[0] in ("copied", "parameter") and len(entry) == 2 and entry[1].path in above:
+        return ("copied", entry[1], above[entry[1].path] + by)
+    return entry
 
 
 def _names_steps(entry: tuple[Any, ...]) -> bool:

@@ -129,11 +129,11 @@ class Recorder(Cursor, Captured):
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
         names = (
             "grad", "autocast", "inference", "around", "modes", "grad_changed", "owner", "reads", "step", "nexts", "_by_step", "every",
-            "open_ended", "depth", "generating", "invoking", "regions", "own",
+            "open_ended", "depth", "generating", "invoking", "regions", "own", "replaced",
         )  # fmt: skip
         kept = {name: getattr(self, name) for name in names}
         fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
-        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False, own=None)
+        self.__dict__.update(fresh, generating=generating, invoking=0, regions=0, modes="", grad_changed=False, own=None, replaced={})
         self.autocast, self.grad, self.inference = _autocast(), torch.is_grad_enabled(), _inference()
         self.around = ambient() if self.autocast else ""
 
@@ -300,7 +300,7 @@ class Recorder(Cursor, Captured):
         """A value stands for the forward of the module whose inputs pass at ``site``."""
         self._refuse_others(owner, site)
         located = self.located(site)
-        self.add("skip", (value,), None, located, 3)
+        self.add("skip", (value,), None, located, 4)
         if located.step == EVERY:
             self._by_step = {}
 

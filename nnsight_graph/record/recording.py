@@ -24,11 +24,15 @@ class Recording:
         places: Where each node was written.
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
+        replaced: What stands for parameters at the end, by path.
         names: What saved values are called, by node, where a name was given.
         turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
     """
 
-    __slots__ = ("constants", "edits_constants", "entries", "indices", "names", "open_ended", "places", "repeats", "shared", "turns")
+    __slots__ = (
+        "constants", "edits_constants", "entries", "indices", "names", "open_ended", "places", "repeats", "replaced", "shared",
+        "turns",
+    )  # fmt: skip
 
     def __init__(self, recorder: Recorder) -> None:
         self.entries = recorder.entries
@@ -40,6 +44,7 @@ class Recording:
         self.open_ended = recorder.open_ended
         self.turns = recorder.turns
         self.names = recorder.names
+        self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @classmethod
@@ -50,7 +55,7 @@ class Recording:
         made = cls.__new__(cls)
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
-        made.names = {}
+        made.names, made.replaced = {}, {}
         return made
 
     def plain(self) -> Graph:

@@ -52,9 +52,12 @@ def attend(name: str, bring: Callable[[Any], Any], target: Callable[..., Any], a
 
 def _changed(weights: torch.Tensor, bring: Callable[[Any], Any]) -> torch.Tensor | None:
     """The weights that a trace has made of them; ``None`` if it has left them."""
-    version = weights._version
+    before = weights.clone() if weights.is_inference() else weights._version  # inference tensors have no counters
     changed = bring(weights)
-    return changed if changed is not None else weights if weights._version != version else None
+    if changed is not None:
+        return changed
+    edited = not torch.equal(weights, before) if isinstance(before, torch.Tensor) else weights._version != before
+    return weights if edited else None
 
 
 def _attended(weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -81,6 +84,8 @@ def _weights(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     if isinstance(result[1], torch.Tensor) and result[1].dim() == 4:
         return result[1]
     module, query, key, value, *rest = args
+    if kwargs.get("dropout"):
+        raise NNsightError("attention weights with dropout are those of one draw: take them in eval mode, or with eager attention")
     kind = getattr(target, "__name__", type(target).__name__)
     eager = getattr(sys.modules[type(module).__module__], _EAGER, None)
     if eager is None or kind not in (_SDPA, _FLASH):

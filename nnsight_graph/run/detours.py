@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -69,41 +68,6 @@ class Detours(Holding):
         """A value stands for a parameter of the module at ``path`` from here on."""
         self.parameters = {**self.parameters, path: {**self.parameters.get(path, {}), name: self.slots[leaf]}}
 
-    def rebound(self, path: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The forward of a module with other parameters: of a copy of the module that shares all else.
-
-        Raises:
-            NNsightError: it is no method of the module, or what was given is no such parameter.
-        """
-        given = self.parameters.get(path)
-        if not given:
-            return original
-        module = getattr(original, "__self__", None)
-        if not isinstance(original, types.MethodType) or not isinstance(module, torch.nn.Module):
-            raise NNsightError(f"{path} has a forward that was replaced: its parameters cannot be others for one run")
-        made = module.__new__(type(module))
-        made.__dict__.update(module.__dict__)
-        for name, value in given.items():
-            table = "_parameters" if name in module._parameters else "_buffers"
-            _check_like(f"{path}.{name}", module.__dict__[table][name], value)
-            made.__dict__[table] = {**made.__dict__[table], name: value}
-        if isinstance(made, torch.nn.RNNBase):
-            made.__dict__["_flat_weights"] = [getattr(made, name) for name in made._flat_weights_names]
-        return types.MethodType(original.__func__, made)
-
-    def forward_with_parameters(self, path: str) -> Callable[..., Any]:
-        """What stands for the forward of a module whose parameters are others in this run."""
-
-        def forward(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            try:
-                original = self.rebound(path, original)
-            except NNsightError as error:
-                self.error, self.failed = error, ("refused", self.plan.replaced[path])
-                raise Leave from None
-            return original(*args, **kwargs)
-
-        return forward
-
     def forward_of(self, path: str) -> Callable[..., Any]:
         """What stands for the forward of a module that may be skipped."""
 
@@ -121,26 +85,20 @@ class Detours(Holding):
         return forward
 
 
-def _check_like(name: str, old: torch.Tensor, new: Any) -> None:
-    if not isinstance(new, torch.Tensor):
-        raise NNsightError(f"{name} is a tensor; what stands for it in this run is a {type(new).__name__}")
-    if new.shape != old.shape or new.dtype != old.dtype:
-        kinds = [f"{tensor.dtype} of {list(tensor.shape)}" for tensor in (old, new)]
-        raise NNsightError(f"{name} is {kinds[0]}; what stands for it in this run is {kinds[1]}")
-
-
 class Leave(BaseException):
     """Ends the forward from inside a hook; a model's ``except Exception`` does not catch it."""
 
 
 def skipped(skips: tuple[tuple[Rows | None, Any], ...], run: Callable[[], Any]) -> Any:
-    """What a module passes on of which some rows, or all, are skipped: it runs only for the others."""
+    """What a module passes on of which some rows, or all, are skipped: it runs for the others. Of an invoke's skips the last counts."""
     last = max((place for place, (rows, _) in enumerate(skips) if rows is None), default=-1)
-    some = [(rows, value) for rows, value in skips[last + 1 :] if rows is not None]
+    some = list({rows: (rows, value) for rows, value in skips[last + 1 :] if rows is not None}.values())
+    some.sort(key=lambda piece: piece[0].start)
+    ends = [0, *(rows.stop for rows, _ in some)]
     if last >= 0:
         whole = skips[last][1]
-    elif some and sum(rows.stop - rows.start for rows, _ in some) == some[0][0].size:
-        return _stacked([value for _, value in sorted(some, key=lambda piece: piece[0].start)])
+    elif some and ends[-1] == some[0][0].size and all(rows.start == end for (rows, _), end in zip(some, ends, strict=False)):
+        return _stacked(some)
     else:
         whole = run()
     for rows, value in some:
@@ -148,12 +106,24 @@ def skipped(skips: tuple[tuple[Rows | None, Any], ...], run: Callable[[], Any]) 
     return whole
 
 
-def _stacked(pieces: list[Any]) -> Any:
+def _stacked(pieces: list[tuple[Rows, Any]]) -> Any:
     """Rows of all inputs, one after the other."""
-    others = [list(tensors_in(piece)) for piece in pieces[1:]]
-    count = len(list(tensors_in(pieces[0])))
-    if any(len(other) != count for other in others):
+    tensors = [list(tensors_in(value)) for _, value in pieces]
+    if any(len(other) != len(tensors[0]) for other in tensors):
         raise NNsightError("the values that invokes put in place of a module have different structures")
-    rest = map(iter, others)
-    places = list(rest)
-    return map_tensors(pieces[0], lambda tensor: torch.cat([tensor, *[next(place) for place in places]]))
+    made = [_one([rows for rows, _ in pieces], list(parts)) for parts in zip(*tensors, strict=True)]
+    places = iter(made)
+    return map_tensors(pieces[0][1], lambda _tensor: next(places))
+
+
+def _one(rows: list[Rows], parts: list[torch.Tensor]) -> torch.Tensor:
+    counts = [one.stop - one.start for one in rows]
+    first, times = parts[0], parts[0].shape[0] // counts[0] if parts[0].dim() else 0
+    for count, part in zip(counts, parts, strict=True):
+        if part.dim() == 0 or part.shape[0] != count * max(times, 1) or part.shape[1:] != first.shape[1:]:
+            raise NNsightError(
+                f"the rows of this invoke are {[count * max(times, 1), *first.shape[1:]]}; what is put there is {list(part.shape)}"
+            )
+        if part.dtype != first.dtype:
+            raise NNsightError(f"invokes put {first.dtype} and {part.dtype} in place of one module: convert them with .to(...)")
+    return torch.cat(parts)

@@ -22,6 +22,7 @@ _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_
 _OWN_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DRAWS = "rand|randn|randint|randperm|rand_like|randn_like|randint_like|bernoulli_?|multinomial|normal_?|uniform_|random_"
 _DRAWING = re.compile(rf"\b({_DRAWS}|np\.random|random\.\w+|gumbel_softmax)\(")
+_GROWING = ("dynamic", "longrope")  # positions that remember how long inputs have been
 _DRAWING_LAYERS = ("FractionalMaxPool2d", "FractionalMaxPool3d")
 _SETTING_UP = re.compile(r"__init__|_?init_.*|_?init|reset_parameters")
 
@@ -47,9 +48,9 @@ def _may_end(modules: ModuleIndex, args: Sequence[Any], kwargs: dict[str, Any]) 
         return False
     if any(getattr(torch_module, name) for name in _GLOBAL_HOOKS):
         return False
-    if any(_is_watched(module) for module in modules.modules.values()):
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         return False
-    return switch == "any" or modules.is_standard(_is_standard)
+    return all(not _is_watched(module) and (switch == "any" or _is_standard(module)) for module in modules.root.modules())
 
 
 def _are_plain(values: Sequence[Any]) -> bool:
@@ -60,7 +61,7 @@ def _are_plain(values: Sequence[Any]) -> bool:
 def _is_watched(module: torch.nn.Module) -> bool:
     """Whether a module trains, or somebody else's code runs with it."""
     own = module.__dict__
-    if own["training"] or "_hf_hook" in own or "forward" in own:
+    if own["training"] or own.get("inplace") is True or "_hf_hook" in own or "forward" in own:
         return True
     for name in _OWN_HOOKS:
         hooks = own.get(name)
@@ -71,14 +72,18 @@ def _is_watched(module: torch.nn.Module) -> bool:
 
 def _is_standard(module: torch.nn.Module) -> bool:
     """Whether a module is torch's or transformers' own, holds plain parameters and draws no random numbers."""
-    kind = type(module)
+    if module.__dict__.get("rope_type") in _GROWING or not _is_quiet(type(module)):
+        return False
+    return {type(tensor) for tensor in module._parameters.values()} <= {torch.nn.Parameter, torch.Tensor, type(None)}
+
+
+@functools.cache
+def _is_quiet(kind: type) -> bool:
+    """Whether a class of modules is torch's or transformers' own, and draws no random numbers."""
     home = kind.__module__
-    if home.startswith("torch.nn."):
-        draws = kind.__name__ in _DRAWING_LAYERS
-    else:
-        draws = not home.startswith("transformers.") or _draws(home)
-    kinds = {type(tensor) for tensor in module._parameters.values()}
-    return not draws and kinds <= {torch.nn.Parameter, torch.Tensor, type(None)}
+    if home.startswith("torch.nn.modules."):
+        return kind.__name__ not in _DRAWING_LAYERS
+    return home.startswith("transformers.") and not _draws(home)
 
 
 @functools.cache

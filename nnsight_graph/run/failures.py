@@ -250,8 +250,11 @@ def _never_came(run: Run, step: int | str) -> bool:
 
 def _wanted(run: Run, index: int) -> bool:
     """Whether a line that was to take part in the run stands at the visit: in a step that came, outside branches or in one taken."""
-    if _never_came(run, run.plan.visits[index].step):
+    visit = run.plan.visits[index]
+    if _never_came(run, visit.step):
         return False
+    if all(run.plan.replaced.get(visit.path) == node or node in run.plan.copied for node in visit.nodes) and not visit.musts:
+        return False  # a parameter that was there from the beginning: whoever uses it found it
     guards = run.plan.visits[index].guards
     return guards is None or any(run.slots[truth] is polarity for truth, polarity in guards)
 

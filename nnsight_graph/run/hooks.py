@@ -14,7 +14,8 @@ from .capture import capture_hooks
 from .engine import Run
 from .forwards import replace_forward
 from .modules import ModuleIndex
-from .operations import install_operations, parted, source_path
+from .operations import install_operations, parted
+from .parameters import watch_parameters, with_flat_weights
 
 _asking = current.get
 Hook = Callable[..., Any]
@@ -133,9 +134,6 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
                 undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
                 counts = True
             continue
-        if path in plan.replaced and not any(other.startswith(source_path(path, "")) for other in plan.hooks):
-            name = "_old_forward" if "_old_forward" in module.__dict__ else "forward"
-            undo.append(replace_forward(module, run, run.forward_with_parameters(path), name))
         if path in plan.skips:
             undo.append(replace_forward(module, run, run.forward_of(path)))
         if before:
@@ -144,6 +142,10 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
         if after:
             hook = repeated_output_hook(run, after) if plan.repeats else _single(run, after[0, 0])
             undo.append(_add(module, "_forward_hooks", hook, False))
+    for path in plan.replaced:
+        undo.append(watch_parameters(modules.modules[path], path))
+        if isinstance(modules.modules[path], torch.nn.RNNBase):
+            undo.append(replace_forward(modules.modules[path], run, with_flat_weights(run, path)))
     if operations:
         install_operations(run, modules, lambda passes: _bringing(run, passes), undo)
 

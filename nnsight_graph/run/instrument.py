@@ -219,7 +219,8 @@ def _compiled(tree: ast.FunctionDef, function: types.FunctionType, first: int) -
     """The code of a definition, with the free variables of the function and ours."""
     free = [name for name in (*function.__code__.co_freevars, _OURS) if name != "__class__"]
     around = function.__qualname__.split(".")
-    kind = next((part for part in reversed(around[:-1]) if part != "<locals>"), "")
+    outer = zip(around[-2::-1], around[:0:-1], strict=False)  # each with the part below it: above "<locals>" stands a function
+    kind = next((part for part, below in outer if "<locals>" not in (part, below)), "")
     body: list[ast.stmt] = [tree]
     if kind:  # for names that begin with two underscores, and for super()
         body = [ast.ClassDef(name=kind, bases=[], keywords=[], body=body, decorator_list=[])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,26 +18,19 @@ class ModuleIndex:
         modules: Module by canonical path: the first under which ``named_modules()`` meets it.
     """
 
-    __slots__ = ("_canonical", "_device", "_lineage", "_overwrites", "_standard", "modules", "root")
+    __slots__ = ("_canonical", "_device", "_lineage", "_overwrites", "modules", "root")
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.root = root
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
         self._device: torch.device | None = None
         self._overwrites: bool | None = None
-        self._standard: bool | None = None
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}
         self._lineage: dict[str, tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]] = {}
 
     def canonical(self, module: torch.nn.Module, path: str) -> str:
         """The canonical path of ``module``; ``path`` itself for one that is not in the model."""
         return self._canonical.get(id(module), path)
-
-    def is_standard(self, test: Callable[[torch.nn.Module], bool]) -> bool:
-        """Whether all modules pass a test, which is made once."""
-        if self._standard is None:
-            self._standard = all(map(test, self.modules.values()))
-        return self._standard
 
     def lineage(self, path: str) -> tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]:
         """The module at ``path`` and every module above it, each with the table and the name under which it stands."""

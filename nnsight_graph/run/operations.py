@@ -73,7 +73,7 @@ def instrumenting(run: Run, sites: Sites) -> Replacement:
     """What stands for the forward of a module of which operations are wanted."""
 
     def forward(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _inside(run, sites, run.rebound(sites.path, original))(*args, **kwargs)
+        return _inside(run, sites, original)(*args, **kwargs)
 
     return forward
 

@@ -171,7 +171,8 @@ class SiteValues:
         owner, _, name = node.site.path.rpartition(".")
         return self._fake(spec_of(getattr(self._index.root.get_submodule(owner), name)))
 
-    _copied = _parameter
+    def _copied(self, node: Node, operands: list[Any], named: dict[str, Any]) -> Any:
+        return operands[0].clone() if operands else self._parameter(node, operands, named)
 
     def _module(self, node: Node, operands: list[Any], named: dict[str, Any]) -> Any:
         assert node.site is not None

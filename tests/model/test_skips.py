@@ -252,3 +252,44 @@ def test_a_skip_in_a_step_that_never_comes(lm: LanguageModel) -> None:
     assert ids.tolist() == lm._module.generate(**lm.tokenizer(EIFFEL, return_tensors="pt"), max_new_tokens=1).tolist()
     with pytest.raises(UnsetValueError, match="step 4 never came"):
         print(never)
+
+
+def test_two_skips_of_one_module_the_last_counts(net: nn.Sequential, model: NNsight) -> None:
+    with model.trace() as tracer:
+        with tracer.invoke(X[:1]):
+            model[2].skip(model[2].input * 2)
+            model[2].skip(model[2].input * 3)
+            first = model.output.save()
+        with tracer.invoke(X[1:]):
+            second = model.output.save()
+    hidden = net[:2](X)
+    torch.testing.assert_close(first.value, net[3](hidden[:1] * 3))
+    torch.testing.assert_close(second.value, net(X)[1:])
+
+
+@pytest.mark.parametrize("rows", [(3, 1), (1, 2), (2, 2)])
+def test_rows_that_do_not_fit_where_all_are_skipped(model: NNsight, rows: tuple[int, int]) -> None:
+    with pytest.raises(NNsightError, match="the rows of this invoke are"):
+        with model.trace() as tracer:
+            with tracer.invoke(X[:2]):
+                model[2].skip(torch.zeros(rows[0], 4))
+                model.output.save()
+            with tracer.invoke(X[2:]):
+                model[2].skip(torch.zeros(rows[1], 4))
+                model.output.save()
+
+
+def test_one_call_of_a_module() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.Tanh()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.act(x))
+
+    model = NNsight(Twice())
+    with model.trace(X):
+        model.act.call[1].skip(model.act.call[1].input * 2)
+        out = model.output.save()
+    assert torch.equal(out, X.tanh() * 2)

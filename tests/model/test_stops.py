@@ -18,8 +18,24 @@ X = torch.linspace(-1, 1, 12).reshape(3, 4)
 IDS = torch.tensor([[3, 4, 5, 6]])
 
 
-class Counting(TorchDispatchMode):
-    """How many matrix products ran."""
+class Counting:
+    """How many matrix products ran: a profiler is no mode, under which forwards run to their end."""
+
+    def __enter__(self) -> Counting:
+        self._profiler = torch.autograd.profiler.profile()
+        self._profiler.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._profiler.__exit__(*error)
+
+    @property
+    def count(self) -> int:
+        return sum(event.name == "aten::addmm" for event in self._profiler.function_events)
+
+
+class Watching(TorchDispatchMode):
+    """A mode that sees every operation."""
 
     count = 0
 
@@ -323,6 +339,29 @@ def test_not_with_modules_of_other_classes(switched: None) -> None:
     assert products(model, X) == 5
     CONFIG.APP.AUTO_STOP = "any"
     assert products(model, X) == 2
+
+
+def test_not_under_a_mode(model: NNsight) -> None:
+    with Watching() as watching:
+        with model.trace(X):
+            model[0].output.save()
+    assert watching.count == 4
+
+
+def test_not_with_modules_that_work_in_place(net: nn.Sequential, model: NNsight) -> None:
+    net[2] = nn.ReLU(inplace=True)
+    assert products(NNsight(net), X, site=0) == 3
+
+
+def test_modules_that_were_put_there_since(net: nn.Sequential, model: NNsight) -> None:
+    assert products(model, X) == 2
+    net[3] = nn.Linear(4, 4).train()
+    assert products(model, X) == 4
+    seen: list[int] = []
+    net[3] = nn.Linear(4, 4).eval()
+    net[3].register_forward_hook(lambda *_: seen.append(1))
+    assert products(model, X) == 4
+    assert seen
 
 
 def test_a_cache_sees_the_whole_forward(model: NNsight) -> None:

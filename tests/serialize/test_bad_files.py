@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,8 +71,6 @@ def refused(content: Content, change: Callable[[dict[str, Any]], Any]) -> str:
     ],
 )
 def test_refusals_name_the_place(contents: list[Content], change: Callable[[dict[str, Any]], Any], message: str) -> None:
-    import re
-
     assert re.search(message, refused(contents[0], change))
 
 
@@ -101,7 +100,8 @@ def test_depth_and_size(contents: list[Content]) -> None:
     "content",
     [
         b"", b"\0" * 7, b"\xff" * 8, b"\xff" * 100, (1 << 40).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{}",
-        (2).to_bytes(8, "little") + b"[]", (20).to_bytes(8, "little") + b'{"__metadata__": 3} ', pack(b"{}", []), pack(b"[]", [torch.ones(2)]),
+        (2).to_bytes(8, "little") + b"[]", (20).to_bytes(8, "little") + b'{"__metadata__": 3} ',
+        pack(b"{}", []), pack(b"[]", [torch.ones(2)]),
     ],
 )  # fmt: skip
 def test_containers(tmp_path: Path, content: bytes) -> None:
@@ -128,7 +128,8 @@ def test_a_file_that_claims_more_than_it_holds(tmp_path: Path, contents: list[Co
 
 
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 200), st.sampled_from(["read", "save", "getitem", "torch.relu", ".add_", "c", "g", "turn", ""]),
+    st.none(), st.booleans(), st.integers(-3, 200),
+    st.sampled_from(["read", "save", "getitem", "torch.relu", ".add_", "c", "g", "turn", ""]),
     st.text(max_size=4), st.floats(allow_nan=False),
 )  # fmt: skip
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3), max_leaves=6)
@@ -145,7 +146,7 @@ def mutated(document: Any, data: st.DataObject) -> Any:
         if how == 0:
             return document[:place] + document[place + 1 :]
         if how == 1:
-            return document[:place] + [document[place]] + document[place:]
+            return [*document[:place], document[place], *document[place:]]
         return [*document[:place], mutated(document[place], data), *document[place + 1 :]]
     return data.draw(VALUES)
 

@@ -1,0 +1,87 @@
+"""Parameters that are others for one run: whoever looks one up on its module, in that run, finds what stands for it.
+
+A module's table of parameters is replaced, while any run asks for that, by one that looks up the run it is read in. So it does not matter
+who reads the parameter (the module's own forward, its parent's, a line of the trace), and other threads see their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..errors import NNsightError
+from ..ops.running import current
+
+_lock = threading.Lock()
+_asking = current.get
+
+
+class _Table(dict):  # type: ignore[type-arg]
+    """A module's table of parameters, or of buffers, while a run replaces some of them."""
+
+    __slots__ = ("original", "path", "users")
+
+    def __init__(self, original: dict[str, Any], path: str) -> None:
+        super().__init__(original)
+        self.original, self.path, self.users = original, path, 1
+
+    def __getitem__(self, name: str) -> Any:
+        run = _asking()
+        if run is not None and run.parameters:
+            given = run.parameters.get(self.path)
+            if given is not None and name in given:
+                value = given[name]
+                _check_like(f"{self.path}.{name}" if self.path else name, super().__getitem__(name), value)
+                return value
+        return super().__getitem__(name)
+
+
+def watch_parameters(module: torch.nn.Module, path: str) -> Callable[[], None]:
+    """Let runs replace parameters and buffers of ``module``; what is returned ends that."""
+    names = ("_parameters", "_buffers")
+    with _lock:
+        for name in names:
+            table = module.__dict__[name]
+            if type(table) is _Table:
+                table.users += 1
+            else:
+                module.__dict__[name] = _Table(table, path)
+
+    def restore() -> None:
+        with _lock:
+            for name in names:
+                table = module.__dict__[name]
+                table.users -= 1
+                if not table.users:
+                    if dict(table) != table.original and list(map(id, dict.values(table))) != list(map(id, table.original.values())):
+                        table.original.clear()
+                        table.original.update(dict.items(table))
+                    module.__dict__[name] = table.original
+
+    return restore
+
+
+def with_flat_weights(run: Any, path: str) -> Callable[..., Any]:
+    """What stands for the forward of a recurrent module, which keeps a list of its parameters."""
+
+    def forward(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module: Any = getattr(original, "__self__", None)
+        if not run.parameters.get(path) or module is None:
+            return original(*args, **kwargs)
+        made = module.__new__(type(module))
+        made.__dict__.update(module.__dict__)
+        made.__dict__["_flat_weights"] = [getattr(module, name) for name in module._flat_weights_names]
+        return type(module).forward(made, *args, **kwargs)
+
+    return forward
+
+
+def _check_like(name: str, old: Any, new: Any) -> None:
+    if not isinstance(new, torch.Tensor):
+        raise NNsightError(f"{name} is a tensor; what stands for it in this run is a {type(new).__name__}")
+    if old is None or new.shape != old.shape or new.dtype != old.dtype:
+        kinds = ["None" if tensor is None else f"{tensor.dtype} of {list(tensor.shape)}" for tensor in (old, new)]
+        raise NNsightError(f"{name} is {kinds[0]}; what stands for it in this run is {kinds[1]}")
