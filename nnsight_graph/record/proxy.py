@@ -223,8 +223,9 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return duplicate(self, memo)
 
-    def __reduce_ex__(self, _protocol: Any) -> Any:
-        return _itself, (settled(self, "copy"),)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        value = settled(self, "copy")  # what is pickled is the value: it can be read where this library is not
+        return value.__reduce_ex__(protocol) if isinstance(value, torch.Tensor) else (_KINDS.get(type(value), _itself), (value,))
 
     def __dir__(self) -> list[str]:
         return dir(torch.Tensor) if self._value is UNSET else dir(self._value)
@@ -286,6 +287,9 @@ class Attribute(Proxy, eq=False):
 
 
 _CHANGES = frozenset("append extend insert pop remove clear update add discard setdefault popitem sort reverse".split())
+
+
+_KINDS: dict[type, Any] = {kind: kind for kind in (int, float, str, bytes, tuple, list, dict, set, complex, torch.Size)}
 
 
 def _itself(value: Any) -> Any:

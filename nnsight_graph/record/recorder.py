@@ -17,7 +17,7 @@ from ..graph import Site
 from ..ops.ambient import ambient
 from ..ops.effect import written
 from ..ops.table import effect_of
-from ..source_location import Place, is_users, known_users, user_place
+from ..source_location import Place, is_users, known_users, locate, user_place
 from .captured import Captured
 from .cursor import Cursor
 from .every import EVERY
@@ -339,6 +339,9 @@ class Recorder(Cursor, Captured):
         """Why a value of a finished trace is not there."""
         if index in self.saved_indices:
             return self.failure or self.reasons.get(index) or "it was never reached"
+        line = locate(self.places[index]).text
+        if ".save()" in line:
+            return "what was saved is a part of the line: .save() comes before operators, write (...).save()"
         return "it was not saved: add .save() to the line"
 
 

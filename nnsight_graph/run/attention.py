@@ -53,7 +53,7 @@ def attend(name: str, bring: Callable[[Any], Any], target: Callable[..., Any], a
 def _changed(weights: torch.Tensor, bring: Callable[[Any], Any]) -> torch.Tensor | None:
     """The weights that a trace has made of them; ``None`` if it has left them."""
     before = weights.clone() if weights.is_inference() else weights._version  # inference tensors have no counters
-    changed = bring(weights)
+    changed: torch.Tensor | None = bring(weights)
     if changed is not None:
         return changed
     edited = not torch.equal(weights, before) if isinstance(before, torch.Tensor) else weights._version != before

@@ -72,7 +72,7 @@ def _is_watched(module: torch.nn.Module) -> bool:
 
 def _is_standard(module: torch.nn.Module) -> bool:
     """Whether a module is torch's or transformers' own, holds plain parameters and draws no random numbers."""
-    if module.__dict__.get("rope_type") in _GROWING or not _is_quiet(type(module)):
+    if module.__dict__.get("rope_type") in _GROWING or not _is_quiet(type(module)):  # type: ignore[arg-type]
         return False
     return {type(tensor) for tensor in module._parameters.values()} <= {torch.nn.Parameter, torch.Tensor, type(None)}
 

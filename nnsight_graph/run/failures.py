@@ -9,7 +9,7 @@ import torch
 
 from ..config import CONFIG
 from ..errors import MissedSiteError, NNsightError, OutOfOrderError, add_note, derived
-from ..graph import Site, graph_text
+from ..graph import Const, Ref, Site, graph_text, walk
 from ..ops.control import NEVER
 from ..ops.evaluate import UNBOUND
 from ..ops.nested import tensors_in
@@ -57,6 +57,8 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         )
     else:
         error, node = _raised(original, failed), failed[6] if failed else 0
+        if isinstance(original, IndexError) and _takes_first_row(recording, node):
+            add_note(error, _FIRST_ROW)
         if failed and CONFIG.APP.DEBUG:
             add_note(error, _operands(run, failed))
     error.__traceback__ = traceback_at(recording.place(node), frame)
@@ -65,6 +67,24 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
     _let_go(original)
     run.slots.clear()
     return error
+
+
+_FIRST_ROW = (
+    "the module returns a tensor here, of which [0] is the first row: write .output[:, -1] for the last token, .hidden_states, or load the "
+    "model with tuple_outputs=True"
+)
+
+
+def _takes_first_row(recording: Recording, number: int) -> bool:
+    """Whether a line indexes ``module.output[0]``, as in code for versions of transformers in which blocks return tuples."""
+    nodes = {node.number: node for node in walk(recording.plain().body)}
+    node = nodes.get(number)
+    while node is not None and node.target in ("getitem", "setitem") and type(node.operands[0]) is Ref:
+        base, index = nodes[node.operands[0].node], node.operands[1]
+        if base.target == "read" and base.site is not None and base.site.point == "output":
+            return type(index) is Const and node.target == "getitem" and recording.constants[index.index] == 0
+        node = base
+    return False
 
 
 def rehearsed(failure: Any, recording: Recording, frame: FrameType | None) -> BaseException:
