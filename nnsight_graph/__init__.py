@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from .record.constructors import set_ as set_
     from .record.constructors import str_ as str_
     from .record.constructors import tuple_ as tuple_
+    from .record.elsewhere import VLLM as VLLM
+    from .record.elsewhere import local as local
     from .run.fakes import on_fakes
 
 __version__ = "0.1.0"
@@ -73,7 +75,9 @@ _LAZY = {
     "OperationEnvoy": ".model",
     "SavedGraph": ".model",
     "ScanningTracer": ".model",
+    "VLLM": ".record.elsewhere",
     "load": ".model",
+    "local": ".record.elsewhere",
     "Session": ".model",
     "Source": ".model",
     "Tracer": ".model",
@@ -122,7 +126,9 @@ __all__ = [
     "apply",
     "cond",
     "eproperty",
+    "VLLM",
     "load",
+    "local",
     "log",
     "on_fakes",
     "requires_input",

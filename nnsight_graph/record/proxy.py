@@ -12,6 +12,7 @@ import torch
 from ..errors import RecordError
 from ..source_location import Place
 from .class_claim import asks_for_class, dispatches
+from .elsewhere import local
 from .gradients import Backward, read_gradient, retain, write_gradient
 from .name import Name
 from .operators import Operators
@@ -245,6 +246,8 @@ class Attribute(Proxy, eq=False):
             self._take_back(trace)
             trace.add("stop", (self._base,))
             return None
+        if self._name == "local":
+            local()
         if self._name == "backward":
             return self._backward(trace, args, kwargs)
         if self._name.endswith("_") or self._name in _CHANGES:
