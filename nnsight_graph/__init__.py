@@ -21,6 +21,7 @@ from .errors import (
     EarlyStopException,
     FunctionWhitelistError,
     GraphFormatError,
+    LimitError,
     MissedProviderError,
     MissedSiteError,
     NNsightError,
@@ -34,6 +35,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
     from .model import Cache, CacheDict, Editor, Entry, Envoy, IEnvoy, NNsight, OperationEnvoy, ScanningTracer, Session, Source, Tracer
+    from .model import Limits as Limits
     from .model import SavedGraph as SavedGraph
     from .model import eproperty as eproperty
     from .model import load as load
@@ -75,6 +77,7 @@ _LAZY = {
     "OperationEnvoy": ".model",
     "SavedGraph": ".model",
     "ScanningTracer": ".model",
+    "Limits": ".model",
     "VLLM": ".record.elsewhere",
     "load": ".model",
     "local": ".record.elsewhere",
@@ -104,6 +107,7 @@ __all__ = [
     "Entry",
     "Envoy",
     "FunctionWhitelistError",
+    "LimitError",
     "GraphFormatError",
     "IEnvoy",
     "LanguageModel",
@@ -126,6 +130,7 @@ __all__ = [
     "apply",
     "cond",
     "eproperty",
+    "Limits",
     "VLLM",
     "load",
     "local",

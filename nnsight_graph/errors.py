@@ -58,6 +58,10 @@ class GraphFormatError(NNsightError):
     """A graph file or message is not what it should be; the message gives the path inside it."""
 
 
+class LimitError(NNsightError):
+    """A program that was run with limits would take more than it may; the message names the limit."""
+
+
 class FunctionWhitelistError(NNsightError):
     """A user's own function stands in a graph that has to leave this process."""
 

@@ -6,6 +6,7 @@ after it.
 The trick: an envoy holds no state of a trace. Whatever is being written on this thread is found by a context variable.
 """
 
+from ..run.limits import Limits
 from .cache import Cache
 from .editor import Editor
 from .entries import CacheDict, Entry
@@ -20,7 +21,7 @@ from .session import Session
 from .tracer import Tracer
 
 __all__ = [
-    "Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "IEnvoy", "NNsight",
+    "Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "IEnvoy", "Limits", "NNsight",
     "OperationEnvoy", "SavedGraph", "ScanningTracer", "Session", "Source", "Tracer",
     "eproperty", "load", "requires_input", "requires_operation_input", "requires_operation_output", "requires_output",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from ..graph import Graph, fold, graph_text
 from ..record import Recording
 from ..record.settled import plain
 from ..run.failures import rehearsed
+from ..run.limits import Limits
 from ..run.rehearsal import rehearse
 from ..run.site_values import Failure
 from .estimate import Estimate, estimate
@@ -74,9 +75,11 @@ class GraphHandle:
         """
         SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1))).save(path)
 
-    def run(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def run(
+        self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Run the program again, as :meth:`SavedGraph.run` does."""
-        return self.detach().run(model, *inputs, parameters=parameters, **kwargs)
+        return self.detach().run(model, *inputs, parameters=parameters, limits=limits, **kwargs)
 
     @property
     def graph(self) -> Graph:

@@ -16,6 +16,7 @@ from ..record import Recording
 from ..run import Run, execute, prepare
 from ..run.early import end_early
 from ..run.failures import explain, missed, unset_reasons
+from ..run.limits import Limits, Meter
 from ..run.progress import progress
 from ..source_location import traceback_at
 from .cache import Caches
@@ -30,7 +31,7 @@ Give = Callable[[int, Any], None]
 
 def run_trace(
     envoy: NNsight, recording: Recording, call: Call, frame: FrameType | None, give: Give, *,
-    validate: bool | str = False, shown: bool = False, caches: Caches | None = None,
+    validate: bool | str = False, shown: bool = False, caches: Caches | None = None, limits: Limits | None = None,
 ) -> tuple[BaseException | None, dict[int, str]]:  # fmt: skip
     """Run a call of a model with what was recorded.
 
@@ -43,6 +44,7 @@ def run_trace(
         validate: Whether the program is checked on fakes first.
         shown: Whether a bar shows how many forwards are done.
         caches: What is kept of all modules.
+        limits: What the program may take.
 
     Returns:
         The error of the run, on the user's line, or ``None``; and why saved nodes have no value.
@@ -66,6 +68,8 @@ def run_trace(
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     run = prepare(plan, constants, modules, call.rows)
+    if limits is not None:
+        run.meter = Meter(limits)
     if plan.ends_early and not call.function and envoy._returns_result:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:

@@ -17,6 +17,7 @@ from ..errors import MissedSiteError, NNsightError, RecordError
 from ..graph import Graph, fold, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
 from ..record import Recording
+from ..run.limits import Limits
 from ..serialize import Content, decode, encode, read, write
 from ..source_location import assigned_name, traceback_at
 from .rehearsing import check
@@ -128,13 +129,17 @@ class SavedGraph:
             found += [] if there else [path]
         return found
 
-    def run(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def run(
+        self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Run the program.
 
         Args:
             model: The model; for a session of several models, a list of them in the order in which it opens their traces.
             *inputs: The input, as ``model.trace`` takes it; of a program with invokes, one input for each. A session has its own.
             parameters: Values for named constants.
+            limits: What the program may take, where it comes from a stranger; of a trace. What would be more is refused before
+                memory is taken.
             **kwargs: Named arguments of the model's call, such as ``max_new_tokens``.
 
         Returns:
@@ -142,17 +147,20 @@ class SavedGraph:
 
         Raises:
             MissedSiteError: the model lacks modules that the program names.
+            LimitError: it would take more than it may.
             RecordError: it needs other inputs, or other parameters.
         """
         recording = self._recording(parameters or {})
         if self.kind == "edit":
             raise RecordError("this is an edit: with graph.edit(model).trace(...): ..., it takes part in every run of the edited model")
         if self.kind == "session":
+            if limits is not None:
+                raise RecordError("limits are for traces: the lines of a session between its traces are not counted")
             return self._run_session(model, recording)
         self._refuse(model)
         call = self._call(model, inputs, kwargs)
         values: dict[int, Any] = {}
-        problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__)
+        problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, limits=limits)
         if problem is not None:
             raise problem
         return self._named(values)

@@ -28,6 +28,9 @@ _LITERALS: dict[str, Any] = {"None": None, "True": True, "False": False, "...": 
 
 def run_code(code: Sequence[tuple[int, Any, int, int, int, Any, int]], slots: list[Any], run: Any) -> None:
     """Run straight-line code over ``slots``; on an exception ``run.failed`` is the number of the node at fault."""
+    if run.meter is not None:
+        run.meter(code, slots, run)
+        return
     turns = iter(code)
     try:
         for kind, function, out, a, b, rest, _ in turns:

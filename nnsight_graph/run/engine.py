@@ -52,13 +52,14 @@ class Run(Detours):
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
         overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
         gradients: The gradients that it listens to.
+        meter: Executes its code within limits, where it has some.
         captures: What caches have kept.
         contained: What was read and lies in containers.
         lost: The slot of a saved value that the model has overwritten.
     """
 
     __slots__ = (
-        "busy", "forwards", "grad", "gradients", "latest", "outside", "overdue", "seen", "step", "uses",
+        "busy", "forwards", "grad", "gradients", "latest", "meter", "outside", "overdue", "seen", "step", "uses",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -78,6 +79,7 @@ class Run(Detours):
         self.contained: Contained | None = None
         self.captures: tuple[Any, ...] = ()
         self.gradients: Gradients | None = None
+        self.meter: Any = None
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None

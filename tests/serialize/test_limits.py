@@ -1,0 +1,92 @@
+"""Programs of strangers within limits: refused before the memory is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import nnsight_graph as nnsight
+from nnsight_graph import LanguageModel, LimitError, Limits, NNsight, RecordError
+from tests.serialize.programs import PROGRAMS
+
+SMALL = Limits(operations=2_000, value_bytes=1 << 20, integer_bits=256)
+X = torch.ones(2, 4)
+
+
+def recorded(lines: Callable[[Any], Any]) -> tuple[NNsight, Any]:
+    model = NNsight(nn.Linear(4, 4))
+    with model.trace(run=False) as tracer:
+        nnsight.save(lines(model.output))
+    return model, tracer.graph.detach()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        lambda out: out.expand(10**9, 2, 4).sum(),
+        lambda out: out.repeat(10**9, 1),
+        lambda out: torch.zeros((out.shape[0] * 10**10,)),
+        lambda out: torch.ones_like(out).flatten()[:, None] * torch.ones(10**6),
+        lambda out: torch.nn.functional.one_hot(out.long(), 10**9),
+        lambda out: out.new_full((10**10,), 1.0),
+        lambda out: torch.arange(out.shape[0] * 10**10),
+        lambda out: torch.outer(out.flatten().repeat(1000), out.flatten().repeat(1000)),
+        lambda out: torch.nn.functional.pad(out, (0, 10**10)),
+    ],
+)
+def test_large_tensors(lines: Callable[[Any], Any]) -> None:
+    model, graph = recorded(lines)
+    start = time.perf_counter()
+    with pytest.raises(LimitError, match=r"would take .* bytes"):
+        graph.run(model, X, limits=SMALL)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        lambda out: (out.shape[0] + 8) ** out.shape[1] ** (out.shape[1] * 8),
+        lambda out: out.shape[0] << (out.shape[0] * 10**9),
+        lambda out: (out.shape[0] + 2**100) * (out.shape[0] + 2**200),
+    ],
+)
+def test_large_integers(lines: Callable[[Any], Any]) -> None:
+    model, graph = recorded(lines)
+    with pytest.raises(LimitError, match="bits"):
+        graph.run(model, X, limits=SMALL)
+
+
+def test_loops_end() -> None:
+    model = NNsight(nn.Linear(4, 4))
+    with model.trace(run=False) as tracer:
+        total = model.output.sum()
+        while total < float("inf"):
+            total = total * 1
+        nnsight.save(total)
+    with pytest.raises(LimitError, match="more than 2000 operations"):
+        tracer.graph.run(model, X, limits=SMALL)
+
+
+def test_programs_within_limits_give_the_same() -> None:
+    lm = LanguageModel("nnsight-graph/capitals", dispatch=True)
+    for record in PROGRAMS.values():
+        tracer, inputs, kwargs = record(lm)
+        plain = tracer.graph.run(lm, *inputs, **kwargs)
+        limited = tracer.graph.detach().run(lm, *inputs, limits=Limits(), **kwargs)
+        assert plain.keys() == limited.keys()
+        for name, value in plain.items():
+            torch.testing.assert_close(limited[name], value, rtol=0, atol=0)
+
+
+def test_sessions_have_none() -> None:
+    model = NNsight(nn.Linear(4, 4))
+    with model.session() as session:
+        with model.trace(X):
+            model.output.save("out")
+    with pytest.raises(RecordError, match="limits are for traces"):
+        session.graph.detach().run(model, limits=Limits())
