@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,12 @@ _REASONS = {
     "uninitialized": "its result shows old memory: use zeros, zeros_like or new_zeros",
 }
 
+_DTYPES = """
+ bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex32 complex64 complex128
+ half float double short int long cfloat cdouble chalf float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu"""
+_FORMATS = "contiguous_format preserve_format channels_last channels_last_3d"
+_LITERALS = frozenset("torch." + word for word in f"{_DTYPES} {_FORMATS}".split())
+
 
 class _Row(NamedTuple):
     allowed: bool
@@ -50,7 +56,7 @@ def _rows() -> dict[str, tuple[str, str, str]]:
     return {name: (verdict, words, notes) for name, verdict, words, notes in lines}
 
 
-@cache
+@lru_cache(4096)  # names come from files: no more than that is kept
 def _row(name: str) -> _Row:
     verdict, words, notes = _rows().get(name, ("deny", "", ""))
     return _Row(verdict == "allow", words, tuple(notes.split()))
@@ -140,3 +146,15 @@ def only_broadcasts(name: str) -> bool:
         (True, False, False)
     """
     return _row(name).notes[:1] == ("broadcasts",)
+
+
+def is_portable_literal(name: str) -> bool:
+    """Whether a literal may stand in a file: of those that name something of torch only dtypes and memory formats may.
+
+    Dtypes of quantized tensors may not: a view as one would make such a tensor.
+
+    Example:
+        >>> is_portable_literal("torch.float32"), is_portable_literal("torch.load"), is_portable_literal("item")
+        (True, False, True)
+    """
+    return not name.startswith("torch.") or name in _LITERALS

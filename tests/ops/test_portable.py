@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 
 from nnsight_graph.ops import portable
-from nnsight_graph.ops.portable import is_portable, keywords_of, may_allocate, most_arguments, only_broadcasts, version, why_not
+from nnsight_graph.ops.evaluate import literal
+from nnsight_graph.ops.portable import (
+    is_portable,
+    is_portable_literal,
+    keywords_of,
+    may_allocate,
+    most_arguments,
+    only_broadcasts,
+    version,
+    why_not,
+)
 from nnsight_graph.ops.table import function_of, names
 from tools import portable_table
 from tools.portable_rules import ALLOW, DENY
@@ -152,6 +162,14 @@ def test_keywords_that_no_file_may_give() -> None:
     assert "output_size" not in keywords_of("torch.repeat_interleave") | keywords_of(".repeat_interleave")
 
 
+def test_no_parameter_takes_a_function() -> None:
+    for name in ALLOWED:
+        function = getattr(torch.Tensor, name[1:], None) if name[0] == "." else function_of(name) if name[:6] == "torch." else None
+        if inspect.isfunction(function):
+            takers = {p.name for p in inspect.signature(function).parameters.values() if "Callable" in str(p.annotation)}
+            assert not takers & keywords_of(name), name
+
+
 def test_closed_parameters_cannot_come_by_position_either() -> None:
     assert most_arguments("torch.nn.functional.embedding") == list(inspect.signature(F.embedding).parameters).index("sparse")
     assert most_arguments("torch.lobpcg") is not None
@@ -227,6 +245,17 @@ def test_attributes_that_are_allowed_only_tell() -> None:
     for name in ALLOWED:
         if name[0] == "@" and not callable(getattr(torch.Tensor, name[1:], None)) and hasattr(torch.Tensor, name[1:]):
             assert not callable(getattr(x, name[1:])) or isinstance(getattr(x, name[1:]), torch.Tensor), name
+
+
+def test_literals_are_dtypes_and_memory_formats() -> None:
+    named = {name: value for name in dir(torch) if isinstance(value := getattr(torch, name), (torch.dtype, torch.memory_format))}
+    allowed = {name for name in named if is_portable_literal(f"torch.{name}")}
+    assert {named[name] for name in allowed} >= {torch.float32, torch.int64, torch.bool, torch.channels_last}
+    assert not any(name.strip("_").startswith(("q", "bits")) for name in allowed)
+    assert all(is_portable_literal(name) for name in ("None", "True", "...", "unbound", "item", "mutates:"))
+    for name in ("torch.load", "torch.serialization", "torch.os", "torch.qint8", "torch.strided", "torch.sparse_coo", "torch.", "torch.x"):
+        assert not is_portable_literal(name)
+    assert all(not callable(literal(f"torch.{name}")) for name in allowed)
 
 
 # --------------------------------------------------------------------------------------------- what is allowed
