@@ -10,7 +10,6 @@ _REASONS = {
     "autograd-internals": "it belongs to torch's autograd; backward passes and gradients are nodes of their own",
     "callable": "it takes a function, and a file holds none",
     "compiler": "it belongs to torch's compilers",
-    "deprecated": "torch is about to remove it",
     "device-specific": "it is made for one kind of device: use the operation that works on all of them",
     "distributed": "it concerns several processes",
     "files": "it reads or writes files",

@@ -63,7 +63,7 @@ def test_rows_are_sorted_and_of_one_form() -> None:
 
 
 def test_every_reason_of_a_rule_has_a_sentence() -> None:
-    assert set(DENY) | {"type", "deprecated"} == set(portable._REASONS)
+    assert set(DENY) | {"type"} == set(portable._REASONS)
 
 
 def test_what_is_allowed_resolves() -> None:
