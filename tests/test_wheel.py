@@ -42,7 +42,7 @@ def test_nothing_else_is_in_the_wheel(wheel: set[str]) -> None:
     assert [path for path in wheel if path.endswith(".pyc")] == []
 
 
-@pytest.mark.parametrize("path", ["py.typed", "ops/table.tsv", "huggingface/models"])
+@pytest.mark.parametrize("path", ["py.typed", "ops/table.tsv", "ops/portable.tsv", "huggingface/models"])
 def test_the_known_data_is_there(path: str, wheel: set[str]) -> None:
     assert [file for file in wheel if f"{file}/".startswith(f"nnsight_graph/{path}/")] != []
 

@@ -6,4 +6,5 @@ names (`name_of`), the callables to run (`function_of`, and `evaluate` for whole
 
 The trick: all of it is one data file, ``table.tsv``, a row for each operation. ``tools/op_table.py`` derives it from torch's
 schemas and corrects it by running the operations on samples; a new operation is a row, not code.
+``portable.tsv`` says which of them may stand in graph files (`is_portable`).
 """
