@@ -8,7 +8,8 @@ DENY = {
     "memory": """
  .apply_ ~as_strided* ~asarray ~const_data_ptr ~data_ptr ~empty_strided @data ~from_dlpack ~to_dlpack ~from_numpy ~frombuffer .is_pinned
  .is_shared .pin_memory .record_stream ~resize* .set_ .share_memory_ .slice_inverse torch.slice_inverse .storage .storage_type
- .untyped_storage .module_load ~ctc_loss ~embedding_bag ~ldl_solve ~lu_unpack ~eigvals ~segment_reduce ~batch_norm_* ~native_batch_norm ~native_group_norm
+ .untyped_storage .module_load ~ctc_loss ~embedding_bag ~ldl_solve ~lu_unpack ~eigvals ~segment_reduce ~batch_norm_*
+ ~native_batch_norm ~native_group_norm
  ~native_layer_norm ~fused_moving_avg_obs_fake_quant ~choose_qparams_optimized""",
     "uninitialized": "~empty ~empty_like ~empty_permuted .new .new_empty .new_empty_strided",
     "files": "torch.from_file torch.load torch.save torch.get_file_path torch.import_ir_module torch.import_ir_module_from_buffer",

@@ -157,3 +157,13 @@ def is_portable_literal(name: str) -> bool:
         (True, False, True)
     """
     return not name.startswith("torch.") or name in _LITERALS
+
+
+def is_reviewed(name: str) -> bool:
+    """Whether the table has a row for an operation, whatever it says.
+
+    Example:
+        >>> is_reviewed("torch.load"), is_reviewed("@logits")
+        (True, False)
+    """
+    return name in _rows()

@@ -1,21 +1,32 @@
-"""What may stand in a file: the kinds of nodes, the operations of the table, and plain attributes."""
+"""What may stand in a file: the kinds of nodes, the reviewed operations with their keyword arguments, and attributes of model outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..graph.laws import LAWS
-from ..ops.table import names
+from ..ops import portable
 
 _NOT = frozenset(("call", "cache"))
 
 
-def is_portable(target: str) -> bool:
-    """Whether a node of this kind may stand in a file.
+def refusal(target: str, keywords: Iterable[str], count: int = 0) -> str:
+    """Why a node of this kind, with these keyword arguments and ``count`` others, may not stand in a file; empty where it may.
 
-    >>> is_portable("torch.relu"), is_portable("@logits"), is_portable("@__globals__"), is_portable("torch.load"), is_portable("call")
-    (True, True, False, False, False)
+    An attribute that no tensor has is one of a model's output; none begins with an underscore.
+
+    >>> refusal("torch.sum", ["dim"]), refusal("@logits", [])
+    ('', '')
+    >>> refusal("torch.sum", ["out"])
+    "torch.sum takes no keyword argument 'out' in a graph file"
     """
     if target in LAWS:
-        return target not in _NOT
-    if target[:1] == "@":
-        return target[1:].isidentifier() and target[1] != "_"
-    return target in names()
+        return f"{target} may not stand in a graph file" if target in _NOT else ""
+    if target[:1] == "@" and not portable.is_reviewed(target):
+        plain = target[1:].isidentifier() and target[1] != "_"
+        return "" if plain and not list(keywords) else portable.why_not(target)
+    most = portable.most_arguments(target)
+    if most is not None and count > most and portable.is_portable(target):
+        return f"{target} takes {most} arguments in a graph file, and not {count}"
+    wrong = [name for name in keywords if name not in portable.keywords_of(target)]
+    return portable.why_not(target) or (f"{target} takes no keyword argument {wrong[0]!r} in a graph file" if wrong else "")

@@ -9,7 +9,8 @@ import torch
 
 from ..errors import CheckError, GraphFormatError
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site, verify, walk
-from .allowed import is_portable
+from ..ops.portable import is_portable_literal, version
+from .allowed import refusal
 from .document import (
     FORMAT,
     Document,
@@ -26,7 +27,6 @@ from .document import (
     FileTensor,
     FileText,
 )  # fmt: skip
-from .encode import OPS
 
 _DEPTH = 64
 _NODES = 1_000_000
@@ -52,10 +52,10 @@ def decode(text: bytes, tensors: list[torch.Tensor]) -> Decoded:
     """
     try:
         versions = msgspec.json.decode(text, type=_Versions)
-        if versions.format != FORMAT or versions.ops > OPS:
+        if versions.format != FORMAT or versions.ops > version():
             raise GraphFormatError(
                 f"the file has version {versions.format} of the format and {versions.ops} of the operations; this release of nnsight_graph "
-                f"reads version {FORMAT}, and operations up to {OPS}"
+                f"reads version {FORMAT}, and operations up to {version()}"
             )
         document = msgspec.json.decode(text, type=Document)
     except msgspec.ValidationError as error:
@@ -93,8 +93,9 @@ class _Reader:
             number, self._free = self._free, self._free + 1
             if self._free > _NODES:
                 raise GraphFormatError(f"{here}: more than {_NODES} nodes")
-            if not is_portable(node.target):
-                raise GraphFormatError(f"{here}: {node.target[:100]!r} is no operation that may stand in a file")
+            why = refusal(node.target[:200], [name for name, _ in node.keywords], len(node.operands))
+            if why:
+                raise GraphFormatError(f"{here}: {why}")
             site = None if node.site is None else Site(*msgspec.structs.astuple(node.site))
             operands = tuple(self.operand(given, f"{here}.operands[{i}]", 0) for i, given in enumerate(node.operands))
             keywords = tuple((name, self.operand(given, f"{here}.keywords[{name!r}]", 0)) for name, given in node.keywords)
@@ -112,7 +113,7 @@ class _Reader:
         if isinstance(given, int):
             return Ref(given)
         if isinstance(given, str):
-            if given.startswith("torch.") and not isinstance(getattr(torch, given[6:], None), (torch.dtype, torch.memory_format)):
+            if not is_portable_literal(given):
                 raise GraphFormatError(f"{path}: {given[:100]!r} is no dtype")
             return Literal(given)
         if isinstance(given, FileConst):

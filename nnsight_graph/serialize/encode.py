@@ -13,7 +13,8 @@ import torch
 from ..errors import FunctionWhitelistError, GraphFormatError
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region
 from ..graph.flat import flatten
-from .allowed import is_portable
+from ..ops.portable import version
+from .allowed import refusal
 from .document import (
     FORMAT,
     Document,
@@ -33,9 +34,6 @@ from .document import (
     FileText,
     FileTrace,
 )  # fmt: skip
-
-OPS = 1
-"""The version of the table of operations."""
 
 
 class Content(NamedTuple):
@@ -84,7 +82,7 @@ def encode(
     body = writer.region(graph.body)
     places = writer.places
     document = Document(
-        FORMAT, OPS, kind, body, tuple(writer.constants), function,  # type: ignore[arg-type]
+        FORMAT, version(), kind, body, tuple(writer.constants), function,  # type: ignore[arg-type]
         tuple(sorted((places[node], name) for node, name in saves)), tuple(sorted(writer.parameters.items())), open_ended, edits,
         tuple(FileTrace(places[node], model, steps) for node, model, steps in traces),
     )  # fmt: skip
@@ -124,14 +122,13 @@ class _Writer:
         if target == "call":
             function = self.graph.constants[node.operands[0].index] if type(node.operands[0]) is Const else None
             raise self._not_portable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}".lstrip("."))
-        if not is_portable(target):
-            raise self._not_portable(target)
+        why = refusal(target, [name for name, _ in node.keywords], len(node.operands))
+        if why:
+            raise self._not_portable(target, why)
 
-    def _not_portable(self, name: str) -> FunctionWhitelistError:
-        error = FunctionWhitelistError(
-            f"Function with name `{name}` not in function whitelist. What it does has to be written with torch's operations, in the trace, "
-            "for a graph that leaves this process."
-        )
+    def _not_portable(self, name: str, why: str = "") -> FunctionWhitelistError:
+        advice = "What it does has to be written with torch's operations, in the trace, for a graph that leaves this process"
+        error = FunctionWhitelistError(f"Function with name `{name}` not in function whitelist. {why or advice}.")
         error.node = self._node  # type: ignore[attr-defined]
         return error
 

@@ -184,7 +184,8 @@ CLASSES = {
     "memory": """
  torch.as_strided .as_strided .as_strided_ torch.as_strided_scatter torch.frombuffer torch.from_dlpack torch.from_numpy torch.asarray
  .set_ .storage .untyped_storage .resize_ .resize_as_ .data_ptr .const_data_ptr .apply_ @data .pin_memory .is_pinned .share_memory_
- .record_stream torch.nn.functional.ctc_loss torch.ctc_loss torch.nn.functional.embedding_bag torch.segment_reduce torch.lu_unpack torch.linalg.eigvals
+ .record_stream torch.nn.functional.ctc_loss torch.ctc_loss torch.nn.functional.embedding_bag torch.segment_reduce
+ torch.lu_unpack torch.linalg.eigvals
  torch.batch_norm_update_stats""",
     "uninitialized": "torch.empty torch.empty_like torch.empty_permuted .new_empty .new_empty_strided .new",
     "global-state": """
