@@ -163,7 +163,7 @@ def is_reviewed(name: str) -> bool:
     """Whether the table has a row for an operation, whatever it says.
 
     Example:
-        >>> is_reviewed("torch.load"), is_reviewed("@logits")
+        >>> is_reviewed("torch.load"), is_reviewed("@of_my_model")
         (True, False)
     """
     return name in _rows()
