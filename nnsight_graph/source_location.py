@@ -111,4 +111,6 @@ def assigned_name(place: Place) -> str | None:
     """
     code, offset = place
     following = next((i for i in dis.get_instructions(code) if i.offset > offset and i.opname not in ("CACHE", "PRECALL")), None)
-    return str(following.argval) if following is not None and following.opname.startswith("STORE_") and following.argval else None
+    if following is None or not following.opname.startswith("STORE_") or following.opname in ("STORE_SUBSCR", "STORE_ATTR"):
+        return None
+    return str(following.argval[0] if isinstance(following.argval, tuple) else following.argval)  # Python 3.13 stores and loads in one

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnsight_graph import source_location
-from nnsight_graph.source_location import is_users, locate, traceback_at, user_place
+from nnsight_graph.source_location import assigned_name, is_users, locate, traceback_at, user_place
 
 pytestmark = pytest.mark.torch_free
 
@@ -95,3 +95,23 @@ def test_a_traceback_on_a_frame_that_is_gone():
 def test_windows_and_relative_paths_do_not_break():
     for name in ("C:\\work\\a.py", "./a.py", "a b.py", ""):
         assert is_users(code_in(name)) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("x = save()", "x"), ("x = save(); y = x", "x"), ("a[0] = save()", None), ("a.b = save()", None), ("save()", None),
+        ("print(save())", None), ("[save() for _ in a]", None), ("x: int = save()", "x"),
+    ],
+)  # fmt: skip
+def test_the_variable_that_a_value_is_assigned_to(line: str, name: str | None) -> None:
+    places = []
+
+    def save() -> int:
+        frame = sys._getframe(1)
+        places.append((frame.f_code, frame.f_lasti))
+        return 1
+
+    scope = {"save": save, "a": type("A", (dict,), {})({0: 1})}
+    exec(f"def function():\n    {line}\nfunction()", scope)
+    assert assigned_name(places[0]) == name

@@ -36,10 +36,16 @@ def flatten(graph: Graph, describe: Callable[[Any], Any]) -> Flat:
     >>> flatten(build_graph(entries, [0], [2.0]), type).entries == entries
     True
     """
-    made = Flat([], [], {}, [])
-    _number(graph.body, made.places, 0)
+    made = Flat([], [], numbered(graph.body), [])
     _write(graph.body, made, graph.constants, describe)
     return made
+
+
+def numbered(region: Region) -> dict[int, int]:
+    """For each node of a region, by its number, its place in program order: ends of regions count."""
+    places: dict[int, int] = {}
+    _number(region, places, 0)
+    return places
 
 
 def _number(region: Region, places: dict[int, int], free: int) -> int:

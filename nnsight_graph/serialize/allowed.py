@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 
 from ..graph.laws import LAWS
 from ..ops import portable
@@ -10,21 +10,22 @@ from ..ops import portable
 _NOT = frozenset(("call", "cache"))
 
 
-def refusal(target: str, keywords: Iterable[str], count: int = 0) -> str:
+@lru_cache(4096)
+def refusal(target: str, keywords: tuple[str, ...], count: int = 0) -> str:
     """Why a node of this kind, with these keyword arguments and ``count`` others, may not stand in a file; empty where it may.
 
     An attribute that no tensor has is one of a model's output; none begins with an underscore.
 
-    >>> refusal("torch.sum", ["dim"]), refusal("@logits", [])
+    >>> refusal("torch.sum", ("dim",)), refusal("@logits", ())
     ('', '')
-    >>> refusal("torch.sum", ["out"])
+    >>> refusal("torch.sum", ("out",))
     "torch.sum takes no keyword argument 'out' in a graph file"
     """
     if target in LAWS:
         return f"{target} may not stand in a graph file" if target in _NOT else ""
     if target[:1] == "@" and not portable.is_reviewed(target):
         plain = target[1:].isidentifier() and target[1] != "_"
-        return "" if plain and not list(keywords) else portable.why_not(target)
+        return "" if plain and not keywords else portable.why_not(target)
     most = portable.most_arguments(target)
     if most is not None and count > most and portable.is_portable(target):
         return f"{target} takes {most} arguments in a graph file, and not {count}"

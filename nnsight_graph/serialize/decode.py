@@ -22,6 +22,7 @@ from .document import (
     FileFloat,
     FileGroup,
     FileInt,
+    FileNode,
     FileOperand,
     FileRegion,
     FileTensor,
@@ -78,6 +79,10 @@ class _Versions(msgspec.Struct):
     ops: int
 
 
+class _Wrong(Exception):
+    """What is wrong with a node; where it stands is added outside."""
+
+
 class _Reader:
     def __init__(self, document: Document, tensors: list[torch.Tensor]) -> None:
         self._document, self._tensors = document, tensors
@@ -89,39 +94,47 @@ class _Reader:
             raise GraphFormatError(f"{path}: regions stand in each other more than {_DEPTH} deep")
         made = []
         for place, node in enumerate(region.nodes):
-            here = f"{path}.nodes[{place}]"
             number, self._free = self._free, self._free + 1
-            if self._free > _NODES:
-                raise GraphFormatError(f"{here}: more than {_NODES} nodes")
-            why = refusal(node.target[:200], [name for name, _ in node.keywords], len(node.operands))
-            if why:
-                raise GraphFormatError(f"{here}: {why}")
-            site = None if node.site is None else Site(*msgspec.structs.astuple(node.site))
-            operands = tuple(self.operand(given, f"{here}.operands[{i}]", 0) for i, given in enumerate(node.operands))
-            keywords = tuple((name, self.operand(given, f"{here}.keywords[{name!r}]", 0)) for name, given in node.keywords)
+            try:
+                plain = self._node(number, node)
+            except _Wrong as wrong:
+                raise GraphFormatError(f"{path}.nodes[{place}]: {wrong}") from None
             regions = []
             for i, inner in enumerate(node.regions):
-                regions.append(self.region(inner, f"{here}.regions[{i}]", depth + 1))
+                regions.append(self.region(inner, f"{path}.nodes[{place}].regions[{i}]", depth + 1))
                 self._free += 1
-            made.append(Node(number, node.target, operands, keywords, site, tuple(regions)))
-        return Region(tuple(made), tuple(self.operand(given, f"{path}.results[{i}]", 0) for i, given in enumerate(region.results)))
+            made.append(msgspec.structs.replace(plain, regions=tuple(regions)) if regions else plain)
+        try:
+            return Region(tuple(made), tuple([self.operand(given) for given in region.results]))
+        except _Wrong as wrong:
+            raise GraphFormatError(f"{path}.results: {wrong}") from None
 
-    def operand(self, given: FileOperand, path: str, depth: int) -> Operand:
+    def _node(self, number: int, node: FileNode) -> Node:
+        if number >= _NODES:
+            raise _Wrong(f"more than {_NODES} nodes")
+        why = refusal(node.target[:200], tuple([name for name, _ in node.keywords]), len(node.operands))
+        if why:
+            raise _Wrong(why)
+        site = None if node.site is None else Site(*msgspec.structs.astuple(node.site))
+        operands = tuple([self.operand(given) for given in node.operands])
+        return Node(number, node.target, operands, tuple([(name, self.operand(given)) for name, given in node.keywords]), site)
+
+    def operand(self, given: FileOperand, depth: int = 0) -> Operand:
         """An operand."""
-        if depth > _DEPTH:
-            raise GraphFormatError(f"{path}: operands stand in each other more than {_DEPTH} deep")
         if isinstance(given, int):
             return Ref(given)
         if isinstance(given, str):
             if not is_portable_literal(given):
-                raise GraphFormatError(f"{path}: {given[:100]!r} is no dtype")
+                raise _Wrong(f"{given[:100]!r} is no dtype")
             return Literal(given)
         if isinstance(given, FileConst):
             if given.index >= len(self._document.constants):
-                raise GraphFormatError(f"{path}: constant {given.index} of {len(self._document.constants)}")
+                raise _Wrong(f"constant {given.index} of {len(self._document.constants)}")
             return Const(given.index)
+        if depth > _DEPTH:
+            raise _Wrong(f"operands stand in each other more than {_DEPTH} deep")
         assert isinstance(given, FileGroup)
-        return Group(given.kind, tuple(self.operand(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(given.items)))
+        return Group(given.kind, tuple([self.operand(item, depth + 1) for item in given.items]))
 
     def constant(self, place: int, constant: FileConstant) -> Any:
         """The value of a constant."""

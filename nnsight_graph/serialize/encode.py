@@ -12,7 +12,7 @@ import torch
 
 from ..errors import FunctionWhitelistError, GraphFormatError
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region
-from ..graph.flat import flatten
+from ..graph.flat import numbered
 from ..ops.portable import version
 from .allowed import refusal
 from .document import (
@@ -94,7 +94,7 @@ class _Writer:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.places = flatten(graph, lambda _value: float).places
+        self.places = numbered(graph.body)
         self.constants: list[FileConstant] = []
         self.tensors: list[torch.Tensor] = []
         self.parameters: dict[str, int] = {}
@@ -122,7 +122,7 @@ class _Writer:
         if target == "call":
             function = self.graph.constants[node.operands[0].index] if type(node.operands[0]) is Const else None
             raise self._not_portable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}".lstrip("."))
-        why = refusal(target, [name for name, _ in node.keywords], len(node.operands))
+        why = refusal(target, tuple([name for name, _ in node.keywords]), len(node.operands))
         if why:
             raise self._not_portable(target, why)
 
