@@ -303,6 +303,7 @@ def _lacks(model: NNsight, lacking: list[str]) -> str:
 
 
 _PASS = compile("pass", "<graph>", "exec")
+_AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
 
 
 def _places(graph: Graph, flat: Flat, name: str) -> list[Any]:
@@ -313,7 +314,7 @@ def _places(graph: Graph, flat: Flat, name: str) -> list[Any]:
         for entry, node in zip(flat.entries, flat.origins, strict=True)
     ]
     linecache.cache[file] = (sum(map(len, texts)), None, [f"{text}\n" for text in texts], file)
-    return [(_PASS.replace(co_filename=file, co_firstlineno=line), 0) for line in range(1, len(texts) + 1)]
+    return [(_PASS.replace(co_filename=file, co_firstlineno=line), _AT) for line in range(1, len(texts) + 1)]
 
 
 def content_of(

@@ -95,6 +95,7 @@ class _Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self._check_counts(str(function), args)
         try:
             shapes = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
             made = function(*shapes[0], **{**shapes[1], **_device(kwargs)})
@@ -104,6 +105,15 @@ class _Sizes(TorchDispatchMode):
         result = function(*args, **kwargs)
         tree_map(self._check, result)
         return result
+
+    def _check_counts(self, name: str, args: Any) -> None:
+        """Two operations whose results are as large as numbers in their arguments say."""
+        given = args[0] if args else None
+        if not isinstance(given, torch.Tensor) or not given.numel() or not name.startswith(("aten.bincount", "aten.repeat_interleave")):
+            return
+        size = (int(given.max()) + 1 if "bincount" in name else int(given.sum())) * 8
+        if size > self._most:
+            raise LimitError(f"a value would take {size} bytes, more than {self._most}: Limits(value_bytes=...)")
 
     def _check(self, value: Any) -> None:
         if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > self._most:

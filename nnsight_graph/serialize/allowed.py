@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from ..graph.laws import LAWS
 from ..ops import portable
 
 _NOT = frozenset(("call", "cache"))
+
+
+FUNCTIONS = frozenset(("", "forward", "generate"))
+"""The methods of a model that a file may call."""
+
+_MODES = re.compile(r"(grad=(True|False), inference=(True|False)(, (cpu|cuda|mps|xpu)=torch\.(float16|bfloat16|float32))*)?")
+
+
+def name_refusal(target: str, names: Sequence[str]) -> str:
+    """Why the words among a node's operands may not stand in a file: names of attributes, of methods, of modes; empty where they may.
+
+    >>> name_refusal("bound", ["sum"]), name_refusal("under", ["grad=False, inference=False"])
+    ('', '')
+    >>> name_refusal("bound", ["__class__"])
+    '.__class__ may not stand in a graph file: names that begin with an underscore lead out of the graph'
+    """
+    for name in names:
+        if target == "bound" and not portable.is_portable("." + name):
+            return portable.why_not("." + name)
+        if target == "setattr" and name not in ("None", "True", "False") and (not name.isidentifier() or name[0] == "_" or name == "data"):
+            return f"an attribute {name[:50]!r} may not be set in a graph file"
+        if target == "under" and not _MODES.fullmatch(name):
+            return f"{name[:100]!r} are no modes"
+        if target == "trace" and name not in FUNCTIONS:
+            return f"a graph file may not call {name[:50]!r} of a model: only its forward and generate"
+    return ""
 
 
 @lru_cache(4096)

@@ -10,7 +10,7 @@ import torch
 from ..errors import CheckError, GraphFormatError
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site, verify, walk
 from ..ops.portable import is_portable_literal, version
-from .allowed import refusal
+from .allowed import FUNCTIONS, name_refusal, refusal
 from .document import (
     FORMAT,
     Document,
@@ -113,6 +113,9 @@ class _Reader:
         if number >= _NODES:
             raise _Wrong(f"more than {_NODES} nodes")
         why = refusal(node.target[:200], tuple([name for name, _ in node.keywords]), len(node.operands))
+        places = {"bound": slice(1, 2), "setattr": slice(1, 2), "under": slice(1), "trace": slice(1)}
+        named = node.operands[places.get(node.target, slice(0))]
+        why = why or name_refusal(node.target, [given if isinstance(given, str) else "" for given in named])
         if why:
             raise _Wrong(why)
         site = None if node.site is None else Site(*msgspec.structs.astuple(node.site))
@@ -168,6 +171,8 @@ class _Reader:
 
 def _check_tables(document: Document, graph: Graph) -> None:
     """What names nodes and constants names some that are there."""
+    if document.function not in FUNCTIONS:
+        raise GraphFormatError(f"$.function: {name_refusal('trace', [document.function])}")
     numbers = {node.number: node for node in walk(graph.body)}
     for place, (node, _) in enumerate(document.saves):
         if node not in numbers:

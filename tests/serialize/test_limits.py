@@ -32,10 +32,12 @@ def recorded(lines: Callable[[Any], Any]) -> tuple[NNsight, Any]:
         lambda out: out.repeat(10**9, 1),
         lambda out: torch.zeros((out.shape[0] * 10**10,)),
         lambda out: torch.ones_like(out).flatten()[:, None] * torch.ones(10**6),
-        lambda out: torch.nn.functional.one_hot(out.long(), 10**9),
+        lambda out: torch.nn.functional.one_hot(out.long() * 0, 10**9),
         lambda out: out.new_full((10**10,), 1.0),
         lambda out: torch.arange(out.shape[0] * 10**10),
         lambda out: torch.outer(out.flatten().repeat(1000), out.flatten().repeat(1000)),
+        lambda out: torch.bincount(out.long().flatten().abs() * 0 + 10**10),
+        lambda out: torch.repeat_interleave(out.long().abs().flatten() * 0 + 10**10),
         lambda out: torch.nn.functional.pad(out, (0, 10**10)),
     ],
 )
