@@ -201,6 +201,12 @@ class LanguageModel(NNsight):
         else:
             super().__setattr__(name, value)
 
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        if not callable(getattr(self._module, "generate", None)) or self._child("generator") is not None or not text.endswith("\n)"):
+            return text
+        return text[:-2] + "\n  (generator): Generator(\n    (streamer): Streamer()\n  )\n)"  # nothing of it is on the module
+
     @property
     def generator(self) -> Any:
         """What a generation gives: ``generator.output``, its result, and ``generator.streamer.output``, tokens as they come."""

@@ -105,3 +105,9 @@ def test_names_and_standard_names():
     assert own.layers[0].pre.path == "model.transformer.h.0.ln_1"
     with pytest.raises(ValueError, match=r"would hide model\.tokenizer"):
         LanguageModel(tiny_model("gpt2"), rename={".transformer": "tokenizer"})
+
+
+def test_the_tree_shows_where_generations_are_read():
+    lm = LanguageModel("nnsight-graph/capitals")
+    assert repr(lm).endswith("\n  (generator): Generator(\n    (streamer): Streamer()\n  )\n)")
+    assert not hasattr(lm._module, "generator")
