@@ -262,11 +262,18 @@ def changed_numbers(
 
 def note_changes(envoy: NNsight, recording: Recording, call: Call, error: BaseException) -> None:
     """Add to an error that the model raised which lines give it values of another shape or dtype than it makes itself."""
-    if not isinstance(error, Exception) or not any(entry[0] == "write" for entry in recording.entries):
+    if not isinstance(error, Exception) or not any(entry[0] in ("write", "skip") for entry in recording.entries):
         return
     try:
         rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call), recording)
-    except (Failure, NNsightError):
+    except Failure as failure:
+        if recording.entries[failure.node][0] in ("write", "skip") and len(failure.operands) == 3:
+            old, new, at = failure.operands
+            where = locate(recording.place(failure.node))
+            line = f"line {where.line} of {where.file}, `{where.text}`"
+            add_note(error, f"{line}, gives {new} where the module gives {old}; the model then fails in {at}")
+        return
+    except NNsightError:
         return
     for site, (node, old, new) in rehearsal.replaced.items():
         at = locate(recording.place(node))

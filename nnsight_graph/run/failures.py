@@ -91,11 +91,14 @@ def rehearsed(failure: Any, recording: Recording, frame: FrameType | None) -> Ba
     """The error of a line that would fail, found on fakes before the model ran."""
     error = _raised(failure.error, None)
     error.args = tuple(arg.replace("FakeTensor", "Tensor") if isinstance(arg, str) else arg for arg in error.args)
-    assigned = recording.entries[failure.node][0] == "write" and len(failure.operands) == 3
+    assigned = recording.entries[failure.node][0] in ("write", "skip") and len(failure.operands) == 3
     if assigned:
         old, new, at = failure.operands
         site = recording.entries[failure.node][1]
-        add_note(error, f"{site} is {old}; this line assigns {new}, and the model then fails in {at}")
+        what = f"{site} is {old}; this line assigns {new}"
+        if site.point == "inputs" and recording.entries[failure.node][0] == "skip":
+            what = f"{site.path} returns {old}; this line gives {new} in its place"
+        add_note(error, f"{what}, and the model then fails in {at}")
     if CONFIG.APP.DEBUG:
         if failure.operands and not assigned:
             add_note(error, "operands: " + ", ".join(failure.operands))

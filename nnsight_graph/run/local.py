@@ -40,6 +40,8 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: list[Callable[[], None]] = []
+    if any(value for name, value in kwargs.items() if name.startswith("output_")):
+        undo.append(_forwards_of(modules.root))
     token = current.set(run)
     try:
         _start(run)
@@ -56,11 +58,26 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         if run.error is None:  # it was stopped
             run.check_saved()
     finally:
-        for remove in undo:
+        for remove in reversed(undo):
             remove()
         if run.gradients is not None:
             run.gradients.forget()
         current.reset(token)
+
+
+def _forwards_of(root: torch.nn.Module) -> Callable[[], None]:
+    """Transformers 4 replaces forwards while it collects states, and leaves them so if a forward is left: what brings them back."""
+    before = [(module, module.__dict__.get("forward")) for module in root.modules()]
+
+    def restore() -> None:
+        for module, forward in before:
+            if module.__dict__.get("forward") is not forward:
+                if forward is None:
+                    del module.__dict__["forward"]
+                else:
+                    module.__dict__["forward"] = forward
+
+    return restore
 
 
 def rows_in(kind: str, number: int, rows: Sequence[Rows]) -> Rows:

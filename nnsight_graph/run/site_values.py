@@ -60,6 +60,14 @@ class Source:
         return None
 
 
+def _text(value: Any) -> str:
+    """A spec, or several, as ``(float32[1, 2] on cpu, None)``."""
+    if type(value) in (tuple, list):
+        inner = ", ".join(map(_text, value))
+        return f"({inner}{',' if len(value) == 1 else ''})" if type(value) is tuple else f"[{inner}]"
+    return str(value)
+
+
 class SiteValues:
     """The part of a rehearsal that knows sites."""
 
@@ -154,7 +162,7 @@ class SiteValues:
         if after is None or before is None:
             return
         if after.error is not None and before.complete and not after.blind:
-            raise Failure(number, after.error, (str(old), str(new), after.at or "its forward"))
+            raise Failure(number, after.error, (_text(old), _text(new), after.at or "its forward"))
         place = before.place(place_of)
         self._scans[step] = after
         for known in list(self._sites):

@@ -187,3 +187,19 @@ def test_hidden_states_have_a_replaced_output_in_every_run(family: str, runs: in
         # transformers 4.57 keeps Llama's hidden states inside the block's forward, where the value of no hook is seen
         assert bool((states[1] == 7).all()) == (FIVE or family != "llama")
         assert not torch.allclose(logits.value, call(model, ROWS[0]).logits)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_stop_while_states_are_collected_leaves_nothing(family):
+    model = tiny_model(family)
+    lm = LanguageModel(model)
+    block = lm.transformer.h[0] if family == "gpt2" else lm.model.layers[0]
+    for stop in (True, False):
+        with lm.trace(input_ids=torch.tensor([[3, 4, 5]]), output_hidden_states=True) as tracer:
+            block.mlp.output.save()
+            if stop:
+                tracer.stop()
+            else:
+                states = lm.output.hidden_states.save()
+        assert not any("forward" in module.__dict__ for module in model.modules())
+    assert len(states) == 1 + len(lm.transformer.h if family == "gpt2" else lm.model.layers)

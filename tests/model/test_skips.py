@@ -293,3 +293,16 @@ def test_one_call_of_a_module() -> None:
         model.act.call[1].skip(model.act.call[1].input * 2)
         out = model.output.save()
     assert torch.equal(out, X.tanh() * 2)
+
+
+@pytest.mark.parametrize("line", ["attn.output = zeros", "attn.skip(zeros)"])
+@pytest.mark.parametrize("validate", [True, False])
+def test_another_structure_names_the_line(lm: LanguageModel, line: str, validate: bool) -> None:
+    with pytest.raises(ValueError, match="not enough values to unpack") as caught:
+        with lm.trace(EIFFEL, validate=validate):
+            exec(line, {"attn": lm.transformer.h[3].attn, "zeros": torch.zeros(1, 11, 96)})
+            lm.lm_head.output.save()
+    told = "\n".join(getattr(caught.value, "__notes__", [])) + str(caught.value)
+    assert "(float32[1, 11, 96] on cpu, None)" in told
+    assert "float32[1, 11, 96] on cpu" in told
+    assert "fails in transformer.h.3" in told
