@@ -78,9 +78,13 @@ class Instrumented:
         return made
 
 
-@functools.lru_cache(maxsize=512)
 def instrumented(function: types.FunctionType) -> Instrumented:
-    """The same, once for each function."""
+    """The same, once for each function; one that closes over values is not kept, since it would keep them, too."""
+    return _kept(function) if set(function.__code__.co_freevars) <= {"__class__"} else Instrumented(function)
+
+
+@functools.lru_cache(maxsize=512)
+def _kept(function: types.FunctionType) -> Instrumented:
     return Instrumented(function)
 
 

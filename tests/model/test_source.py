@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -311,3 +313,26 @@ def test_modules_without_attention_weights(lm: LanguageModel) -> None:
     with pytest.raises(RecordError, match="has no attention weights"):
         with lm.trace(EIFFEL):
             lm.transformer.h[2].mlp.attention_weights.save()
+
+
+def test_a_function_that_closes_over_its_module_does_not_keep_it() -> None:
+    class Closing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+
+            def inner(x: torch.Tensor) -> torch.Tensor:
+                return torch.relu(x) + len(self._modules)
+
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)  # type: ignore[no-any-return]
+
+    module = Closing()
+    model, gone = NNsight(module), weakref.ref(module)
+    with model.trace(X):
+        value = model.source.self_inner_0.source.torch_relu_0.output.save()
+    assert torch.equal(value, X.relu())
+    del module, model, value
+    gc.collect()
+    assert gone() is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 import nnsight_graph as nnsight
 from nnsight_graph import LanguageModel
@@ -34,7 +33,6 @@ def test_it_loads_and_runs(lm: LanguageModel, path: Path) -> None:
 
 def test_there_is_a_file_for_each_program() -> None:
     assert {path.stem for path in FOLDER.glob("1/*.nng")} >= set(PROGRAMS)
-    assert torch.__version__
 
 
 if __name__ == "__main__":  # a new version of the format: python -m tests.serialize.test_released
