@@ -19,7 +19,8 @@ _EXAMPLES = """examples:
   nnsight-graph check patch.nng --model openai-community/gpt2 --prompt "The Eiffel Tower is in"
   nnsight-graph run patch.nng --model openai-community/gpt2 --prompt "The Eiffel Tower is in" --out values.safetensors
 
-A graph file holds data alone: nothing in it runs but the operations that `show` prints, and those only with `run`.
+A graph file holds data alone: nothing in it runs but the operations that `show` prints, and those only with `run`. There, it is kept
+within limits on how many operations it executes and how large a value may be, unless you say --unlimited.
 Exit codes: 0 it went well (diff: no difference), 1 it did not (diff: there are differences), 2 the command line is wrong."""
 
 
@@ -39,11 +40,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, text in texts.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=Path)
-        command.add_argument("--model", required=True, metavar="NAME", help="a name on the hub, or a folder")
+        command.add_argument(
+            "--model", required=True, action="append", metavar="NAME", help="a name on the hub, or a folder; once for each of a session"
+        )
         command.add_argument("--prompt", action="append", default=[], help="the input; once for each invoke of the program")
         command.add_argument("--parameter", action="append", default=[], metavar="NAME=NUMBER", help="another value for a named constant")
         command.add_argument("--max-new-tokens", type=int, metavar="N", help="for a program that generates")
         if name == "run":
+            command.add_argument("--unlimited", action="store_true", help="run it without limits: it is your own, or of somebody you trust")
             command.add_argument("--out", type=Path, metavar="FILE", help="write the saved tensors there, as safetensors")
     return parser.parse_args(argv)
 
@@ -109,7 +113,8 @@ def _inputs(given: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     options: dict[str, Any] = {"parameters": dict(_parameter(text) for text in given.parameter)}
     if given.max_new_tokens is not None:
         options["max_new_tokens"] = given.max_new_tokens
-    return graph, library.LanguageModel(given.model), options
+    models = [library.LanguageModel(name) for name in given.model]
+    return graph, models[0] if len(models) == 1 else models, options
 
 
 def _parameter(text: str) -> tuple[str, float | int]:
@@ -121,19 +126,18 @@ def _parameter(text: str) -> tuple[str, float | int]:
 
 def _check(given: argparse.Namespace) -> int:
     graph, model, options = _inputs(given)
-    lacking = graph.missing(model)
-    if lacking:
-        print(f"nnsight-graph: {given.model} has no {', '.join(lacking)}", file=sys.stderr)
-        return 1
     if given.prompt:
         graph.check(model, *given.prompt, **options)
+    elif lacking := graph.missing(model):
+        print(f"nnsight-graph: {', '.join(given.model)} has no {', '.join(lacking)}", file=sys.stderr)
+        return 1
     print("all modules are there" + ("; tried on fake tensors, every line works" if given.prompt else ""))
     return 0
 
 
 def _run(given: argparse.Namespace) -> int:
     graph, model, options = _inputs(given)
-    values = graph.run(model, *given.prompt, **options)
+    values = graph.run(model, *given.prompt, limits=None if given.unlimited else library.Limits(), **options)
     for name, value in values.items():
         large = hasattr(value, "numel") and value.numel() > 8
         print(f"{name}: {_described(value) if large else value}")

@@ -86,3 +86,29 @@ def test_what_is_wrong_says_so(files: Path, capsys: pytest.CaptureFixture[str], 
         run("--help")
     assert caught.value.code == 0
     assert "nnsight-graph run patch.nng" in capsys.readouterr().out
+
+
+def test_sessions_of_two_models(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = LanguageModel(MODEL), LanguageModel(MODEL)
+    with one.session(run=False) as session:
+        with one.trace(PROMPT):
+            hidden = one.transformer.h[3].mlp.output
+        with two.trace(PROMPT):
+            two.transformer.h[3].mlp.output[:] = hidden * 0
+            two.lm_head.output[0, -1].argmax().save("token")
+    session.graph.save(files / "session.nng")
+    expected = session.graph.run([one, two])["token"]
+    assert run("run", files / "session.nng", "--model", MODEL) == 1
+    assert "runs 2 models; 1 were given" in capsys.readouterr().err
+    assert run("run", files / "session.nng", "--model", MODEL, "--model", MODEL) == 0
+    assert f"token: {expected}" in capsys.readouterr().out
+    assert run("check", files / "session.nng", "--model", MODEL, "--model", MODEL) == 0
+
+
+def test_runs_are_within_limits(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lm = LanguageModel(MODEL)
+    with lm.trace(run=False) as tracer:
+        lm.lm_head.output[0].expand(1_000_000, -1, -1).mean().save("mean")
+    tracer.graph.save(files / "large.nng")
+    assert run("run", files / "large.nng", "--model", MODEL, "--prompt", PROMPT) == 1
+    assert "Limits(value_bytes=...)" in capsys.readouterr().err

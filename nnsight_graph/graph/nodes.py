@@ -1,4 +1,4 @@
-"""The data types of the graph; every one is frozen, only ``build.py`` makes them."""
+"""The data types of the graph; every one is frozen, so that none can hold itself and the garbage collector need not look at them."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class Site(NamedTuple):
 _STEPS: dict[int | str, str] = {"turn": "this step", "last": "last step"}
 
 
-class Ref(msgspec.Struct, frozen=True):
+class Ref(msgspec.Struct, frozen=True, gc=False):
     """An operand: the value of the node with this number."""
 
     node: int
 
 
-class Const(msgspec.Struct, frozen=True):
+class Const(msgspec.Struct, frozen=True, gc=False):
     """An operand: the lifted constant with this index."""
 
     index: int
 
 
-class Literal(msgspec.Struct, frozen=True):
+class Literal(msgspec.Struct, frozen=True, gc=False):
     """An operand that belongs to the structure: ``None``, ``True``, ``...``, a dtype, a name."""
 
     name: str
 
 
-class Group(msgspec.Struct, frozen=True):
+class Group(msgspec.Struct, frozen=True, gc=False):
     """An operand made of operands: ``kind`` is ``tuple``, ``list``, ``dict`` (keys and values in turn) or ``slice``."""
 
     kind: str
@@ -62,7 +62,7 @@ class Group(msgspec.Struct, frozen=True):
 Operand = Ref | Const | Literal | Group
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One recorded line.
 
     Attributes:
@@ -82,7 +82,7 @@ class Node(msgspec.Struct, frozen=True):
     regions: tuple[Region, ...] = ()
 
 
-class Region(msgspec.Struct, frozen=True):
+class Region(msgspec.Struct, frozen=True, gc=False):
     """Nodes in program order.
 
     Attributes:

@@ -98,15 +98,15 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return False, f"{args[1]}.backward({', '.join(args[2:] + named)})"
     if target == "save":
         return False, f"save {args[0]}"
-    if target == "getitem":
+    if target == "getitem" and len(args) == 2:
         return True, f"{args[0]}[{_index_text(node.operands[1], constants)}]"
-    if target == "setitem":
+    if target == "setitem" and len(args) == 3:
         return False, f"{args[0]}[{_index_text(node.operands[1], constants)}] = {args[2]}"
     if target == "setattr":
         return False, f"{args[0]}.{args[1]} = {args[2]}"
-    if target in _INFIX:
+    if target in _INFIX and len(args) == 2:
         return True, f"{args[0]} {_INFIX[target]} {args[1]}"
-    if target in _IN_PLACE:
+    if target in _IN_PLACE and len(args) == 2:
         return True, f"{args[0]} {_IN_PLACE[target]} {args[1]}"
     return target != "log", _call_text(node, args, constants)
 
@@ -144,7 +144,7 @@ def _block_text(target: str, args: list[str]) -> str:
 
 def _call_text(node: Node, args: list[str], constants: tuple[Any, ...]) -> str:
     target = node.target
-    if target[0] == "@":
+    if target[0] == "@" and args:
         return f"{args[0]}.{target[1:]}"
     if target == "bound":
         return f"{args[0]}.{args[1]}"
@@ -154,7 +154,7 @@ def _call_text(node: Node, args: list[str], constants: tuple[Any, ...]) -> str:
         return f"{args[0]}({', '.join(args[2:] + named + told)})"
     if target in ("module", "listening"):
         return f"{node.site.path if node.site else ''}({', '.join(args + named)})"
-    if target[0] == ".":
+    if target[0] == "." and args:
         return f"{args[0]}{target}({', '.join(args[1:] + named)})"
     return f"{target}({', '.join(args + named)})"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import CheckError
 from .laws import law_of
-from .nodes import Const, Graph, Node, Ref, Region
+from .nodes import Const, Graph, Group, Node, Operand, Ref, Region
 from .walk import operands_of, references_in, references_of
 
 
@@ -63,6 +65,8 @@ class _Verifier:
         return self.unseen(node, defined)
 
     def unseen(self, node: Node, defined: set[int]) -> str | None:
+        if self.seen(node.operands, defined) and (not node.keywords or self.seen([value for _, value in node.keywords], defined)):
+            return None
         seen = defined
         if node.target == "merge" and type(node.operands[0]) is Ref:
             seen = defined | self.inside.get(node.operands[0].node, set())
@@ -80,3 +84,17 @@ class _Verifier:
             if type(operand) is Const and not 0 <= operand.index < len(self.graph.constants):
                 return f"uses constant {operand.index} of {len(self.graph.constants)}"
         return None
+
+    def seen(self, operands: Sequence[Operand], defined: set[int]) -> bool:
+        """Whether all that operands name is there; :meth:`unseen` says what is not."""
+        for operand in operands:
+            kind = type(operand)
+            if kind is Ref:
+                if operand.node not in defined:  # type: ignore[union-attr]
+                    return False
+            elif kind is Const:
+                if not 0 <= operand.index < len(self.graph.constants):  # type: ignore[union-attr]
+                    return False
+            elif kind is Group and not self.seen(operand.items, defined):  # type: ignore[union-attr]
+                return False
+        return True

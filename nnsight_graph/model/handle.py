@@ -18,7 +18,8 @@ from ..run.site_values import Failure
 from .estimate import Estimate, estimate
 from .invoker import Call
 from .rehearsing import CallSource
-from .saved import SavedGraph, content_of
+from .saved import SavedGraph
+from .written import content_of
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
@@ -54,7 +55,7 @@ class GraphHandle:
             FunctionWhitelistError: it uses a function of yours, which is no data; on its line.
             GraphFormatError: it uses a constant that cannot be data; on its line.
         """
-        return SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1)))
+        return SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1)), own=True)
 
     def save(self, path: str | Path) -> None:
         """Write the program to a file: ``nnsight_graph.load(path)`` reads it, here or elsewhere.

@@ -207,7 +207,7 @@ class NNsight(Envoy):
 
     # ------------------------------------------------------------------ sessions
 
-    def session(self, *, batch: bool = False, progress: bool = False, remote: bool = False) -> Session:
+    def session(self, *, batch: bool = False, progress: bool = False, remote: bool = False, run: bool = True) -> Session:
         """Open a block of several traces, of this model or of others, which run one after the other when it ends.
 
         Values flow from one trace to the next without being saved; lines between traces, loops and branches are part of it.
@@ -216,6 +216,7 @@ class NNsight(Envoy):
             batch: Whether traces that follow each other on one model, and use nothing of each other, are run as one batch.
             progress: Whether to show a bar with one tick per trace.
             remote: Not available in this version.
+            run: Whether to run it. With ``False`` it is recorded only, for :attr:`Session.graph`.
 
         Returns:
             A :class:`Session`, to be used in a ``with`` statement.
@@ -233,7 +234,7 @@ class NNsight(Envoy):
         """
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
-        return Session(self, batch, progress)
+        return Session(self, batch, progress, run)
 
     # ------------------------------------------------------------------ scans
 

@@ -16,7 +16,7 @@ from ..record import Recording
 from ..run import Run, execute, prepare
 from ..run.early import end_early
 from ..run.failures import explain, missed, unset_reasons
-from ..run.limits import Limits, Meter
+from ..run.limits import Meter
 from ..run.progress import progress
 from ..source_location import traceback_at
 from .cache import Caches
@@ -31,7 +31,7 @@ Give = Callable[[int, Any], None]
 
 def run_trace(
     envoy: NNsight, recording: Recording, call: Call, frame: FrameType | None, give: Give, *,
-    validate: bool | str = False, shown: bool = False, caches: Caches | None = None, limits: Limits | None = None,
+    validate: bool | str = False, shown: bool = False, caches: Caches | None = None, meter: Meter | None = None, whole: bool = False,
 ) -> tuple[BaseException | None, dict[int, str]]:  # fmt: skip
     """Run a call of a model with what was recorded.
 
@@ -44,7 +44,8 @@ def run_trace(
         validate: Whether the program is checked on fakes first.
         shown: Whether a bar shows how many forwards are done.
         caches: What is kept of all modules.
-        limits: What the program may take.
+        meter: What keeps the program within its limits.
+        whole: Whether the model's own operations are to be within them, too.
 
     Returns:
         The error of the run, on the user's line, or ``None``; and why saved nodes have no value.
@@ -68,14 +69,16 @@ def run_trace(
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     run = prepare(plan, constants, modules, call.rows)
-    if limits is not None:
-        run.meter = Meter(limits)
+    run.meter = meter
     if plan.ends_early and not call.function and envoy._returns_result:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:
         run.captures = caches.captures(run, modules)
     try:
-        with progress(run, modules.root, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext():
+        with (
+            progress(run, modules.root, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext(),
+            meter.around(modules.root, whole) if meter is not None else nullcontext(),
+        ):
             execute(run, modules, function, call.args, call.kwargs)
     except BaseException as raised:
         _settle(run, give)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 
 from ..compile import cached_plan
-from ..errors import MissedSiteError, NNsightError, RecordError
-from ..graph import Graph, fold, graph_text, node_text, walk
+from ..errors import RecordError
+from ..graph import Graph, Site, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
 from ..record import Recording
-from ..run.limits import Limits
-from ..serialize import Content, decode, encode, read, write
-from ..source_location import assigned_name, traceback_at
+from ..run.limits import Limits, Meter
+from ..serialize.allowed import FUNCTIONS
+from ..serialize.container import read, write
+from ..serialize.content import Content, content
+from ..serialize.decode import decode
+from .lacking import lacking, refuse, vet
 from .rehearsing import check
 from .running import run_trace
 from .session_run import SessionRun, Traced
@@ -49,9 +52,9 @@ class SavedGraph:
         [[0.0, 0.0]]
     """
 
-    def __init__(self, content: Content, name: str = "<graph>") -> None:
-        self._content, self._name = content, name
-        self._graph, self._document = decode(*content)
+    def __init__(self, given: Content, name: str = "<graph>", *, own: bool = False) -> None:
+        self._name, self._own = name, own
+        self._graph, self._document = decode(*given)
         self._flat: Flat = flatten(self._graph, _described)
 
     # ------------------------------------------------------------------ what it is
@@ -78,8 +81,17 @@ class SavedGraph:
 
     @property
     def digest(self) -> str:
-        """The hash of the content: equal for equal programs with equal constants."""
+        """The hash of the content: equal for equal programs with equal constants, however their files were written."""
         return self._content.digest
+
+    @cached_property
+    def _content(self) -> Content:
+        """What a file of it holds."""
+        flat, held = self._flat, self._document
+        return content(
+            flat.entries, flat.indices, self._graph.constants, held.kind, function=held.function, saves=held.saves,
+            open_ended=held.open_ended, edits=held.edits, traces=[(trace.node, trace.model, trace.open_ended) for trace in held.traces],
+        )  # fmt: skip
 
     def __str__(self) -> str:
         return graph_text(self._graph)
@@ -104,8 +116,11 @@ class SavedGraph:
 
     # ------------------------------------------------------------------ running
 
-    def missing(self, model: NNsight) -> list[str]:
+    def missing(self, model: Any) -> list[str]:
         """What a model lacks to run this: modules and parameters that are not there; nothing is run.
+
+        Args:
+            model: The model; for a session of several models, a list of them.
 
         Example:
             >>> import torch, nnsight_graph as nnsight
@@ -115,31 +130,20 @@ class SavedGraph:
             >>> tracer.graph.detach().missing(nnsight.NNsight(torch.nn.ReLU()))
             ['0']
         """
-        modules = model._tree.index.modules
-        sites = [site for site in self._graph.sites if site.point not in ("grad", "result")]
-        wanted = dict.fromkeys((site.path, site.point == "parameter") for site in sites)
-        found = []
-        for path, is_parameter in wanted:
-            owner, _, name = path.rpartition(".")
-            module = modules.get(owner if is_parameter else path)
-            if is_parameter:
-                there = module is not None and isinstance(getattr(module, name, None), torch.Tensor)
-            else:
-                there = module is not None or ".source." in f".{path}." or path.startswith("generator")
-            found += [] if there else [path]
-        return found
+        return list(dict.fromkeys(name for one, sites in self._models(model) for name in lacking(one, sites)))
 
     def run(
-        self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
+        self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None,
+        fn: str | Sequence[str] = (), **kwargs: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """Run the program.
 
         Args:
             model: The model; for a session of several models, a list of them in the order in which it opens their traces.
             *inputs: The input, as ``model.trace`` takes it; of a program with invokes, one input for each. A session has its own.
             parameters: Values for named constants.
-            limits: What the program may take, where it comes from a stranger; of a trace. What would be more is refused before
-                memory is taken.
+            limits: What the program may take, where it comes from a stranger. What would be more is refused before memory is taken.
+            fn: Which methods of the model, other than its forward and ``generate``, a program from a file may call.
             **kwargs: Named arguments of the model's call, such as ``max_new_tokens``.
 
         Returns:
@@ -153,14 +157,17 @@ class SavedGraph:
         recording = self._recording(parameters or {})
         if self.kind == "edit":
             raise RecordError("this is an edit: with graph.edit(model).trace(...): ..., it takes part in every run of the edited model")
+        allowed = FUNCTIONS | ({fn} if isinstance(fn, str) else set(fn))
+        strange = [] if self._own else sorted(self._functions() - allowed)
+        if strange:
+            raise RecordError(f"the program calls {strange[0]!r} of the model: graph.run(..., fn={strange[0]!r}) if it may")
+        meter = None if limits is None else Meter(limits)
         if self.kind == "session":
-            if limits is not None:
-                raise RecordError("limits are for traces: the lines of a session between its traces are not counted")
-            return self._run_session(model, recording)
-        self._refuse(model)
+            return self._run_session(model, recording, meter)
+        refuse(model, self._graph.sites)
         call = self._call(model, inputs, kwargs)
         values: dict[int, Any] = {}
-        problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, limits=limits)
+        problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, meter=meter)
         if problem is not None:
             raise problem
         return self._named(values)
@@ -168,16 +175,16 @@ class SavedGraph:
     def check(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Try a trace on fake tensors, for an input: nothing runs, and no weights are needed.
 
+        Of a session or an edit, only the modules are looked for.
+
         Raises:
             MissedSiteError: the model lacks modules that the program names.
             Exception: what a line would raise in a run.
         """
+        for one, sites in self._models(model):
+            refuse(one, sites)
         if self.kind != "trace":
-            lacking = self.missing(model)
-            if lacking:
-                raise MissedSiteError(_lacks(model, lacking))
             return
-        self._refuse(model)
         recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs)
         plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
         problem = check(model, recording, call, plan, sys._getframe(1), True)
@@ -192,9 +199,7 @@ class SavedGraph:
         """
         if self.kind != "edit":
             raise RecordError(f"this is a {self.kind}, not an edit: graph.run(model, ...) runs it")
-        lacking = self.missing(model)
-        if lacking:
-            raise MissedSiteError(_lacks(model, lacking))
+        refuse(model, self._graph.sites, edited=True)
         edited = model if inplace else model._view()
         edited.__dict__["_edits"] = (*edited._edits, self._recording({}))
         return edited
@@ -212,13 +217,6 @@ class SavedGraph:
         safetensors.torch.save_file(tensors, path)
         return [name for name in values if name not in tensors]
 
-    def _refuse(self, model: NNsight) -> None:
-        if model._edits:
-            raise RecordError("this model has edits of its own, and the graph holds those of the model it was recorded on: run it on that")
-        lacking = self.missing(model)
-        if lacking:
-            raise MissedSiteError(_lacks(model, lacking))
-
     def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self._document.function
         kinds = [node.operands[0].name for node in self._graph.body.nodes if node.target == "invoke"]  # type: ignore[union-attr]
@@ -233,17 +231,30 @@ class SavedGraph:
         given = [model._invoked((), dict(one)) if isinstance(one, Mapping) else model._invoked((one,), {}) for one in inputs]
         return model._joined(given, kwargs, function)
 
-    def _run_session(self, model: Any, recording: Recording) -> dict[str, Any]:
+    def _models(self, model: Any) -> list[tuple[NNsight, tuple[Site, ...]]]:
+        """Each model that is run, with the sites that it is to have: of a session, one for each trace."""
+        if self.kind != "session":
+            return [(model, self._graph.sites)]
         models = list(model) if isinstance(model, (list, tuple)) else [model]
         wanted = max((trace.model for trace in self._document.traces), default=0) + 1
         if len(models) != wanted:
             raise RecordError(f"the session runs {wanted} models; {len(models)} were given: graph.run([first, second])")
-        functions = {node.number: node.operands[0].name for node in walk(self._graph.body) if node.target == "trace"}  # type: ignore[union-attr]
-        traces = {
-            trace.node: Traced(models[trace.model], _function(functions[trace.node]), None, trace.open_ended, False, None)
-            for trace in self._document.traces
-        }
-        run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2))
+        nodes = {node.number: node for node in walk(self._graph.body)}
+        return [(models[trace.model], Graph(nodes[trace.node].regions[0]).sites) for trace in self._document.traces]
+
+    def _functions(self) -> set[str]:
+        """The methods of models that it calls."""
+        return {self._document.function, *(node.operands[0].name for node in walk(self._graph.body) if node.target == "trace")}  # type: ignore[union-attr]
+
+    def _run_session(self, model: Any, recording: Recording, meter: Meter | None) -> dict[str, Any]:
+        nodes = {node.number: node for node in walk(self._graph.body)}
+        traces = {}
+        for trace, (one, sites) in zip(self._document.traces, self._models(model), strict=True):
+            refuse(one, sites)
+            name = nodes[trace.node].operands[0].name  # type: ignore[union-attr]
+            given = vet if not self._own else None
+            traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, vet=given)
+        run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2), meter=meter)
         problem = run.all()
         if problem is not None:
             raise problem
@@ -292,16 +303,6 @@ def _described(value: Any) -> Any:
     return (torch.Tensor, value.ndim, str(value.dtype)) if isinstance(value, torch.Tensor) else type(value)
 
 
-def _function(name: str) -> str:
-    return "" if name == "forward" else name
-
-
-def _lacks(model: NNsight, lacking: list[str]) -> str:
-    shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
-    hint = model._tree.names.hint(model._module, "", lacking[0].rpartition(".")[2], dir(model)) if hasattr(model._tree, "names") else ""
-    return f"{type(model._module).__name__} has no {shown}, which the program names{hint}"
-
-
 _PASS = compile("pass", "<graph>", "exec")
 _AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
 
@@ -315,39 +316,3 @@ def _places(graph: Graph, flat: Flat, name: str) -> list[Any]:
     ]
     linecache.cache[file] = (sum(map(len, texts)), None, [f"{text}\n" for text in texts], file)
     return [(_PASS.replace(co_filename=file, co_firstlineno=line), _AT) for line in range(1, len(texts) + 1)]
-
-
-def content_of(
-    recording: Recording, kind: str, function: str = "", traces: Sequence[tuple[int, int, bool]] = (), frame: FrameType | None = None
-) -> Content:
-    """What a file of a recorded program holds.
-
-    Raises:
-        FunctionWhitelistError: it uses a function of the user's; on that line.
-        GraphFormatError: it uses a constant that cannot be data; on that line.
-    """
-    plain = recording.plain() if kind == "session" else recording.graph(lines=False)
-    inside = [range(turn[3], turn[4]) for turn in recording.turns]
-    saved = [entry[1] for entry in recording.entries if entry[0] == "save"]
-    keeps = any(number in turn for turn in inside for number, entry in enumerate(recording.entries) if entry[0] == "save")
-    graph = plain if keeps else fold(plain)
-    try:
-        return encode(
-            graph, kind, function=function, saves=_saves(recording, saved), open_ended=recording.open_ended,
-            edits=recording.edits_constants, traces=traces,
-        )  # fmt: skip
-    except NNsightError as error:
-        node = getattr(error, "node", None)
-        raise error.with_traceback(None if node is None else traceback_at(recording.place(node), frame)) from None
-
-
-def _saves(recording: Recording, saved: list[int]) -> list[tuple[int, str]]:
-    """The names of what is saved: given, of the variable that it was assigned to, or a number."""
-    named: dict[int, str] = {}
-    lines = {entry[1]: number for number, entry in enumerate(recording.entries) if entry[0] == "save"}
-    taken: dict[str, int] = {}
-    for place, node in enumerate(dict.fromkeys(saved)):
-        name = recording.names.get(node) or assigned_name(recording.places[lines[node]]) or f"value_{place}"
-        taken[name] = taken.get(name, 0) + 1
-        named[node] = name if taken[name] == 1 else f"{name}_{taken[name]}"
-    return list(named.items())

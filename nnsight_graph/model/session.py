@@ -46,14 +46,15 @@ class Session(RecordedBlock):
         [1.0, 2.0]
     """
 
-    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_traces")
+    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_runs", "_traces")
 
-    def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False) -> None:
+    def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True) -> None:
         super().__init__(Recorder(None))
         self._models: tuple[tuple[int, int, bool], ...] = ()
         self._envoy = envoy
         self._batch = batch
         self._progress = progress
+        self._runs = run
         self._traces: dict[int, Traced] = {}
 
     def stop(self) -> None:
@@ -82,6 +83,9 @@ class Session(RecordedBlock):
         traces, self._traces = self._traces, {}
         models = list(dict.fromkeys(id(traced.envoy._tree) for traced in traces.values()))
         self._models = tuple((node, models.index(id(traced.envoy._tree)), traced.open_ended) for node, traced in traces.items())
+        if not self._runs:
+            self._recorder.failure = "the session was recorded only, run=False"
+            return None
         run = SessionRun(recording, traces, frozenset(saved), frame, self._batch)
         try:
             problem = run.all(self._progress)

@@ -18,11 +18,13 @@ from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, call_opaque, liter
 from ..ops.table import function_of
 from ..record import Recording
 from ..run.failures import raised_at
+from ..run.limits import Meter
 from ..run.progress import bar
 from .cache import Caches
 from .invoker import Call, Invoke
 from .running import run_trace
 from .session_liveness import Liveness
+from .session_nodes import around_check, inside, made_in, number_in
 from .session_parts import Part, batched, parts_of
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Traced(NamedTuple):
         open_ended: Whether it has a loop over an open range of steps.
         validate: Whether it is checked before it runs.
         caches: Its caches.
+        vet: Raises what is wrong with the arguments of a call, in a session from a file.
     """
 
     envoy: NNsight
@@ -55,7 +58,8 @@ class Traced(NamedTuple):
     call: Call | None
     open_ended: bool
     validate: bool | str
-    caches: Caches | None
+    caches: Caches | None = None
+    vet: Callable[[NNsight, Call], None] | None = None
 
 
 class _Stopped(Exception):
@@ -88,6 +92,7 @@ class SessionRun:
         saved: The nodes whose values outlive it.
         frame: The user's frame.
         batch: Whether traces that follow each other may be run as one batch.
+        meter: What keeps the session within its limits.
 
     Attributes:
         values: What nodes gave; emptied of what is not needed any more.
@@ -95,11 +100,13 @@ class SessionRun:
     """
 
     def __init__(
-        self, recording: Recording, traces: dict[int, Traced], saved: frozenset[int], frame: FrameType | None, batch: bool = False
-    ) -> None:
+        self, recording: Recording, traces: dict[int, Traced], saved: frozenset[int], frame: FrameType | None, batch: bool = False,
+        meter: Meter | None = None,
+    ) -> None:  # fmt: skip
         self.values: dict[int, Any] = {}
         self.reasons: dict[int, str] = {}
         self._recording, self._traces, self._saved, self._frame, self._batch = recording, traces, saved, frame, batch
+        self._meter = meter
         self._turns: dict[int, _Turn] = {}
         self._truths: dict[int, bool] = {}
         self._deaths: dict[int, dict[int, list[int]]] = {}
@@ -127,8 +134,8 @@ class SessionRun:
         self._live = liveness.live
         self._parts = parts_of(self._recording, self._saved, liveness)
         nodes = list(walk(graph.body))
-        inside = {node.number: set(_made_in(node)) for node in nodes if node.target == "if"}
-        merges = [(inside[_number(node.operands[0])], node) for node in nodes if node.target == "merge"]
+        branches = {node.number: set(made_in(node)) for node in nodes if node.target == "if"}
+        merges = [(branches[number_in(node.operands[0])], node) for node in nodes if node.target == "merge"]
         self._escaping = {number for made, node in merges for number in references_of(node) if number in made}
         with bar("trace") if progress else nullcontext(self._tick) as self._tick:
             try:
@@ -167,8 +174,8 @@ class SessionRun:
             if node.target == "trace":
                 made.update(dict.fromkeys(self._parts[node.number].exports, node.number))
             elif node.target == "if":
-                made.update(dict.fromkeys(self._escaping & set(_made_in(node)), node.number))
-            for number in _inside(node):
+                made.update(dict.fromkeys(self._escaping & set(made_in(node)), node.number))
+            for number in inside(node):
                 if number in made:
                     made[number] = node.number
         kept = {number for result in region.results for number in references_in(result) if number in self._live} | self._saved
@@ -195,20 +202,21 @@ class SessionRun:
         elif target in ("for", "while"):
             self._loop(node)
         elif target == "param":
-            turn = self._turns[_number(node.operands[0])]
+            turn = self._turns[number_in(node.operands[0])]
             name = node.operands[1].name  # type: ignore[union-attr]
             self.values[node.number] = turn.item if name == "item" else turn.carried[int(name)]
         elif target == "result":
-            self.values[node.number] = self.values[_number(node.operands[0])][int(node.operands[1].name)]  # type: ignore[union-attr]
+            self.values[node.number] = self.values[number_in(node.operands[0])][int(node.operands[1].name)]  # type: ignore[union-attr]
         elif target not in ("save", "check"):
             self.values[node.number] = self._at_line(node, lambda: self._evaluated(node))
 
     def _evaluated(self, node: Node) -> Any:
         if node.target == "merge":
-            return self._operand(node.operands[1 if self._truths[_number(node.operands[0])] else 2])
+            return self._operand(node.operands[1 if self._truths[number_in(node.operands[0])] else 2])
         operands = list(map(self._operand, node.operands))
         named = {name: self._operand(operand) for name, operand in node.keywords}
-        return (_FUNCTIONS.get(node.target) or function_of(node.target))(*operands, **named)
+        function = _FUNCTIONS.get(node.target) or function_of(node.target)
+        return function(*operands, **named) if self._meter is None else self._meter.evaluate(function, operands, named)
 
     def _at_line(self, node: Node, action: Callable[[], Any]) -> Any:
         """Do what a node says; an error stands on its line."""
@@ -254,12 +262,14 @@ class SessionRun:
         operands = self._at_line(node, partial(self._carried, node.operands))
         items: Iterator[Any] = repeat(None)
         if node.target == "for":
-            items = self._at_line(node, lambda: iter(operands.pop(0)))
+            items = self._at_line(node, lambda: (iter if self._meter is None else self._meter.items)(operands.pop(0)))
         carried = operands
         if id(body) not in self._around:
-            self._around[id(body)] = _around_check(body)
+            self._around[id(body)] = around_check(body)
         before, after = self._around[id(body)]
         for item in items:
+            if self._meter is not None:
+                self._at_line(node, self._meter.count)
             self._turns[node.number] = _Turn(item, carried)
             self._region(before)
             if after is not None:
@@ -273,7 +283,7 @@ class SessionRun:
             if leave:
                 break
         self._turns.pop(node.number, None)
-        for number in self._made.setdefault(node.number, tuple(_made_in(node))):
+        for number in self._made.setdefault(node.number, tuple(made_in(node))):
             if number not in self._saved:
                 self.values.pop(number, None)
         self.values[node.number] = tuple(carried)
@@ -301,6 +311,8 @@ class SessionRun:
     def _trace(self, node: Node) -> None:
         traced, part = self._traces[node.number], self._parts[node.number]
         call = self._at_line(node, lambda: self._call(node))
+        if traced.vet is not None:
+            self._at_line(node, partial(traced.vet, traced.envoy, call))
         recording = self._at_line(node, lambda: part.recording([self._operand(Ref(number)) for number in part.captured]))
         recording.open_ended = traced.open_ended
         self._run(node, recording, part.numbers, call, traced)
@@ -314,7 +326,7 @@ class SessionRun:
             with modes(self._modes):
                 problem, reasons = run_trace(
                     traced.envoy, recording, call, self._frame, give, validate=traced.validate,
-                    caches=traced.caches.within(numbers) if traced.caches is not None else None,
+                    caches=traced.caches.within(numbers) if traced.caches is not None else None, meter=self._meter, whole=True,
                 )  # fmt: skip
         finally:
             recording.constants.clear()
@@ -355,44 +367,3 @@ class SessionRun:
         """A trace as one input of a batch."""
         args = tuple(self._operands(node.operands[1:]))
         return self._traces[node.number].envoy._invoked(args, {name: self._operand(operand) for name, operand in node.keywords})
-
-
-def _number(operand: Operand) -> int:
-    assert type(operand) is Ref
-    return operand.node
-
-
-def _inside(node: Node) -> Iterator[int]:
-    """All that a node, and what stands in it, refers to."""
-    yield from references_of(node)
-    for region in node.regions:
-        for inner in region.nodes:
-            yield from _inside(inner)
-        for result in region.results:
-            yield from references_in(result)
-
-
-
-
-def _made_in(node: Node) -> Iterator[int]:
-    """The nodes in the regions of a node."""
-    for region in node.regions:
-        for inner in region.nodes:
-            yield inner.number
-            yield from _made_in(inner)
-
-
-def _around_check(body: Region) -> tuple[Region, tuple[Node, Region] | None]:
-    """What of a loop's body comes before the check that may leave it; the check, and what comes after it."""
-    place = next((place for place, node in enumerate(body.nodes) if node.target == "check"), -1)
-    if place < 0:
-        return body, None
-    before = Region(body.nodes[:place], (*body.nodes[place].operands, *body.results, *_used_later(body, place)))
-    return before, (body.nodes[place], Region(body.nodes[place + 1 :], body.results))
-
-
-def _used_later(body: Region, place: int) -> tuple[Operand, ...]:
-    """What the nodes after the check use: it is not to be freed before it."""
-    return tuple(Ref(number) for node in body.nodes[place + 1 :] for number in _inside(node))
-
-

@@ -53,7 +53,8 @@ def run_loop(run: Any, loop: Loop) -> None:
     for slot in loop.saved:
         slots[slot] = NEVER
     _carry(slots, loop.inits, loop.params)
-    for item in repeat(None) if loop.source < 0 else iter(slots[loop.source]):
+    items = iter if run.meter is None else run.meter.items
+    for item in repeat(None) if loop.source < 0 else items(slots[loop.source]):
         if loop.item >= 0:
             slots[loop.item] = item
         run_code(loop.head, slots, run)

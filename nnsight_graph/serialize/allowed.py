@@ -13,7 +13,19 @@ _NOT = frozenset(("call", "cache"))
 
 
 FUNCTIONS = frozenset(("", "forward", "generate"))
-"""The methods of a model that a file may call."""
+"""The methods of a model that a file may call without being told that it may."""
+
+GENERATE = frozenset(
+    """input_ids inputs_embeds attention_mask position_ids token_type_ids decoder_input_ids decoder_attention_mask decoder_inputs_embeds
+    max_length max_new_tokens min_length min_new_tokens early_stopping max_time do_sample num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids force_words_ids renormalize_logits forced_bos_token_id
+    forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens sequence_bias
+    guidance_scale num_return_sequences output_attentions output_hidden_states output_scores output_logits return_dict_in_generate
+    pad_token_id bos_token_id eos_token_id decoder_start_token_id use_cache low_memory penalty_alpha dola_layers
+    negative_prompt_ids negative_prompt_attention_mask""".split()
+)
+"""The arguments that a session from a file may give to ``generate``: numbers and tensors. None names code to load, as others do."""
 
 _MODES = re.compile(r"(grad=(True|False), inference=(True|False)(, (cpu|cuda|mps|xpu)=torch\.(float16|bfloat16|float32))*)?")
 
@@ -33,8 +45,8 @@ def name_refusal(target: str, names: Sequence[str]) -> str:
             return f"an attribute {name[:50]!r} may not be set in a graph file"
         if target == "under" and not _MODES.fullmatch(name):
             return f"{name[:100]!r} are no modes"
-        if target == "trace" and name not in FUNCTIONS:
-            return f"a graph file may not call {name[:50]!r} of a model: only its forward and generate"
+        if target == "trace" and name and (not name.isidentifier() or name[0] == "_"):
+            return f"a graph file may not call {name[:50]!r} of a model"
     return ""
 
 

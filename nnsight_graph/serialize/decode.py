@@ -10,7 +10,7 @@ import torch
 from ..errors import CheckError, GraphFormatError
 from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site, verify, walk
 from ..ops.portable import is_portable_literal, version
-from .allowed import FUNCTIONS, name_refusal, refusal
+from .allowed import name_refusal, refusal
 from .document import (
     FORMAT,
     Document,
@@ -20,14 +20,20 @@ from .document import (
     FileConstant,
     FileDevice,
     FileFloat,
+    FileFormat,
     FileGroup,
     FileInt,
     FileNode,
     FileOperand,
+    FileRange,
     FileRegion,
     FileTensor,
     FileText,
 )  # fmt: skip
+from .shapes import SHAPES, refuse_group, refuse_loops, refuse_shape
+
+_NAMES = {"bound": slice(1, 2), "under": slice(1), "trace": slice(1)}
+"""The operands that are names, of the kinds that have some."""
 
 _DEPTH = 64
 _NODES = 1_000_000
@@ -64,12 +70,13 @@ def decode(text: bytes, tensors: list[torch.Tensor]) -> Decoded:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise GraphFormatError(f"the graph cannot be read: {error}") from None
     reader = _Reader(document, tensors)
-    constants = tuple(reader.constant(place, constant) for place, constant in enumerate(document.constants))
-    graph = Graph(reader.region(document.body, "$.body", 0), constants)
+    graph = Graph(reader.region(document.body, "$.body", 0), reader.constants)
     try:
         verify(graph)
     except CheckError as error:
         raise GraphFormatError(f"the graph is not what it should be: {error}") from None
+    for number, why in refuse_loops(graph):
+        raise GraphFormatError(f"the graph is not what it should be: node %{number}: {why}" if number >= 0 else why)
     _check_tables(document, graph)
     return Decoded(graph, document)
 
@@ -87,6 +94,7 @@ class _Reader:
     def __init__(self, document: Document, tensors: list[torch.Tensor]) -> None:
         self._document, self._tensors = document, tensors
         self._free = 0
+        self.constants = tuple(self.constant(place, constant) for place, constant in enumerate(document.constants))
 
     def region(self, region: FileRegion, path: str, depth: int) -> Region:
         """A region; its nodes are numbered as the file counts them."""
@@ -112,32 +120,42 @@ class _Reader:
     def _node(self, number: int, node: FileNode) -> Node:
         if number >= _NODES:
             raise _Wrong(f"more than {_NODES} nodes")
-        why = refusal(node.target[:200], tuple([name for name, _ in node.keywords]), len(node.operands))
-        places = {"bound": slice(1, 2), "setattr": slice(1, 2), "under": slice(1), "trace": slice(1)}
-        named = node.operands[places.get(node.target, slice(0))]
-        why = why or name_refusal(node.target, [given if isinstance(given, str) else "" for given in named])
+        target, given = node.target, node.operands
+        names = tuple([name for name, _ in node.keywords]) if node.keywords else ()
+        why = refusal(target[:200], names, len(given))
+        if target in _NAMES:
+            why = why or name_refusal(target, [word if isinstance(word, str) else "" for word in given[_NAMES[target]]])
         if why:
             raise _Wrong(why)
-        site = None if node.site is None else Site(*msgspec.structs.astuple(node.site))
-        operands = tuple([self.operand(given) for given in node.operands])
-        return Node(number, node.target, operands, tuple([(name, self.operand(given)) for name, given in node.keywords]), site)
+        site = None if node.site is None else Site(node.site.path, node.site.point, node.site.call, node.site.step)
+        operands = tuple([Ref(one) if type(one) is int else self.operand(one) for one in given])
+        keywords = tuple([(name, self.operand(one)) for name, one in node.keywords]) if names else ()
+        made = Node(number, target, operands, keywords, site)
+        if target in SHAPES and (why := refuse_shape(made, self.constants)):
+            raise _Wrong(why)
+        if target == "setattr" and (why := name_refusal(target, [self.constants[operands[1].index]])):  # type: ignore[union-attr]
+            raise _Wrong(why)
+        return made
 
     def operand(self, given: FileOperand, depth: int = 0) -> Operand:
         """An operand."""
+        if type(given) is FileConst:
+            if given.index >= len(self._document.constants):
+                raise _Wrong(f"constant {given.index} of {len(self._document.constants)}")
+            return Const(given.index)
         if isinstance(given, int):
             return Ref(given)
         if isinstance(given, str):
             if not is_portable_literal(given):
                 raise _Wrong(f"{given[:100]!r} is no dtype")
             return Literal(given)
-        if isinstance(given, FileConst):
-            if given.index >= len(self._document.constants):
-                raise _Wrong(f"constant {given.index} of {len(self._document.constants)}")
-            return Const(given.index)
         if depth > _DEPTH:
             raise _Wrong(f"operands stand in each other more than {_DEPTH} deep")
         assert isinstance(given, FileGroup)
-        return Group(given.kind, tuple([self.operand(item, depth + 1) for item in given.items]))
+        made = Group(given.kind, tuple([self.operand(item, depth + 1) for item in given.items]))
+        if made.kind in ("slice", "dict") and (why := refuse_group(made)):
+            raise _Wrong(why)
+        return made
 
     def constant(self, place: int, constant: FileConstant) -> Any:
         """The value of a constant."""
@@ -153,6 +171,10 @@ class _Reader:
                 return complex(float.fromhex(constant.real), float.fromhex(constant.imaginary))
             if isinstance(constant, FileDevice):
                 return torch.device(constant.name)
+            if isinstance(constant, FileRange):
+                return range(constant.start, constant.stop, constant.step)
+            if isinstance(constant, FileFormat):
+                return getattr(torch, constant.name)
         except (ValueError, OverflowError, RuntimeError) as error:
             raise GraphFormatError(f"{path}: {error}") from None
         assert isinstance(constant, (FileText, FileBytes))
@@ -171,15 +193,21 @@ class _Reader:
 
 def _check_tables(document: Document, graph: Graph) -> None:
     """What names nodes and constants names some that are there."""
-    if document.function not in FUNCTIONS:
-        raise GraphFormatError(f"$.function: {name_refusal('trace', [document.function])}")
+    if why := name_refusal("trace", [document.function]):
+        raise GraphFormatError(f"$.function: {why}")
     numbers = {node.number: node for node in walk(graph.body)}
-    for place, (node, _) in enumerate(document.saves):
-        if node not in numbers:
-            raise GraphFormatError(f"$.saves[{place}]: there is no node {node}")
-    for place, (_, index) in enumerate(document.parameters):
-        if index >= len(document.constants):
-            raise GraphFormatError(f"$.parameters[{place}]: constant {index} of {len(document.constants)}")
+    saved = {node.operands[0].node for node in numbers.values() if node.target == "save"}  # type: ignore[union-attr]
+    for place, (node, name) in enumerate(document.saves):
+        if node not in saved:
+            raise GraphFormatError(f"$.saves[{place}]: the program saves no node {node}")
+        if name in [name for _, name in document.saves[:place]]:
+            raise GraphFormatError(f"$.saves[{place}]: there are two of the name {name[:50]!r}")
+    named = {(node.operands[0].name, node.operands[1].index) for node in numbers.values() if node.target == "named"}  # type: ignore[union-attr]
+    if not set(document.parameters) <= named or len(dict(document.parameters)) < len({name for name, _ in named}):
+        raise GraphFormatError("$.parameters: they are not those of the program")
+    traces = {number for number, node in numbers.items() if node.target == "trace"}
     for place, trace in enumerate(document.traces):
-        if trace.node not in numbers or numbers[trace.node].target != "trace":
+        if trace.node not in traces:
             raise GraphFormatError(f"$.traces[{place}]: node {trace.node} is no trace")
+    if traces != {trace.node for trace in document.traces} or (traces and document.kind != "session"):
+        raise GraphFormatError("$.traces: they are not those of the program, or it is no session")

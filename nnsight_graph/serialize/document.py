@@ -1,4 +1,7 @@
-"""The typed content of a graph file: what msgspec reads and writes, and checks on the way."""
+"""The typed content of a graph file: what msgspec reads and writes, and checks on the way.
+
+All of it is frozen and made of itself, so the garbage collector need not look at it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ Text = Annotated[str, msgspec.Meta(max_length=1_000_000)]
 Word = Annotated[str, msgspec.Meta(max_length=1_000)]
 
 
-class FileConst(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="c"):
+class FileConst(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="c"):
     """A constant, by its place in the table."""
 
     index: Index
 
 
-class FileGroup(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="g"):
+class FileGroup(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="g"):
     """Operands in a tuple, a list, a dict (keys and values in turn) or a slice."""
 
     kind: Literal["tuple", "list", "dict", "slice"]
@@ -31,7 +34,7 @@ FileOperand = Index | Word | FileConst | FileGroup
 """A number is the value of that node; a word belongs to the structure."""
 
 
-class FileSite(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class FileSite(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A place where a value passes."""
 
     path: Word
@@ -40,7 +43,7 @@ class FileSite(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     step: Index | Literal["turn", "last", "every"] = 0
 
 
-class FileNode(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class FileNode(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A node; its number is its place in program order, where the end of each region counts as one."""
 
     target: Word
@@ -50,14 +53,14 @@ class FileNode(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     regions: tuple[FileRegion, ...] = ()
 
 
-class FileRegion(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class FileRegion(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Nodes, and what a loop hands on."""
 
     nodes: tuple[FileNode, ...] = ()
     results: tuple[FileOperand, ...] = ()
 
 
-class FileTensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="t"):
+class FileTensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="t"):
     """A tensor of the container; ``order`` are its dimensions as they lie in memory, where that is another order."""
 
     index: Index
@@ -65,47 +68,61 @@ class FileTensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     array: bool = False
 
 
-class FileInt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="i"):
+class FileInt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="i"):
     """An integer, as decimal text."""
 
     text: Annotated[str, msgspec.Meta(max_length=4_000, pattern=r"^-?[0-9]+$")]
 
 
-class FileFloat(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="f"):
+class FileFloat(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="f"):
     """A float, as hexadecimal text, ``"inf"`` or ``"nan"``."""
 
     text: Annotated[str, msgspec.Meta(max_length=64)]
 
 
-class FileComplex(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="z"):
+class FileComplex(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="z"):
     """A complex number, as two floats."""
 
     real: Annotated[str, msgspec.Meta(max_length=64)]
     imaginary: Annotated[str, msgspec.Meta(max_length=64)]
 
 
-class FileText(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="s"):
+class FileText(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="s"):
     """A string."""
 
     text: Text
 
 
-class FileBytes(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="b"):
+class FileBytes(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="b"):
     """A byte string."""
 
     content: Annotated[bytes, msgspec.Meta(max_length=1_000_000)]
 
 
-class FileDevice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="d"):
+class FileDevice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="d"):
     """A device."""
 
     name: Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[a-z]+(:[0-9]+)?$")]
 
 
-FileConstant = FileTensor | FileInt | FileFloat | FileComplex | FileText | FileBytes | FileDevice
+class FileRange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="r"):
+    """A range of integers."""
+
+    start: int
+    stop: int
+    step: int
 
 
-class FileTrace(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class FileFormat(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="m"):
+    """A memory format of torch."""
+
+    name: Literal["contiguous_format", "preserve_format", "channels_last", "channels_last_3d"]
+
+
+FileConstant = FileTensor | FileInt | FileFloat | FileComplex | FileText | FileBytes | FileDevice | FileRange | FileFormat
+
+
+class FileTrace(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A trace of a session: its node, which of the session's models it runs, and whether it has a loop over an open range of steps."""
 
     node: Index

@@ -1,191 +1,144 @@
-"""A graph -> the text of its document, and its tensors; equal graphs give equal bytes."""
+"""A program as entries -> the text of its document; equal programs give equal bytes. Free of torch: what makes constants data is given."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
-import numpy
-import torch
 
-from ..errors import FunctionWhitelistError, GraphFormatError
-from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region
-from ..graph.flat import numbered
+from ..errors import FunctionWhitelistError, NNsightError
+from ..graph import Site
+from ..graph.laws import law_of
 from ..ops.portable import version
 from .allowed import refusal
-from .document import (
-    FORMAT,
-    Document,
-    FileBytes,
-    FileComplex,
-    FileConst,
-    FileConstant,
-    FileDevice,
-    FileFloat,
-    FileGroup,
-    FileInt,
-    FileNode,
-    FileOperand,
-    FileRegion,
-    FileSite,
-    FileTensor,
-    FileText,
-    FileTrace,
-)  # fmt: skip
+from .document import FORMAT, Document, FileConstant, FileTrace
 
-
-class Content(NamedTuple):
-    """What a file holds, before it is bytes.
-
-    Attributes:
-        text: The document.
-        tensors: Its tensors.
-    """
-
-    text: bytes
-    tensors: list[torch.Tensor]
-
-    @property
-    def digest(self) -> str:
-        """The hash of all of it, hexadecimal."""
-        made = hashlib.sha256(self.text)
-        for tensor in self.tensors:
-            made.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-            made.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-        return made.hexdigest()
+Entry = tuple[Any, ...]
 
 
 def encode(
-    graph: Graph, kind: str, *, function: str = "", saves: Sequence[tuple[int, str]] = (), open_ended: bool = False, edits: bool = False,
+    entries: Sequence[Entry], indices: Sequence[int], constants: Sequence[Any], constant: Callable[[Any], FileConstant], kind: str, *,
+    function: str = "", saves: Sequence[tuple[int, str]] = (), open_ended: bool = False, edits: bool = False,
     traces: Sequence[tuple[int, int, bool]] = (),
-) -> Content:  # fmt: skip
-    """The content of a file.
+) -> bytes:  # fmt: skip
+    """The document of a program.
 
     Args:
-        graph: The program.
-        kind: What it is: ``"trace"``, ``"session"`` or ``"edit"``.
+        entries: The program, see :mod:`nnsight_graph.graph.build`.
+        indices: The constants' positions in order of use.
+        constants: The lifted values.
+        constant: What stands for a value in the file.
+        kind: What the program is: ``"trace"``, ``"session"`` or ``"edit"``.
         function: The method that a trace calls, where it is not the model itself.
-        saves: Node and name of each saved value.
+        saves: Entry and name of each saved value.
         open_ended: Whether it has a loop over an open range of steps.
         edits: Whether it edits a constant in place.
-        traces: Node, number of the model and open range, for each trace of a session.
+        traces: Entry, number of the model and open range, for each trace of a session.
 
     Raises:
-        FunctionWhitelistError: a function of the user's, or an operation that may not stand in a file; it has a ``node``.
-        GraphFormatError: a constant that cannot be data; it has a ``node``.
+        FunctionWhitelistError: a function of the user's, or an operation that may not stand in a file; it has an ``entry``.
+        GraphFormatError: a constant that cannot be data; it has an ``entry``.
     """
-    if graph.shared:
-        raise GraphFormatError("the program edits a captured tensor that shares storage with another: give it copies")
-    writer = _Writer(graph)
-    body = writer.region(graph.body)
-    places = writer.places
-    document = Document(
-        FORMAT, version(), kind, body, tuple(writer.constants), function,  # type: ignore[arg-type]
-        tuple(sorted((places[node], name) for node, name in saves)), tuple(sorted(writer.parameters.items())), open_ended, edits,
-        tuple(FileTrace(places[node], model, steps) for node, model, steps in traces),
-    )  # fmt: skip
-    return Content(msgspec.json.encode(document), writer.tensors)
+    writer = _Writer(indices, constants, constant)
+    body = writer.body(entries)
+    tables: list[list[Any]] = [writer.made, sorted(saves), sorted(writer.parameters.items()), [FileTrace(*trace) for trace in traces]]
+    made, named, parameters, runs = [tuple(table) or () for table in tables]  # the one empty tuple is left out, not just any
+    document = Document(FORMAT, version(), kind, body, made, function, named, parameters, open_ended, edits, runs)  # type: ignore[arg-type]
+    return msgspec.json.encode(document)
+
+
+def not_portable(name: str, why: str = "") -> FunctionWhitelistError:
+    """The error about a function that may not stand in a file.
+
+    >>> print(not_portable("__main__.mine", "It is yours"))
+    Function with name `__main__.mine` not in function whitelist. It is yours.
+    """
+    advice = "What it does has to be written with torch's operations, in the trace, for a graph that leaves this process"
+    return FunctionWhitelistError(f"Function with name `{name}` not in function whitelist. {why or advice}.")
+
+
+def name_of(function: Any) -> str:
+    """The module and the name of a function."""
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}".lstrip(".")
 
 
 class _Writer:
-    """Numbers nodes and constants in program order."""
+    """Numbers constants in program order. What it makes are tuples in the shape of ``document.py``'s types, without trailing defaults."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.places = numbered(graph.body)
-        self.constants: list[FileConstant] = []
-        self.tensors: list[torch.Tensor] = []
+    def __init__(self, indices: Sequence[int], constants: Sequence[Any], constant: Callable[[Any], FileConstant]) -> None:
+        self.made: list[FileConstant] = []
         self.parameters: dict[str, int] = {}
+        self._indices, self._constants, self._constant = indices, constants, constant
+        self._used = 0
         self._known: dict[int, int] = {}
-        self._node = 0
 
-    def region(self, region: Region) -> FileRegion:
-        """A region, and what is in it."""
-        return FileRegion(tuple(map(self.node, region.nodes)), tuple(map(self.operand, region.results)))
+    def body(self, entries: Sequence[Entry]) -> Any:
+        """The top region."""
+        opened: list[tuple[Any, list[Any]]] = []  # a node that holds regions, and those that are whole
+        levels: list[list[Any]] = [[]]
+        for number, entry in enumerate(entries):
+            target = entry[0]
+            try:
+                if target == "end" or target == "else":
+                    results = tuple(map(self._operand, entry[1:]))
+                    opened[-1][1].append((levels.pop(), results) if results else (levels.pop(),))
+                    if target == "else":
+                        levels.append([])
+                    else:
+                        node, regions = opened.pop()
+                        levels[-1].append((*node, *((), None, ())[len(node) - 1 :], regions))
+                    continue
+                node = self._node(entry)
+            except NNsightError as error:
+                error.entry = number  # type: ignore[attr-defined]
+                raise
+            if law_of(target).regions:
+                opened.append((node, []))
+                levels.append([])
+            else:
+                levels[-1].append(node)
+        return (levels[0],)
 
-    def node(self, node: Node) -> FileNode:
+    def _node(self, entry: Entry) -> Any:
         """A node, if it may stand in a file."""
-        self._node = node.number
-        self._refuse(node)
-        if node.target == "named" and type(node.operands[0]) is Literal and type(node.operands[1]) is Const:
-            self.operand(node.operands[1])
-            self.parameters[node.operands[0].name] = self._known[node.operands[1].index]
-        site = None if node.site is None else FileSite(*node.site)  # type: ignore[arg-type]
-        operands = tuple(map(self.operand, node.operands))
-        keywords = tuple((name, self.operand(given)) for name, given in node.keywords)
-        return FileNode(node.target, operands, site, keywords, tuple(map(self.region, node.regions)))
+        target, site = entry[0], None
+        operands: list[Any] = []
+        named: tuple[tuple[str, Any], ...] = ()
+        for raw in entry[1:]:
+            kind = type(raw)
+            if kind is int or kind is str:
+                operands.append(raw)
+            elif kind is Site:
+                site = raw[:2] if raw[2] == raw[3] == 0 else raw
+            elif kind is tuple and raw[0] == "**":
+                named = tuple([(raw[i], self._operand(raw[i + 1])) for i in range(1, len(raw), 2)])
+            else:
+                operands.append(self._operand(raw))
+        self._refuse(target, operands, tuple([name for name, _ in named]) if named else ())
+        if named:
+            return (target, operands, site, named)
+        return (target, operands, site) if site is not None else (target, operands) if operands else (target,)
 
-    def _refuse(self, node: Node) -> None:
-        target = node.target
-        if target == "call":
-            function = self.graph.constants[node.operands[0].index] if type(node.operands[0]) is Const else None
-            raise self._not_portable(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}".lstrip("."))
-        why = refusal(target, tuple([name for name, _ in node.keywords]), len(node.operands))
+    def _refuse(self, target: str, operands: list[Any], names: tuple[str, ...]) -> None:
+        why = refusal(target, names, len(operands))
         if why:
-            raise self._not_portable(target, why)
+            raise not_portable("__call__" if target == "call" else target, "" if target == "call" else why)
+        if target == "named" and type(operands[0]) is str and operands[1][0] == "c":
+            self.parameters[operands[0]] = operands[1][1]
 
-    def _not_portable(self, name: str, why: str = "") -> FunctionWhitelistError:
-        advice = "What it does has to be written with torch's operations, in the trace, for a graph that leaves this process"
-        error = FunctionWhitelistError(f"Function with name `{name}` not in function whitelist. {why or advice}.")
-        error.node = self._node  # type: ignore[attr-defined]
-        return error
-
-    def operand(self, operand: Operand) -> FileOperand:
+    def _operand(self, raw: Any) -> Any:
         """An operand; constants are numbered in the order in which they are met."""
-        if type(operand) is Ref:
-            return self.places[operand.node]
-        if type(operand) is Literal:
-            return operand.name
-        if type(operand) is Group:
-            return FileGroup(operand.kind, tuple(map(self.operand, operand.items)))  # type: ignore[arg-type]
-        assert type(operand) is Const
-        place = self._known.get(operand.index)
+        kind = type(raw)
+        if kind is int or kind is str:
+            return raw
+        if kind is tuple and type(raw[0]) is str:
+            return ("g", raw[0], list(map(self._operand, raw[1:])))
+        index = self._indices[self._used]
+        self._used += 1
+        place = self._known.get(index)
         if place is None:
-            made = self._constant(self.graph.constants[operand.index])
-            place = self._known[operand.index] = len(self.constants)
-            self.constants.append(made)
-        return FileConst(place)
-
-    def _constant(self, value: Any) -> FileConstant:
-        kind = type(value)
-        if isinstance(value, torch.Tensor):
-            return self._tensor(value.detach())
-        if isinstance(value, (numpy.ndarray, numpy.generic)):
-            array = numpy.asarray(value)
-            if array.dtype.hasobject or array.dtype.names:
-                raise self._no_data(value)
-            return msgspec.structs.replace(self._tensor(torch.from_numpy(array.copy())), array=True)
-        if kind is int:
-            return FileInt(str(value))
-        if kind is float:
-            return FileFloat(value.hex())
-        if kind is complex:
-            return FileComplex(value.real.hex(), value.imag.hex())
-        if kind is str:
-            return FileText(value)
-        if kind is bytes:
-            return FileBytes(value)
-        if kind is torch.device:
-            return FileDevice(str(value))
-        if callable(value):
-            raise self._not_portable(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}".lstrip("."))
-        raise self._no_data(value)
-
-    def _no_data(self, value: Any) -> GraphFormatError:
-        error = GraphFormatError(f"a {type(value).__qualname__} cannot be data in a graph file: give tensors, numbers and text")
-        error.node = self._node  # type: ignore[attr-defined]
-        return error
-
-    def _tensor(self, tensor: torch.Tensor) -> FileTensor:
-        if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-            raise self._no_data(tensor)
-        strides = list(tensor.stride())
-        order = tuple(sorted(range(tensor.dim()), key=lambda place: (-strides[place], place)))
-        plain = tensor.cpu().resolve_conj().resolve_neg()
-        moved = plain.permute(order)
-        if order == tuple(range(tensor.dim())) or not moved.is_contiguous():
-            moved, order = plain, ()
-        self.tensors.append(moved.contiguous())
-        return FileTensor(len(self.tensors) - 1, order)
+            made = self._constant(self._constants[index])
+            place = self._known[index] = len(self.made)
+            self.made.append(made)
+        return ("c", place)

@@ -21,8 +21,8 @@ from nnsight_graph.graph.laws import LAWS
 from nnsight_graph.model.saved import SavedGraph, load
 from nnsight_graph.ops.portable import is_portable
 from nnsight_graph.ops.table import names
-from nnsight_graph.serialize import Content
 from nnsight_graph.serialize.container import pack
+from nnsight_graph.serialize.content import Content
 from tests.serialize.programs import PROGRAMS
 
 COUNT = 20_000 if os.environ.get("NNSIGHT_GRAPH_LONG") == "1" else 60 if os.environ.get("NNSIGHT_GRAPH_TINY") == "1" else 1_500
@@ -36,6 +36,11 @@ def contents() -> list[Content]:
 
 def nodes(document: dict[str, Any]) -> list[Any]:
     return document["body"][0]  # type: ignore[no-any-return]
+
+
+def set_attribute(document: dict[str, Any], name: str) -> None:
+    document["constants"].append(["s", name])
+    nodes(document)[1][:2] = ["setattr", [0, ["c", len(document["constants"]) - 1], 0]]
 
 
 def refused(content: Content, change: Callable[[dict[str, Any]], Any]) -> str:
@@ -58,14 +63,23 @@ def refused(content: Content, change: Callable[[dict[str, Any]], Any]) -> str:
         (lambda d: nodes(d)[0].__setitem__(0, "call"), "may not stand in a graph file"),
         (lambda d: nodes(d)[1].__setitem__(0, ".__reduce__"), "may not stand in a graph file"),
         (lambda d: nodes(d)[1].__setitem__(0, "@__globals__"), "may not stand in a graph file"),
-        (lambda d: nodes(d)[1].__setitem__(1, [999]), "uses %999"),
+        (lambda d: nodes(d)[1].__setitem__(1, [999, 0]), "uses %999"),
         (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["bound", [0, "__class__"]]), "lead out of the graph"),
         (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["bound", [0, "numpy"]]), "may not stand"),
-        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["setattr", [0, "__class__", 0]]), "may not be set"),
-        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["setattr", [0, "data", 0]]), "may not be set"),
+        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["setattr", [0, "logits", 0]]), "setattr does not take these"),
+        (lambda d: set_attribute(d, "__class__"), "may not be set"),
+        (lambda d: set_attribute(d, "data"), "may not be set"),
+        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["setattr", [0, ["c", 0], 0]]), "a constant of type str"),
+        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["invoke", ["all"], None, [], [[]]]), "invoke may not name 'all'"),
+        (lambda d: nodes(d).append(["steps", ["0:999999:1"], None, [], [[[["log"], ["log"]], ["False"]]]]), "1000000"),
+        (lambda d: nodes(d).append(["while", [], None, [], [[[], []]]]), "hands on as many"),
+        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["param", [0, "item"]]), "does not name the loop around it"),
+        (lambda d: nodes(d).append(["check", [0]]), "check does not fit the loop"),
+        (lambda d: nodes(d)[1].__setitem__(1, [0, ["g", "slice", [0]]]), "a slice of 1 operands"),
+        (lambda d: nodes(d)[1].__setitem__(1, [0, ["g", "dict", [0]]]), "a key and no value"),
         (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["under", ["grad=True, inference=False, cpu=torch.load"]]), "are no modes"),
-        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["trace", ["save_pretrained"]]), "only its forward and generate"),
-        (lambda d: d.update(function="push_to_hub"), r"\$\.function: .* only its forward and generate"),
+        (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["trace", ["_save"]]), "may not call '_save'"),
+        (lambda d: d.update(function="_push"), r"\$\.function: .* may not call '_push'"),
         (lambda d: nodes(d)[1].__setitem__(1, [-1]), r"\$\.body"),
         (lambda d: nodes(d)[1].__setitem__(1, [["c", 999]]), "constant 999 of"),
         (lambda d: nodes(d)[1].__setitem__(1, [["g", "set", []]]), r"\$\.body"),
@@ -76,8 +90,9 @@ def refused(content: Content, change: Callable[[dict[str, Any]], Any]) -> str:
         (lambda d: d.update(constants=[["i", "1e5"]]), r"\$\.constants"),
         (lambda d: d.update(constants=[["i", "9" * 5000]]), r"\$\.constants"),
         (lambda d: d.update(constants=[["f", "zero"]]), r"\$\.constants\[0\]"),
-        (lambda d: d.update(saves=[[999, "x"]]), r"\$\.saves\[0\]: there is no node 999"),
-        (lambda d: d.update(parameters=[["x", 999]]), r"\$\.parameters\[0\]"),
+        (lambda d: d.update(saves=[[999, "x"]]), r"\$\.saves\[0\]: the program saves no node 999"),
+        (lambda d: d["saves"].append([6, "logits"]), r"\$\.saves\[2\]: there are two"),
+        (lambda d: d.update(parameters=[["x", 999]]), r"\$\.parameters: they are not those"),
         (lambda d: d.update(traces=[[0, 0, False]]), r"\$\.traces\[0\]"),
     ],
 )

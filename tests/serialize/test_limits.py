@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import nnsight_graph as nnsight
-from nnsight_graph import LanguageModel, LimitError, Limits, NNsight, RecordError
+from nnsight_graph import LanguageModel, LimitError, Limits, NNsight
 from tests.serialize.programs import PROGRAMS
 
 SMALL = Limits(operations=2_000, value_bytes=1 << 20, integer_bits=256)
@@ -85,10 +85,77 @@ def test_programs_within_limits_give_the_same() -> None:
             torch.testing.assert_close(limited[name], value, rtol=0, atol=0)
 
 
-def test_sessions_have_none() -> None:
+def session_of(lines: Callable[[Any, Any], Any]) -> tuple[NNsight, Any]:
+    """A session whose lines below its trace are ``lines``, recorded only."""
     model = NNsight(nn.Linear(4, 4))
-    with model.session() as session:
+    with model.session(run=False) as session:
         with model.trace(X):
-            model.output.save("out")
-    with pytest.raises(RecordError, match="limits are for traces"):
-        session.graph.detach().run(model, limits=Limits())
+            out = model.output
+        nnsight.save(lines(model, out))
+    return model, session.graph.detach()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (lambda _, out: out.expand(10**9, 2, 4).sum(), "would take .* bytes"),
+        (lambda _, out: torch.zeros((out.shape[0] * 10**10,)), "would take .* bytes"),
+        (lambda _, out: (out.shape[0] + 8) ** out.shape[1] ** (out.shape[1] * 8), "bits"),
+    ],
+)
+def test_lines_of_sessions(lines: Callable[[Any, Any], Any], message: str) -> None:
+    model, graph = session_of(lines)
+    start = time.perf_counter()
+    with pytest.raises(LimitError, match=message):
+        graph.run(model, limits=SMALL)
+    assert time.perf_counter() - start < 5
+
+
+def test_loops_of_sessions() -> None:
+    model = NNsight(nn.Linear(4, 4))
+    with model.session(run=False) as session:
+        with model.trace(X):
+            total = model.output.sum()
+        while total < float("inf"):
+            total = total * 1
+        nnsight.save(total)
+    with pytest.raises(LimitError, match="more than 2000 operations"):
+        session.graph.run(model, limits=SMALL)
+    for count in (3_000, 10**10):
+        with model.session(run=False) as session:
+            with model.trace(X):
+                row = model.output[0]
+            for _ in row.expand(count, 4):
+                pass
+            nnsight.save(row)
+        with pytest.raises(LimitError):
+            session.graph.run(model, limits=SMALL)
+
+
+def test_traces_of_sessions() -> None:
+    """A session has its own inputs: the model's activations are within the limits, too, and its forwards are counted."""
+    model = NNsight(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1_000)))
+    with model.session() as session:
+        with model.trace(X.repeat(500, 1)):
+            model.output.sum().save("out")
+    with pytest.raises(LimitError, match="would take 4000000 bytes"):
+        session.graph.run(model, limits=SMALL)
+    with model.session() as session:
+        for _ in nnsight.iter(range(3)):
+            with model.trace(X):
+                model[0].output.sum().save("out")
+    assert session.graph.run(model, limits=Limits(forwards=3))["out"] is not None
+    with pytest.raises(LimitError, match="more than 2 forwards"):
+        session.graph.run(model, limits=Limits(forwards=2))
+
+
+def test_steps_are_forwards() -> None:
+    lm = LanguageModel("nnsight-graph/capitals", dispatch=True)
+    with lm.session() as session:
+        with lm.generate("The Eiffel Tower is in the city of", max_new_tokens=4) as tracer:
+            tracer.result.save("ids")
+    values = session.graph.run(lm, limits=Limits(forwards=4))
+    assert torch.equal(values["ids"], session.graph.run(lm)["ids"])
+    with pytest.raises(LimitError, match="more than 3 forwards"):
+        session.graph.run(lm, limits=Limits(forwards=3))
+    assert not lm._module._forward_pre_hooks

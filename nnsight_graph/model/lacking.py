@@ -1,0 +1,57 @@
+"""What a model lacks to run the program of a file, and what such a program may not ask of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import MissedSiteError, RecordError
+from ..graph import Site
+from ..serialize.allowed import GENERATE
+from .invoker import Call
+
+if TYPE_CHECKING:
+    from .nnsight import NNsight
+
+
+def lacking(model: NNsight, sites: Iterable[Site]) -> list[str]:
+    """What of the sites a model lacks."""
+    modules = model._tree.index.modules
+    wanted = dict.fromkeys((site.path, site.point == "parameter") for site in sites if site.point not in ("grad", "result"))
+    found = []
+    for path, is_parameter in wanted:
+        owner, _, name = path.rpartition(".")
+        module = modules.get(owner if is_parameter else path)
+        if is_parameter:
+            there = module is not None and isinstance(getattr(module, name, None), torch.Tensor)
+        else:
+            there = module is not None or ".source." in f".{path}." or path.startswith("generator")
+        found += [] if there else [path]
+    return found
+
+
+def refuse(model: NNsight, sites: Iterable[Site], edited: bool = False) -> None:
+    """Raise what keeps a model from running a program with these sites; ``edited``: it may have edits of its own."""
+    if model._edits and not edited:
+        raise RecordError("this model has edits of its own, and the graph holds those of the model it was recorded on: run it on that")
+    if names := lacking(model, sites):
+        raise MissedSiteError(lacks(model, names))
+
+
+def lacks(model: NNsight, names: list[str]) -> str:
+    """What a model has not, for people."""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    hint = model._tree.names.hint(model._module, "", names[0].rpartition(".")[2], dir(model)) if hasattr(model._tree, "names") else ""
+    return f"{type(model._module).__name__} has no {shown}, which the program names{hint}"
+
+
+def vet(model: NNsight, call: Call) -> None:
+    """Refuse arguments that a program from a file may not give: those of transformers that name code to load are among them."""
+    takes = inspect.signature(model._module.forward).parameters
+    known = {name for name, parameter in takes.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
+    strange = [name for name in call.kwargs if name not in known and not (call.function == "generate" and name in GENERATE)]
+    if strange:
+        raise RecordError(f"a session from a file may not give {strange[0][:50]!r} to {call.function or 'forward'}")
