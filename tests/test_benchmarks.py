@@ -13,6 +13,8 @@ from benchmarks import measure, report
 from benchmarks.measure import Budget, Estimate
 from benchmarks.scenarios import FIGURES, SCENARIOS, Reading, Variants, memory, nodes
 
+pytestmark = pytest.mark.slow
+
 SHORT = Budget(rounds=1, seconds=0.0, sample=0.0)
 
 

@@ -13,6 +13,8 @@ from tests.huggingface.families import tiny_model
 from tests.huggingface.test_scanning import CAUSAL, FIVE, IDS, mixtral, scaled
 from tests.run.untouched import state
 
+pytestmark = pytest.mark.slow
+
 FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 8}
 MODELS = {
     **{family: lambda family=family: tiny_model(family) for family in (*CAUSAL, "bert", "t5")},

@@ -13,6 +13,8 @@ from nnsight_graph import LanguageModel, RecordError
 from tests.huggingface.families import text, tiny_model, word_tokenizer
 from tests.huggingface.standard import DECODERS, decoder
 
+pytestmark = pytest.mark.slow
+
 IDS, OTHER = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[7, 8, 9, 10]])
 KINDS = (*DECODERS, "gpt_neox in sequence")
 STREAM = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")

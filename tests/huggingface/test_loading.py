@@ -13,6 +13,8 @@ from nnsight_graph import LanguageModel
 from nnsight_graph.errors import RecordError
 from tests.huggingface.families import text, tiny_model, word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 CAPITALS = "nnsight-graph/capitals"
 PROMPT = "The Eiffel Tower is in the city of"
 

@@ -17,6 +17,8 @@ from nnsight_graph.run.scan import PLAIN_FORWARD, Scan, resized, scan, varying
 from tests.huggingface.families import FAMILIES, supports, tiny_model
 from tests.run.untouched import by_hooks, differing, state
 
+pytestmark = pytest.mark.slow
+
 FIVE = int(transformers.__version__.split(".")[0]) >= 5
 IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
 MASKS = {"none": None, "ones": torch.ones_like(IDS), "padded": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])}

@@ -12,6 +12,8 @@ from torch import nn
 from nnsight_graph import NNsight, NNsightError
 from nnsight_graph.model.tuples import TupleEnvoy
 
+pytestmark = pytest.mark.slow
+
 X = torch.linspace(-1, 1, 24).reshape(3, 2, 4)
 
 

@@ -693,6 +693,7 @@ def test_all_in_an_invoke_ends_with_it():
 # ------------------------------------------------------------------ cost
 
 
+@pytest.mark.slow
 def test_nothing_of_earlier_steps_is_held(model):
     alive, seen = [], []
 

@@ -27,6 +27,8 @@ from nnsight_graph.ops.table import function_of, names
 from tools import portable_table
 from tools.portable_rules import ALLOW, DENY
 
+pytestmark = pytest.mark.slow
+
 ROWS = portable._rows()
 ALLOWED = [name for name in ROWS if is_portable(name)]
 

@@ -11,6 +11,8 @@ from torch import nn
 
 import nnsight_graph as nnsight
 
+pytestmark = pytest.mark.slow
+
 X = torch.tensor([[1.0, 2, -3, 4], [-2, 0, 5, 1]])
 
 

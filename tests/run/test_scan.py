@@ -19,6 +19,8 @@ from nnsight_graph.run.scan import Scan, Unknown, resized, scan, scanned, varyin
 from nnsight_graph.run.specs import Opaque, Spec, spec_of
 from tests.run.untouched import by_hooks, differing, state
 
+pytestmark = pytest.mark.slow
+
 X = torch.rand(3, 5)
 
 

@@ -76,6 +76,7 @@ def test_other_numbers_of_steps(lm: LanguageModel) -> None:
         assert len(values["tokens"]) == (5 if name == "steps" else 3)
 
 
+@pytest.mark.slow
 def test_in_a_fresh_process(lm: LanguageModel, tmp_path: Path) -> None:
     expected = {}
     for name, record in PROGRAMS.items():
