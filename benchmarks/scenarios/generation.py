@@ -9,7 +9,7 @@ import torch
 import nnsight_graph as nnsight
 
 from .. import models
-from .registry import Variants, scenario
+from .registry import Variants, replay, scenario
 
 NEW = 20
 
@@ -49,4 +49,16 @@ def steer_and_pick() -> Variants:
             ids = tracer.result.save()
         return [*picked.value, ids.value]
 
-    return Variants(hooks, traced)
+    with model.generate(run=False) as tracer:
+        picked = nnsight.list().save()
+        with tracer.iter[:]:
+            model.transformer.h[2].mlp.output += vector
+            picked.append(model.lm_head.output[0, -1].argmax())
+        tracer.result.save()
+    again = replay(tracer, model, input_ids=tokens, attention_mask=mask, **options)
+
+    def replayed() -> Any:
+        steps, ids = again()
+        return [*steps, ids]
+
+    return Variants(hooks, traced, replayed)

@@ -46,6 +46,12 @@ class Variants:
                 self.agree(result, hoped)
 
 
+def replay(tracer: Any, model: Any, *inputs: Any, **kwargs: Any) -> Call:
+    """Runs what a tracer has recorded again, as a graph that was loaded is run; gives the saved values, in the order of their nodes."""
+    graph = tracer.graph.detach()
+    return lambda: list(graph.run(model, *inputs, **kwargs).values())
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A named way to make variants."""

@@ -11,7 +11,7 @@ import nnsight_graph as nnsight
 from nnsight_graph.ops.nested import map_tensors
 
 from .. import models
-from .registry import Variants, scenario
+from .registry import Variants, replay, scenario
 
 
 @scenario("small: save all block outputs", target="within noise", replay_target="within noise")
@@ -34,7 +34,10 @@ def save_all_blocks() -> Variants:
             kept = [block.output.save() for block in model.transformer.h]
         return [output.value for output in kept]
 
-    return Variants(hooks, traced)
+    with model.trace(run=False) as tracer:
+        for block in model.transformer.h:
+            block.output.save()
+    return Variants(hooks, traced, replay(tracer, model, tokens))
 
 
 @scenario("small: cache every module", target=1.05, replay_target=1.03)
@@ -96,7 +99,11 @@ def gradients_of_blocks() -> Variants:
             model.output.logits.sum().backward()
         return [gradient.value for gradient in gradients]
 
-    return Variants(hooks, traced)
+    with torch.enable_grad(), model.trace(run=False) as tracer:
+        for block in model.transformer.h:
+            block.output.grad.save()
+        model.output.logits.sum().backward()
+    return Variants(hooks, traced, torch.enable_grad()(replay(tracer, model, tokens)))
 
 
 def logits_without_mlp(net: Any, tokens: torch.Tensor, layer: int) -> torch.Tensor:
@@ -124,14 +131,18 @@ def ablate_one_mlp() -> Variants:
             logits = model.output.logits.save()
         return logits.value
 
-    return Variants(lambda: logits_without_mlp(net, tokens, 1), traced)
+    with model.trace(run=False) as tracer:
+        model.transformer.h[1].mlp.output[:] = 0
+        model.output.logits.save()
+    again = replay(tracer, model, tokens)
+    return Variants(lambda: logits_without_mlp(net, tokens, 1), traced, lambda: again()[0])
 
 
 @scenario("small: ablation over 100 inputs, per call", target="within noise", replay_target="within noise")
 def ablate_over_inputs() -> Variants:
     net, rows = models.small(), list(models.tokens(100).split(1))
     model = nnsight.NNsight(net)
-    by_hooks, by_traces = cycle(rows), cycle(rows)
+    by_hooks, by_traces, by_replays = cycle(rows), cycle(rows), cycle(rows)
 
     def traced() -> Any:
         with model.trace(next(by_traces)):
@@ -139,7 +150,12 @@ def ablate_over_inputs() -> Variants:
             logits = model.output.logits.save()
         return logits.value
 
-    return Variants(lambda: logits_without_mlp(net, next(by_hooks), 2), traced, calls=len(rows))
+    with model.trace(run=False) as tracer:
+        model.transformer.h[2].mlp.output[:] = 0
+        model.output.logits.save("logits")
+    graph = tracer.graph.detach()
+    replayed = lambda: graph.run(model, next(by_replays))["logits"]  # noqa: E731
+    return Variants(lambda: logits_without_mlp(net, next(by_hooks), 2), traced, replayed, calls=len(rows))
 
 
 @scenario("small: 16 invokes, each patching a row", target=1.02, replay_target="within noise")
@@ -168,7 +184,12 @@ def patch_rows() -> Variants:
                     kept.append(model.lm_head.output[0, -1].save())
         return [logits.value for logits in kept]
 
-    return Variants(hooks, traced)
+    with model.trace(run=False) as tracer:
+        for row, (prompt, value) in enumerate(zip(prompts, patches, strict=True)):
+            with tracer.invoke(prompt):
+                model.transformer.h[1].output[0, row] = value
+                model.lm_head.output[0, -1].save()
+    return Variants(hooks, traced, replay(tracer, model, *prompts))
 
 
 def two_hundred_ops(x: Any) -> Any:
@@ -206,4 +227,7 @@ def ops_on_one_activation() -> Variants:
             kept = two_hundred_ops(model.transformer.h[1].output).save()
         return kept.value
 
-    return Variants(hooks, traced)
+    with model.trace(run=False) as tracer:
+        two_hundred_ops(model.transformer.h[1].output).save()
+    again = replay(tracer, model, tokens)
+    return Variants(hooks, traced, lambda: again()[0])

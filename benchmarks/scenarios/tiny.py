@@ -9,7 +9,7 @@ import torch
 import nnsight_graph as nnsight
 
 from .. import models
-from .registry import Variants, scenario
+from .registry import Variants, replay, scenario
 
 
 @scenario("tiny: save one output", target=1.4, replay_target=1.05)
@@ -31,7 +31,10 @@ def save_one_output() -> Variants:
             kept = model[0].output.save()
         return kept.value
 
-    return Variants(hooks, traced)
+    with model.trace(run=False) as tracer:
+        model[0].output.save()
+    again = replay(tracer, model, x)
+    return Variants(hooks, traced, lambda: again()[0])
 
 
 @scenario("tiny: save a clone, zero a slice, save", target=1.5, replay_target=1.05)
@@ -61,4 +64,9 @@ def zero_a_slice() -> Variants:
             after = model[0].output.save()
         return [before.value, after.value]
 
-    return Variants(hooks, traced)
+    with model.trace(run=False) as tracer:
+        model[0].output.clone().save()
+        model[0].output[:, 0] = 0
+        model[0].output.save()
+    again = replay(tracer, model, x)
+    return Variants(hooks, traced, lambda: again()[::-1])  # in the order of their nodes, the site's comes first

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..compile import Plan, cached_plan
 from ..errors import NNsightError
@@ -53,7 +55,7 @@ def run_trace(
     Raises:
         BaseException: what the model itself raised.
     """
-    tree, plan = envoy._tree, None
+    tree, plan, own = envoy._tree, None, envoy._returns_result
     try:
         plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
         if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
@@ -64,21 +66,20 @@ def run_trace(
         return problem, {}
     plan.fresh = False
     function = envoy._callable(call.function)  # loads weights that are not there yet
-    if not envoy._returns_result:
+    if not own:
         function = partial(envoy.interleave, function)
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     run = prepare(plan, constants, modules, call.rows)
-    run.meter = meter
-    if plan.ends_early and not call.function and envoy._returns_result:
+    if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:
         run.captures = caches.captures(run, modules)
     try:
-        with (
-            progress(run, modules.root, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext(),
-            meter.around(modules.root, whole) if meter is not None else nullcontext(),
-        ):
+        if shown or meter is not None:
+            with _watched(run, modules.root, call, shown, meter, whole):
+                execute(run, modules, function, call.args, call.kwargs)
+        else:
             execute(run, modules, function, call.args, call.kwargs)
     except BaseException as raised:
         _settle(run, give)
@@ -92,6 +93,17 @@ def run_trace(
     problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
     run.slots.clear()
     return problem, reasons
+
+
+@contextmanager
+def _watched(run: Run, root: torch.nn.Module, call: Call, shown: bool, meter: Meter | None, whole: bool) -> Iterator[None]:
+    """A run with a bar that shows its forwards, within limits, or both."""
+    run.meter = meter
+    with (
+        progress(run, root, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext(),
+        meter.around(root, whole) if meter is not None else nullcontext(),
+    ):
+        yield
 
 
 def _checked(

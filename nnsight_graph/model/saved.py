@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..compile import cached_plan
 from ..errors import RecordError
 from ..graph import Graph, Site, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
+from ..ops.nested import clone
 from ..record import Recording
 from ..run.limits import Limits, Meter
 from ..serialize.allowed import FUNCTIONS
@@ -56,6 +58,7 @@ class SavedGraph:
         self._name, self._own = name, own
         self._graph, self._document = decode(*given)
         self._flat: Flat = flatten(self._graph, _described)
+        self._fits: weakref.ref[Any] | None = None  # the modules that it was found to fit last
 
     # ------------------------------------------------------------------ what it is
 
@@ -154,17 +157,17 @@ class SavedGraph:
             LimitError: it would take more than it may.
             RecordError: it needs other inputs, or other parameters.
         """
-        recording = self._recording(parameters or {})
+        recording = self._recording(parameters or {}) if parameters or self._document.edits else self._plain
         if self.kind == "edit":
             raise RecordError("this is an edit: with graph.edit(model).trace(...): ..., it takes part in every run of the edited model")
-        allowed = FUNCTIONS | ({fn} if isinstance(fn, str) else set(fn))
-        strange = [] if self._own else sorted(self._functions() - allowed)
-        if strange:
+        if strange := [] if self._own else sorted(self._functions - FUNCTIONS - ({fn} if isinstance(fn, str) else set(fn))):
             raise RecordError(f"the program calls {strange[0]!r} of the model: graph.run(..., fn={strange[0]!r}) if it may")
         meter = None if limits is None else Meter(limits)
         if self.kind == "session":
             return self._run_session(model, recording, meter)
-        refuse(model, self._graph.sites)
+        if self._fits is None or not hasattr(model, "_tree") or model._edits or self._fits() is not model._tree.index:
+            refuse(model, self._sites)
+            self._fits = weakref.ref(model._tree.index)
         call = self._call(model, inputs, kwargs)
         values: dict[int, Any] = {}
         problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, meter=meter)
@@ -219,8 +222,7 @@ class SavedGraph:
 
     def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self._document.function
-        kinds = [node.operands[0].name for node in self._graph.body.nodes if node.target == "invoke"]  # type: ignore[union-attr]
-        invokes = sum(kind.startswith("rows") for kind in kinds)
+        invokes = self._invokes
         if not invokes:
             call = model._prepared(inputs, kwargs, function)
             if call is None:
@@ -242,6 +244,17 @@ class SavedGraph:
         nodes = {node.number: node for node in walk(self._graph.body)}
         return [(models[trace.model], Graph(nodes[trace.node].regions[0]).sites) for trace in self._document.traces]
 
+    @cached_property
+    def _sites(self) -> tuple[Site, ...]:
+        return self._graph.sites
+
+    @cached_property
+    def _invokes(self) -> int:
+        """How many inputs it takes, if it has invokes."""
+        kinds = [node.operands[0].name for node in self._graph.body.nodes if node.target == "invoke"]  # type: ignore[union-attr]
+        return sum(kind.startswith("rows") for kind in kinds)
+
+    @cached_property
     def _functions(self) -> set[str]:
         """The methods of models that it calls."""
         return {self._document.function, *(node.operands[0].name for node in walk(self._graph.body) if node.target == "trace")}  # type: ignore[union-attr]
@@ -271,9 +284,18 @@ class SavedGraph:
             if name not in places:
                 raise RecordError(f"the program has no parameter {name!r}; it has {', '.join(places) or 'none'}")
             constants[places[name]] = value
+        if self._document.edits:  # the program may write into them; the graph stays as it is
+            constants = clone(constants)
         flat = self._flat if not parameters else flatten(Graph(self._graph.body, tuple(constants)), _described)
         made = Recording.of(flat.entries, constants, flat.indices, _places(self._graph, flat, self._name), (), self._document.edits)
         made.open_ended = self._document.open_ended
+        return made
+
+    @cached_property
+    def _plain(self) -> Recording:
+        """The program as it is, with a key whose hash is computed once: it is looked up at every run."""
+        made = self._recording({})
+        made.keep_key()
         return made
 
 

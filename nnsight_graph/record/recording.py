@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from ..graph import Graph, Site, Turn, build_graph
@@ -11,6 +12,25 @@ from .every import EVERY, gather
 
 if TYPE_CHECKING:
     from .recorder import Recorder
+
+
+class Hashed:
+    """A key whose hash is computed once; equal to the key itself.
+
+    >>> {("read", 1): "plan"}[Hashed(("read", 1))]
+    'plan'
+    """
+
+    __slots__ = ("_hash", "_key")
+
+    def __init__(self, key: Hashable) -> None:
+        self._key, self._hash = key, hash(key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: Any) -> bool:
+        return bool(self._key == (other._key if type(other) is Hashed else other))
 
 
 class Recording:
@@ -30,7 +50,7 @@ class Recording:
     """
 
     __slots__ = (
-        "constants", "edits_constants", "entries", "indices", "names", "open_ended", "places", "repeats", "replaced", "shared",
+        "_key", "constants", "edits_constants", "entries", "indices", "names", "open_ended", "places", "repeats", "replaced", "shared",
         "turns",
     )  # fmt: skip
 
@@ -45,6 +65,7 @@ class Recording:
         self.turns = recorder.turns
         self.names = recorder.names
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
+        self._key: Hashed | None = None
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @classmethod
@@ -55,7 +76,7 @@ class Recording:
         made = cls.__new__(cls)
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
-        made.names, made.replaced = {}, {}
+        made.names, made.replaced, made._key = {}, {}, None
         return made
 
     def plain(self) -> Graph:
@@ -63,9 +84,13 @@ class Recording:
         return build_graph(self.entries, self.indices, self.constants, self.shared, tuple(map(_line_of, self.places)))
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> Hashable:
         """The program's structure: equal for programs that differ in numbers and tensors only."""
-        return (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
+        return self._key or (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
+
+    def keep_key(self) -> None:
+        """From here on its entries stay as they are, and its key is made once."""
+        self._key = Hashed(self.key)
 
     def place(self, node: int) -> Place:
         """Where a node was written; for a loop that stands for lines about every step, where the first of them stands."""

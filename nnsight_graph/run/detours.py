@@ -28,13 +28,11 @@ class Detours(Holding):
         left: How many visits are still to come before the forward may be ended by itself; 0 if it may not.
     """
 
-    __slots__ = ("ended", "left", "parameters", "skips", "stopped")
-
-    ended: tuple[int, ...]
-    skips: dict[str, tuple[tuple[Rows | None, Any], ...]]
-    stopped: int
-    left: int
-    parameters: dict[str, dict[str, Any]]
+    ended: tuple[int, ...] = ()
+    skips: dict[str, tuple[tuple[Rows | None, Any], ...]] = {}  # noqa: RUF012  (replaced, never filled)
+    stopped = -1
+    left = 0
+    parameters: dict[str, dict[str, Any]] = {}  # noqa: RUF012  (replaced, never filled)
 
     def stop(self, scope: int, node: int, segments: tuple[int, ...], invokes: int) -> None:
         """A stop is reached: of the forward, or of one of its invokes."""

@@ -13,9 +13,7 @@ import torch.utils.checkpoint
 from ..compile import Plan, Segment
 from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import CLEAR, run_code
-from ..ops.joined import StandIn
 from ..ops.nested import shares
-from .contained import Contained
 from .detours import VOID, Detours, Leave
 from .gradients import Gradients
 
@@ -29,7 +27,6 @@ def in_checkpoint(frame: FrameType | None) -> bool:
     return False
 
 
-_NOTHING: dict[Any, Any] = {}  # most runs need none of these tables; it is replaced, never filled
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 
@@ -58,9 +55,14 @@ class Run(Detours):
         lost: The slot of a saved value that the model has overwritten.
     """
 
-    __slots__ = (
-        "busy", "forwards", "grad", "gradients", "latest", "meter", "outside", "overdue", "seen", "step", "uses",
-    )  # fmt: skip
+    # What most runs never change stays on the class.
+    step = forwards = 0
+    latest: dict[int, Any] = {}  # noqa: RUF012  (replaced, never filled)
+    outside: dict[str, Any] = {}  # noqa: RUF012  (replaced, never filled)
+    overdue: tuple[tuple[int, Any], ...] = ()
+    gradients: Gradients | None = None
+    meter: Any = None
+    busy = False
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
         self.plan = plan
@@ -69,22 +71,7 @@ class Run(Detours):
         self.seen = [False] * len(plan.visits)
         for index in plan.virtual:
             self.seen[index] = True
-        self.step = 0
-        self.forwards = 0
-        self.latest = self.outside = self.pieces = self.skips = self.parameters = _NOTHING
-        self.ended: tuple[int, ...] = ()
-        self.stopped, self.left = -1, 0
-        self.joined: tuple[StandIn, ...] = ()
-        self.overdue: tuple[tuple[int, Any], ...] = ()
-        self.contained: Contained | None = None
-        self.captures: tuple[Any, ...] = ()
-        self.gradients: Gradients | None = None
-        self.meter: Any = None
-        self.busy = False
         self.grad = torch.is_grad_enabled()
-        self.error: BaseException | None = None
-        self.failed: Any = None
-        self.lost = -1
         self.uses: dict[int, int] = dict(plan.uses)
         self.held: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
         self.noted: dict[int, tuple[int, ...] | None] = {}
@@ -206,9 +193,7 @@ class Run(Detours):
         """A value passes that may be the last step's."""
         slot = self.plan.visits[index].slot
         self.slots[slot] = value
-        if self.latest is _NOTHING:
-            self.latest = {}
-        self.latest[index] = None
+        self.latest = {**self.latest, index: None}
         self._note(((slot, (index,)),))
 
     def end(self) -> None:
@@ -223,7 +208,7 @@ class Run(Detours):
             self.arrive(index, self.slots[slot])
         for index in self.plan.ends:
             self.arrive(index, None)
-        self.latest = _NOTHING
+        self.latest = {}
 
     def listen(self, index: int, ordinal: int, shapes: tuple[Any, ...], leaves: tuple[int, ...]) -> None:
         """The gradient of a value passes at visit ``index`` when backward ``ordinal`` runs."""

@@ -18,22 +18,19 @@ from .contained import Contained
 class Holding:
     """The part of a run that knows storage."""
 
-    __slots__ = (
-        "captures", "contained", "error", "failed", "held", "joined", "lost", "noted", "pieces", "plan", "slots", "waits",
-    )  # fmt: skip
-
     plan: Plan
     slots: list[Any]
     waits: list[int]
     held: dict[int, list[tuple[int, tuple[int, ...]]]]
     noted: dict[int, tuple[int, ...] | None]
-    contained: Contained | None
-    captures: tuple[Any, ...]
-    joined: tuple[StandIn, ...]
-    pieces: dict[int, Any]
-    error: BaseException | None
-    failed: Any
-    lost: int
+    # What most runs never change stays on the class: of a small model's forward, the making of its run is a part that counts.
+    contained: Contained | None = None
+    captures: tuple[Any, ...] = ()
+    joined: tuple[StandIn, ...] = ()
+    pieces: dict[int, Any] = {}  # noqa: RUF012  (replaced, never filled)
+    error: BaseException | None = None
+    failed: Any = None
+    lost = -1
 
     def contain(self, container: int, values: tuple[tuple[int, bool], ...], cells: tuple[int, ...]) -> None:
         """What passed at ``cells`` was put into a container."""
@@ -90,7 +87,8 @@ class Holding:
         for node, slot, _, _ in self.plan.saved:
             if given and node in given and slots[given[node][0]] is not given[node][1]:
                 continue  # its branch was not taken
-            if noted.get(slot) and versions_of(slots[slot]) != noted[slot] and self.error is None:
+            known = noted.get(slot)
+            if known and versions_of(slots[slot]) != known and self.error is None:
                 self.failed, self.error, self.lost = ("overwritten", slot), NNsightError("overwritten"), slot
 
     def protect(self, target: int, cells: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..compile import Plan
+from ..compile.plan import Visit
 from ..ops.nested import map_tensors
 from ..ops.rows import Rows
 from ..ops.running import current
@@ -35,16 +36,16 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         Exception: what the model itself raised.
     """
     plan = run.plan
-    edited = [plan.visits[index] for index in plan.edited]
-    if edited and not all(visit.direction == "grad" or _is_fresh(visit.path, visit.direction, modules) for visit in edited):
+    if plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: list[Callable[[], None]] = []
-    if any(value for name, value in kwargs.items() if name.startswith("output_")):
+    if kwargs and any(value for name, value in kwargs.items() if name.startswith("output_")):
         undo.append(_forwards_of(modules.root))
     token = current.set(run)
     try:
-        _start(run)
+        if plan.prologue:
+            _start(run)
         install(run, modules, undo)
         if run.captures:
             install_captures(run, modules, undo)
@@ -87,19 +88,20 @@ def rows_in(kind: str, number: int, rows: Sequence[Rows]) -> Rows:
     return rows[number - 1]._replace(start=0)
 
 
-def _is_fresh(path: str, direction: str, modules: ModuleIndex) -> bool:
-    """Whether what passes there is surely new, so that an edit of it cannot reach the caller's own tensors."""
-    module = modules.modules.get(path)
-    return direction == "out" and module is not None and type(module) in _MAKES_NEW and not module._forward_hooks
+def _is_fresh(visit: Visit, modules: ModuleIndex) -> bool:
+    """Whether what passes there is surely new, or a gradient, so that an edit of it cannot reach the caller's own tensors."""
+    if visit.direction == "grad":
+        return True
+    module = modules.modules.get(visit.path)
+    return visit.direction == "out" and module is not None and type(module) in _MAKES_NEW and not module._forward_hooks
 
 
 def _start(run: Run) -> None:
     """Run what waits for no visit."""
-    if run.plan.prologue:
-        try:
-            run.fire(list(run.plan.prologue), [])
-        except Exception as error:
-            run.error = error
-            raise Leave from None
-        if run.stopped >= 0:
-            raise Leave
+    try:
+        run.fire(list(run.plan.prologue), [])
+    except Exception as error:
+        run.error = error
+        raise Leave from None
+    if run.stopped >= 0:
+        raise Leave

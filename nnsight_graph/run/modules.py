@@ -9,6 +9,8 @@ import torch
 
 from ..errors import NNsightError
 
+_Step = tuple[dict[str, "torch.nn.Module | None"], str, torch.nn.Module]
+
 
 class ModuleIndex:
     """Paths and modules of one model.
@@ -18,21 +20,22 @@ class ModuleIndex:
         modules: Module by canonical path: the first under which ``named_modules()`` meets it.
     """
 
-    __slots__ = ("_canonical", "_device", "_lineage", "_overwrites", "modules", "root")
+    __slots__ = ("__weakref__", "_canonical", "_device", "_lineage", "_lines", "_overwrites", "modules", "root")
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.root = root
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
-        self._device: torch.device | None = None
+        self._device: tuple[torch.device, ...] | None = None  # none where constants may stay where they are
         self._overwrites: bool | None = None
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}
-        self._lineage: dict[str, tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]] = {}
+        self._lineage: dict[str, tuple[_Step, ...]] = {}
+        self._lines: dict[tuple[str, ...], tuple[_Step, ...]] = {}
 
     def canonical(self, module: torch.nn.Module, path: str) -> str:
         """The canonical path of ``module``; ``path`` itself for one that is not in the model."""
         return self._canonical.get(id(module), path)
 
-    def lineage(self, path: str) -> tuple[tuple[dict[str, torch.nn.Module | None], str, torch.nn.Module], ...]:
+    def lineage(self, path: str) -> tuple[_Step, ...]:
         """The module at ``path`` and every module above it, each with the table and the name under which it stands."""
         line = self._lineage.get(path)
         if line is None:
@@ -51,16 +54,22 @@ class ModuleIndex:
         Raises:
             NNsightError: one of them, or one above it, was compiled in place by ``torch.compile``; it has a ``path``.
         """
-        known = self._lineage
-        for path in paths:
-            if path not in self.modules:  # it passes outside modules
-                continue
-            for table, name, module in known.get(path) or self.lineage(path):
-                if table.get(name) is not module:
-                    return False
-                if module._compiled_call_impl is not None:
-                    raise self._refusal(path, module)
+        key = tuple(paths)
+        for table, name, module in self._lines.get(key) or self._line(key):
+            if table.get(name) is not module:
+                return False
+            if module._compiled_call_impl is not None:
+                path = next(path for path in key if path in self.modules and any(step[2] is module for step in self.lineage(path)))
+                raise self._refusal(path, module)
         return True
+
+    def _line(self, paths: tuple[str, ...]) -> tuple[_Step, ...]:
+        """The modules at ``paths`` and those above them, each once; what passes outside modules is left out."""
+        steps = [step for path in paths if path in self.modules for step in self.lineage(path)]
+        if len(self._lines) > 1000:
+            self._lines.clear()
+        line = self._lines[paths] = tuple({(id(step[0]), step[1]) if step[1] else None: step for step in steps}.values())
+        return line
 
     def _refusal(self, path: str, module: torch.nn.Module) -> NNsightError:
         name = next((name for name, other in self.modules.items() if other is module), "") or "the model itself"
@@ -82,8 +91,9 @@ class ModuleIndex:
         """Captured tensors on the model's accelerator, if all of the model lies on one: moved once, not at each operation."""
         if self._device is None:
             devices = {tensor.device for tensor in self.root.parameters()}
-            self._device = devices.pop() if len(devices) == 1 else torch.device("cpu")
-        return constants if self._device.type in ("cpu", "meta") else on_device(constants, self._device)
+            only = devices.pop() if len(devices) == 1 else torch.device("cpu")
+            self._device = () if only.type in ("cpu", "meta") else (only,)
+        return on_device(constants, *self._device) if self._device and constants else constants
 
     def parameter(self, path: str) -> torch.Tensor:
         """The parameter or buffer at ``path``."""
