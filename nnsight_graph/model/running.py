@@ -12,11 +12,12 @@ from ..compile import Plan, cached_plan
 from ..errors import NNsightError
 from ..ops.control import NEVER
 from ..ops.evaluate import UNBOUND
+from ..ops.nested import copy_together
 from ..record import Recording
 from ..run import Run, execute, prepare
 from ..run.early import end_early
 from ..run.failures import explain, missed, unset_reasons
-from ..run.limits import Limits, Meter
+from ..run.limits import Limits, Meter, gradients_kept
 from ..run.progress import progress
 from ..source_location import traceback_at
 from .cache import Caches
@@ -67,16 +68,19 @@ def run_trace(
         function = partial(envoy.interleave, function)
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
+    if limits is not None:
+        constants = copy_together(list(constants))  # an edit of one shows in this run alone
     run = prepare(plan, constants, modules, call.rows)
     if limits is not None:
-        run.meter = Meter(limits)
+        run.meter = Meter(limits, modules.tensors())
     if plan.ends_early and not call.function and envoy._returns_result:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:
         run.captures = caches.captures(run, modules)
     try:
         with progress(run, modules.root, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext():
-            execute(run, modules, function, call.args, call.kwargs)
+            with gradients_kept(modules.root) if limits is not None else nullcontext():
+                execute(run, modules, function, call.args, call.kwargs)
     except BaseException as raised:
         _settle(run, give)
         run.slots.clear()  # the traceback holds the run

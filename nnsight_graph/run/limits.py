@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -11,16 +11,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
-from ..errors import LimitError
-from ..ops.evaluate import SPECIAL, run_code
+from ..errors import LimitError, NNsightError
+from ..ops.data import refuse_machinery
+from ..ops.evaluate import CLEAR, SPECIAL, run_code
+from ..ops.nested import storage_of
+from ..ops.running import call_listening, call_module
+from .counts import made_bytes, work
+from .plain import Plain, plain_name
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a program may take; see :meth:`SavedGraph.run`.
 
     Attributes:
-        operations: How many operations may be executed, turns of loops included.
-        value_bytes: How many bytes one value may have: tensors by their shape (an expanded scalar counts in full), text, lists.
+        operations: How many operations may be executed: turns of loops, and what one line does in torch, included.
+        value_bytes: How many bytes one value may have: tensors by their shape (an expanded scalar counts in full), text, lists with
+            all that is in them.
         integer_bits: How many bits an integer may have.
 
     Example:
@@ -37,14 +43,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Meter:
     """Executes the instructions of a run one by one, each within the limits.
 
+    What it executes handles data alone, and does not write into what is the model's.
+
     Args:
         limits: The limits.
+        owned: The tensors that nothing may write into: the model's parameters and buffers.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, owned: Iterable[torch.Tensor] = ()) -> None:
         self._limits = limits
-        self._sizes = _Sizes(limits.value_bytes)
-        self._done = 0
+        self._owned = {storage_of(tensor) for tensor in owned} - {0}
+        self._sizes = _Sizes(limits.value_bytes, self._owned, self._charge)
+        self._plain = Plain(limits, self._charge)
+        self._done = 0.0
 
     def __call__(self, code: Sequence[Any], slots: list[Any], run: Any) -> None:
         """Execute straight-line code.
@@ -52,50 +63,71 @@ class Meter:
         Raises:
             LimitError: it would take more than it may.
         """
-        self._count(run, None)
-        for instruction in code:
-            self._count(run, instruction)
-            kind, function, _, a, b, rest, _ = instruction
-            if kind == SPECIAL:
-                self._special(function, rest, run, instruction)
-                continue
-            values = [slots[i] for i in rest[0]] if kind == 0 else [slots[i] for i in (a, b, rest)[:kind]] if kind < 4 else []
-            try:
-                _check_plain(function, values, self._limits)
-            except LimitError:
-                run.failed = run.failed or instruction
-                raise
-            run.meter = None
-            try:
-                with self._sizes:
-                    run_code((instruction,), slots, run)
-            finally:
-                run.meter = self
-
-    def _special(self, function: Callable[..., Any], rest: Any, run: Any, instruction: Any) -> None:
+        failing = None
         try:
-            function(run, rest)
+            self._charge()
+            for failing in code:
+                self._charge()
+                if failing[0] == SPECIAL:
+                    failing[1](run, failing[5])
+                else:
+                    self._execute(failing, slots, run)
         except BaseException:
-            run.failed = run.failed or instruction
+            run.failed = run.failed or failing
             raise
 
-    def _count(self, run: Any, instruction: Any) -> None:
-        self._done += 1
+    def _execute(self, instruction: Any, slots: list[Any], run: Any) -> None:
+        kind, function, out, a, b, rest, _ = instruction
+        if kind == CLEAR:
+            slots[out] = None
+            return
+        places = [*rest[0], *(place for _, place in rest[1])] if kind == 0 else (a, b, rest)[:kind]
+        values = [slots[place] for place in places]
+        name = plain_name(function)
+        if name in _REQUIRING:
+            self._refuse_owned(values[0])
+        if name == ".index" and isinstance(values[0], torch.Tensor):
+            raise TypeError("Tensor.index makes first-class dimensions, which stand in no graph file")
+        for value in values[1:] if function in _CALLS else values:
+            refuse_machinery(value, "use")
+        self._plain.check(name, values)
+        run.meter = None
+        try:
+            with self._sizes:
+                run_code((instruction,), slots, run)
+        finally:
+            run.meter = self
+        slots[out] = self._plain.made(slots[out])
+        refuse_machinery(slots[out], "use")
+
+    def _refuse_owned(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor) and storage_of(value) in self._owned:
+            raise NNsightError(_OWNED)
+
+    def _charge(self, count: float = 1) -> None:
+        self._done += count
         if self._done > self._limits.operations:
-            run.failed = run.failed or instruction
             raise LimitError(f"the program executes more than {self._limits.operations} operations: Limits(operations=...)")
+
+
+_CALLS = (call_module, call_listening)
+_REQUIRING = (".requires_grad_", ".retain_grad", "setattr")
+_OWNED = "this is a weight of the model: an edit in place would change it for good. Edit a .clone() of it."
 
 
 class _Sizes(TorchDispatchMode):
     """Refuses operations whose results would be too large: their shapes are worked out first, without memory."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, owned: set[int], charge: Callable[[float], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._most = most
+        self._most, self._owned, self._charge = most, owned, charge
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self._check_counts(str(function), args)
+        self._charge(1 + work(str(function), args))
+        self._refuse(made_bytes(str(function), args, kwargs))
+        if self._owned and function._schema.is_mutable:
+            self._check_written(function._schema.arguments, args, kwargs)
         try:
             shapes = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
             made = function(*shapes[0], **{**shapes[1], **_device(kwargs)})
@@ -106,12 +138,16 @@ class _Sizes(TorchDispatchMode):
         tree_map(self._check, result)
         return result
 
-    def _check_counts(self, name: str, args: Any) -> None:
-        """Two operations whose results are as large as numbers in their arguments say."""
-        given = args[0] if args else None
-        if not isinstance(given, torch.Tensor) or not given.numel() or not name.startswith(("aten.bincount", "aten.repeat_interleave")):
-            return
-        size = (int(given.max()) + 1 if "bincount" in name else int(given.sum())) * 8
+    def _check_written(self, arguments: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Nothing is written into the model's own tensors."""
+        for place, argument in enumerate(arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[place] if place < len(args) else kwargs.get(argument.name)
+                for tensor in value if isinstance(value, (list, tuple)) else [value]:
+                    if isinstance(tensor, torch.Tensor) and storage_of(tensor) in self._owned:
+                        raise NNsightError(_OWNED)
+
+    def _refuse(self, size: int) -> None:
         if size > self._most:
             raise LimitError(f"a value would take {size} bytes, more than {self._most}: Limits(value_bytes=...)")
 
@@ -123,38 +159,22 @@ class _Sizes(TorchDispatchMode):
             )
 
 
+@contextmanager
+def gradients_kept(module: torch.nn.Module) -> Iterator[None]:
+    """What backward passes leave in ``.grad`` of the parameters is gone afterwards, and what was there before is there again."""
+    before = [(parameter, parameter.grad) for parameter in module.parameters()]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _device(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {"device": torch.device("meta")} if "device" in kwargs else {}
-
-
-_GROWING = {operator.mul, operator.imul, operator.pow, operator.ipow, operator.lshift, operator.ilshift, operator.add, operator.iadd}
-
-
-def _check_plain(function: Any, values: list[Any], limits: Limits) -> None:
-    """Refuse what Python itself would make too large: integers, text, lists."""
-    if function not in _GROWING or len(values) != 2:
-        return
-    one, other = values
-    if isinstance(one, int) and isinstance(other, int):
-        bits = _bits(function, one, other)
-        if bits > limits.integer_bits:
-            raise LimitError(f"an integer of {bits} bits, more than {limits.integer_bits}: Limits(integer_bits=...)")
-        return
-    if function in (operator.mul, operator.imul):
-        sequence, count = (one, other) if isinstance(other, int) else (other, one)
-        if isinstance(sequence, (str, bytes, list, tuple)) and isinstance(count, int) and len(sequence) * count * 8 > limits.value_bytes:
-            raise LimitError(f"{len(sequence)} items {count} times are more than {limits.value_bytes} bytes: Limits(value_bytes=...)")
-
-
-def _bits(function: Any, one: int, other: int) -> int:
-    if function in (operator.pow, operator.ipow):
-        return one.bit_length() * max(other, 0)
-    if function in (operator.lshift, operator.ilshift):
-        return one.bit_length() + max(other, 0)
-    if function in (operator.mul, operator.imul):
-        return one.bit_length() + other.bit_length()
-    return max(one.bit_length(), other.bit_length()) + 1
