@@ -18,6 +18,7 @@ from ..ops.nested import shares
 from .contained import Contained
 from .detours import VOID, Detours, Leave
 from .gradients import Gradients
+from .modules import ModuleIndex
 
 
 def in_checkpoint(frame: FrameType | None) -> bool:
@@ -52,6 +53,7 @@ class Run(Detours):
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
         overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
         gradients: The gradients that it listens to.
+        modules: The model's, where it runs on one.
         meter: Executes its code within limits, where it has some.
         captures: What caches have kept.
         contained: What was read and lies in containers.
@@ -80,6 +82,7 @@ class Run(Detours):
         self.captures: tuple[Any, ...] = ()
         self.gradients: Gradients | None = None
         self.meter: Any = None
+        self.modules: ModuleIndex | None = None
         self.busy = False
         self.grad = torch.is_grad_enabled()
         self.error: BaseException | None = None
