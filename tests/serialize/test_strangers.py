@@ -167,3 +167,36 @@ def test_configurations_write_no_files(tmp_path: Path) -> None:
 def test_methods_are_no_attributes(name: str) -> None:
     with pytest.raises(GraphFormatError, match="may not stand in a graph file"):
         graph_of(READ, ["@" + name, 0, None])
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (["add", None], "takes 2 operands or more"),
+        (["setitem", 0, 0, None], "takes 3 operands or more"),
+        ([".sum", None], "takes 1 operands or more"),
+        (["save", "x", None], "takes a value"),
+        (["param", 0, "first", None], "takes a word"),
+        (["backward", "one", 0, None], "takes a word"),
+    ],
+)
+def test_operands_that_are_not_there(node: Node, message: str) -> None:
+    with pytest.raises(GraphFormatError, match=message):
+        graph_of(READ, node, saved=0)
+
+
+@pytest.mark.parametrize("words", ["0:1000000000000:1", "0:20000:1", "0:None:0", "0:2:-1", "0,99999999999", "x"])
+def test_steps_that_are_too_many(words: str) -> None:
+    body = [[["steps", [words], None, [], [[[], ["False"]]]]]]
+    text = json.dumps({"format": 1, "ops": 1, "kind": "trace", "body": body}).encode()
+    with pytest.raises(GraphFormatError, match=r"takes a word|names more than 10000 steps"):
+        SavedGraph(Content(text, []))
+
+
+def test_many_loops_are_checked_in_time() -> None:
+    loops = [["while", [], None, [], [[[], ["False"]]]] for _ in range(20_000)]
+    body = [[["read", [], ["", "output", 0, 0]], *[["add", [0, 0]]] * 20_000, *loops]]
+    text = json.dumps({"format": 1, "ops": 1, "kind": "trace", "body": body}).encode()
+    start = time.perf_counter()
+    SavedGraph(Content(text, []))
+    assert time.perf_counter() - start < 4
