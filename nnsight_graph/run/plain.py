@@ -121,6 +121,8 @@ class Plain:
             return _times(values, weights)
         if name == "range":
             return _steps(values) * _OBJECT
+        if name == "torch.combinations":
+            return max([value for value in values if isinstance(value, int)], default=0) * _OBJECT  # the input, that many times
         if name in ("str", "torch.tensor", "torch.as_tensor"):
             return weights[0] * 4 + sum(_listed([min(size, 7) for size in item.shape]) for item in _tensors(first))
         if name == "sum" and any(isinstance(item, (list, tuple)) for item in first if isinstance(first, _CONTAINERS)):

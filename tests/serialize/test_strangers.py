@@ -88,6 +88,7 @@ def doubled(target: str, count: int, start: Node) -> list[Node]:
         ([READ, ["torch.mvlgamma", 0, c(0), None]], (10**9,)),
         ([READ, [".long", 0, None], [".abs", 1, None], [".flatten", 2, None], [".bincount", 3, "None", c(0), None]], (10**9,)),
         ([READ, [".histogram", 0, c(0), None]], (10**12,)),
+        ([READ, ["torch.combinations", 0, c(0), None]], (10**9,)),
     ],
     ids=lambda value: value[-1][0] if isinstance(value, list) else "",
 )  # fmt: skip
