@@ -29,6 +29,7 @@ _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1"
 _PLAIN_PARTS = (function_of("getitem"), as_tuple)
 _OWN = {"grad": "gradient", **{name: name for name in ("write", "backward", "merge", "skip", "stop", "replace", "copied")}}
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift setitem".split())
+_TAKES_OUT = frozenset((".pop", ".popitem", ".setdefault"))  # their result is something that the container held
 
 
 class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis, DetourAnalysis, Meaning):
@@ -309,10 +310,11 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
             step.output.cells = target.slot.cells
             step.output.unchecked = any(root.detached for root in target.roots)
         name = Step(node.number, same, [target.slot], step.needs)  # a tensor's edit returns the tensor itself
-        result = Value(node.number, step.output or target.slot, step.needs, target.roots, name)
+        roots = opened(target.roots) if node.target in _TAKES_OUT else target.roots
+        result = Value(node.number, step.output or target.slot, step.needs, roots, name)
         result.maybe, result.read, result.base = target.maybe, target.read, target
         if result.slot is not target.slot:
-            for root in target.roots:
+            for root in roots:
                 root.aliases.append(result)
         self.values[node.number] = result
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
 from ..ops.control import Loop, run_branch, run_loop
 from ..ops.evaluate import CLEAR, MANY, ONE, SPECIAL, THREE, TWO
 from .bodies import LoopCode
@@ -14,7 +12,7 @@ from .numbering import Numbering
 from .plan import Instruction, Segment, Slot, Step
 
 _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
-    "protect": lambda run, rest: run.protect(*rest) if rest[1] or type(run.slots[rest[0]]) is not torch.Tensor else None,
+    "protect": lambda run, rest: run.protect(*rest),
     "snapshot": lambda run, rest: run.snapshot(*rest),
     "join": lambda run, rest: run.join(*rest),
     "piece": lambda run, rest: run.piece(*rest),

@@ -10,6 +10,7 @@ import msgspec
 from ..graph import Const, Group, Literal, Node, Operand, Ref
 from ..ops.ambient import under
 from ..ops.control import assigned, raise_error, select, take_result
+from ..ops.data import bound
 from ..ops.effect import OPAQUE, Effect, parse
 from ..ops.evaluate import arranged, assign_attribute, call_opaque, log, set_item, unpack
 from ..ops.running import call_listening, call_module
@@ -24,7 +25,7 @@ def _second(_name: Any, value: Any) -> Any:
 
 
 _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
-    "bound": (getattr, parse("maybe:0")),
+    "bound": (bound, parse("maybe:0")),
     "unpack": (unpack, VIEW),
     "arranged": (arranged, parse("maybe:0,1")),
     "setattr": (assign_attribute, parse("mutates:0")),

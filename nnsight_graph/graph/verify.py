@@ -26,24 +26,39 @@ class _Verifier:
         self.graph = graph
         self.numbers: set[int] = set()
         self.inside: dict[int, set[int]] = {}
+        self.gone: set[int] = set()
 
-    def region(self, region: Region, defined: set[int], loop: Node | None = None) -> None:
-        """Check the nodes of ``region``; what they define joins ``defined``."""
+    def region(self, region: Region, defined: set[int], loop: Node | None = None) -> list[int]:
+        """Check the nodes of ``region``; what they define joins ``defined``, and is returned."""
+        made: list[int] = []
         for node in region.nodes:
             problem = self.problem(node, defined) if node.number not in self.numbers else "stands there twice"
             self.numbers.add(node.number)
             if problem:
                 raise self.error(node, problem)
             for inner in node.regions:
-                seen = defined if node.target in ("invoke", "trace") else {*defined, node.number}
-                known = set(seen)
-                self.region(inner, seen, node)
-                self.inside.setdefault(node.number, set()).update(seen - known)
+                made += self.inner(node, inner, defined)
             if law_of(node.target).value:
                 defined.add(node.number)
+                made.append(node.number)
         for result in region.results:
             if loop is not None and (missing := [ref for ref in references_in(result) if ref not in defined]):
                 raise self.error(loop, f"carries %{missing[0]}, which is not a value of its body")
+        return made
+
+    def inner(self, node: Node, region: Region, defined: set[int]) -> list[int]:
+        """Check a region of ``node``; what it defines that is seen below ``node``."""
+        stays = node.target in ("invoke", "trace")
+        if not stays:
+            defined.add(node.number)
+        made = self.region(region, defined, node)
+        self.inside.setdefault(node.number, set()).update(made)
+        self.gone.update(made)
+        if stays:
+            return made
+        defined.difference_update(made)
+        defined.discard(node.number)
+        return []
 
     def error(self, node: Node, problem: str) -> CheckError:
         lines = self.graph.lines
@@ -67,14 +82,14 @@ class _Verifier:
     def unseen(self, node: Node, defined: set[int]) -> str | None:
         if self.seen(node.operands, defined) and (not node.keywords or self.seen([value for _, value in node.keywords], defined)):
             return None
-        seen = defined
+        branches: set[int] = set()
         if node.target == "merge" and type(node.operands[0]) is Ref:
-            seen = defined | self.inside.get(node.operands[0].node, set())
+            branches = self.inside.get(node.operands[0].node, branches)
         for reference in references_of(node):
-            if reference not in seen:
-                if node.target == "save" and any(reference in inner for inner in self.inside.values()):
+            if reference not in defined and reference not in branches:
+                if node.target == "save" and reference in self.gone:
                     continue  # of a branch or a loop: the value it had last, if there was one
-                if any(reference in inner for inner in self.inside.values()):
+                if reference in self.gone:
                     return (
                         f"uses %{reference}, which was made in a branch or a loop and may not exist here. "
                         "Use it inside, or write Python's if, else and for, which carry names out"

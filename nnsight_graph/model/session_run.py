@@ -14,6 +14,7 @@ from ..graph import Const, Group, Literal, Node, Operand, Ref, Region, reference
 from ..graph.walk import references_in
 from ..ops.ambient import modes
 from ..ops.control import assigned, raise_error
+from ..ops.data import bound
 from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, call_opaque, literal, log, set_item, unpack
 from ..ops.table import function_of
 from ..record import Recording
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .nnsight import NNsight
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item, "log": log, "call": call_opaque,
+    "bound": bound, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item, "log": log, "call": call_opaque,
     "raise": raise_error, "assigned": assigned,
 }  # fmt: skip
 
@@ -269,7 +270,7 @@ class SessionRun:
         before, after = self._around[id(body)]
         for item in items:
             if self._meter is not None:
-                self._at_line(node, self._meter.count)
+                self._at_line(node, self._meter.turn)
             self._turns[node.number] = _Turn(item, carried)
             self._region(before)
             if after is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import NNsightError
+from .data import refuse_machinery
 from .nested import clone, replaced, shares, versions_of
 
 ONE, TWO, THREE, MANY, CLEAR, SPECIAL = 1, 2, 3, 0, 4, 5
@@ -117,6 +118,7 @@ def put_back(parent: Any, index: Any, item: Any) -> Any:
 
 def assign_attribute(base: Any, name: str, value: Any) -> None:
     """``base.name = value``, with a copy of a tensor: what stands there is passed on by value."""
+    refuse_machinery(base, f"set .{name} of")
     if name == "requires_grad":
         base.requires_grad_(value)  # which, unlike the attribute, says nothing where it is so already
         return

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import passing
+from .data import attribute, refuse_machinery
 from .effect import OPAQUE, Effect, parse
 
 _MUTATES, _ATTRIBUTE = parse("mutates:0"), parse("maybe:0")
@@ -79,6 +80,7 @@ def _plain(name: str) -> Any:
 
 def _method(name: str) -> Callable[..., Any]:
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        refuse_machinery(self, f"call .{name} of")
         if kwargs:
             return getattr(self, name)(*args, **kwargs)
         return getattr(self, name)(*args)
@@ -133,7 +135,7 @@ def function_of(name: str) -> Callable[..., Any]:
     kind, member = name[:1], name[1:]
     listed = name in _table().effects
     if kind and kind in ".@" and member.isidentifier() and (listed or not member.startswith("__")):
-        function = _method(member) if kind == "." else operator.attrgetter(member)
+        function = _method(member) if kind == "." else operator.attrgetter(member) if listed else attribute(member)
         _table().names[function] = name
         return function
     if not listed:

@@ -49,6 +49,7 @@ class Run(Detours):
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
         overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
         gradients: The gradients that it listens to.
+        modules: The model's, where it runs on one.
         meter: Executes its code within limits, where it has some.
         captures: What caches have kept.
         contained: What was read and lies in containers.

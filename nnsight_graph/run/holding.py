@@ -13,12 +13,16 @@ from ..ops.joined import StandIn, stand_ins
 from ..ops.nested import clone, copy_together, map_tensors, shares, storages_of, tensors_in, versions_of
 from ..ops.rows import Rows, join_rows, rows_of
 from .contained import Contained
+from .modules import ModuleIndex
+
+_FOR_GOOD = "the model passes a parameter here: an edit in place would change it for good. Assign a new value."
 
 
 class Holding:
     """The part of a run that knows storage."""
 
     plan: Plan
+    modules: ModuleIndex | None = None
     slots: list[Any]
     waits: list[int]
     held: dict[int, list[tuple[int, tuple[int, ...]]]]
@@ -93,7 +97,11 @@ class Holding:
 
     def protect(self, target: int, cells: tuple[int, ...]) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
-        self.protect_value(self.slots[target], cells)
+        value = self.slots[target]
+        if cells or type(value) is not torch.Tensor:
+            self.protect_value(value, cells)
+        elif self.modules is not None and self.modules.owns(value):
+            raise NNsightError(_FOR_GOOD)
 
     def protect_value(self, value: Any, cells: tuple[int, ...]) -> None:
         """The same, for a value."""
@@ -102,8 +110,8 @@ class Holding:
         for capture in self.captures:
             capture.part(value)
         for tensor in tensors_in(value):
-            if isinstance(tensor, torch.nn.Parameter):
-                raise NNsightError("the model passes a parameter here: an edit in place would change it for good. Assign a new value.")
+            if isinstance(tensor, torch.nn.Parameter) or (self.modules is not None and self.modules.owns(tensor)):
+                raise NNsightError(_FOR_GOOD)
         if self.held or self.contained is not None:
             self.part(value, cells)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -13,17 +12,23 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from ..errors import LimitError
-from ..ops.evaluate import SPECIAL, run_code
+from ..errors import LimitError, NNsightError
+from ..ops.data import refuse_machinery
+from ..ops.evaluate import CLEAR, SPECIAL, run_code
+from ..ops.nested import storage_of
+from ..ops.running import call_listening, call_module
+from .counts import made_bytes, work
+from .plain import Plain, plain_name
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a program may take; see :meth:`SavedGraph.run`.
 
     Attributes:
-        operations: How many operations may be executed, turns of loops included; in a session by all of its traces and lines together.
-        value_bytes: How many bytes one value may have: tensors by their shape (an expanded scalar counts in full), text, lists. In a
-            session, whose inputs are part of the program, the model's own activations count, too.
+        operations: How many operations may be executed: turns of loops, and what one line does in torch, included; in a session by all
+            of its traces and lines together.
+        value_bytes: How many bytes one value may have: tensors by their shape (an expanded scalar counts in full), text, lists with
+            all that is in them. In a session, whose inputs are part of the program, the model's own activations count, too.
         integer_bits: How many bits an integer may have.
         forwards: How many forwards of the models may be run: each step of a generation is one.
 
@@ -42,14 +47,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Meter:
     """Executes the instructions of a run one by one, each within the limits.
 
+    What it executes handles data alone, and does not write into what is the model's.
+
     Args:
         limits: The limits.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._sizes, self._models = _Sizes(limits.value_bytes), _Sizes(limits.value_bytes, True)
-        self._done = self._forwards = 0
+        self._owned: set[int] = set()
+        self._sizes = _Sizes(limits.value_bytes, self._owned, self._charge)
+        self._models = _Growing(limits.value_bytes)
+        self._plain = Plain(limits, self._charge)
+        self._done = 0.0
+        self._forwards = 0
 
     def __call__(self, code: Sequence[Any], slots: list[Any], run: Any) -> None:
         """Execute straight-line code.
@@ -57,25 +68,34 @@ class Meter:
         Raises:
             LimitError: it would take more than it may.
         """
-        self._count(run, None)
-        for instruction in code:
-            self._count(run, instruction)
-            kind, function, _, a, b, rest, _ = instruction
-            if kind == SPECIAL:
-                self._special(function, rest, run, instruction)
-                continue
-            values = [slots[i] for i in rest[0]] if kind == 0 else [slots[i] for i in (a, b, rest)[:kind]] if kind < 4 else []
-            try:
-                _check_plain(function, values, self._limits)
-            except LimitError:
-                run.failed = run.failed or instruction
-                raise
-            run.meter = None
-            try:
-                with self._sizes:
-                    run_code((instruction,), slots, run)
-            finally:
-                run.meter = self
+        failing = None
+        try:
+            self._charge()
+            for failing in code:
+                self._charge()
+                if failing[0] == SPECIAL:
+                    failing[1](run, failing[5])
+                else:
+                    self._execute(failing, slots, run)
+        except BaseException:
+            run.failed = run.failed or failing
+            raise
+
+    def _execute(self, instruction: Any, slots: list[Any], run: Any) -> None:
+        kind, function, out, a, b, rest, _ = instruction
+        if kind == CLEAR:
+            slots[out] = None
+            return
+        places = [*rest[0], *(place for _, place in rest[1])] if kind == 0 else (a, b, rest)[:kind]
+        values = [slots[place] for place in places]
+        self._check(function, values)
+        run.meter = None
+        try:
+            with self._sizes:
+                run_code((instruction,), slots, run)
+        finally:
+            run.meter = self
+        slots[out] = self._made(slots[out])
 
     def evaluate(self, function: Callable[..., Any], operands: list[Any], named: dict[str, Any]) -> Any:
         """Call one function, within the limits.
@@ -83,10 +103,10 @@ class Meter:
         Raises:
             LimitError: it would take more than it may.
         """
-        self.count()
-        _check_plain(function, operands, self._limits)
+        self._charge()
+        self._check(function, [*operands, *named.values()])
         with self._sizes:
-            return function(*operands, **named)
+            return self._made(function(*operands, **named))
 
     def items(self, source: Any) -> Iterator[Any]:
         """What a loop goes through, if that is no more than it may have turns.
@@ -98,87 +118,122 @@ class Meter:
             raise self._too_many()
         return iter(source)
 
-    def count(self) -> None:
-        """One operation more, or one turn.
+    def turn(self) -> None:
+        """One turn of a loop more.
 
         Raises:
             LimitError: that is too many.
         """
-        self._done += 1
-        if self._done > self._limits.operations:
-            raise self._too_many()
+        self._charge()
 
     @contextmanager
     def around(self, root: torch.nn.Module, whole: bool) -> Iterator[None]:
-        """Count the forwards of a model; with ``whole``, its own operations are kept within the limits, too."""
+        """Count the forwards of a model, and leave its weights and their gradients alone.
+
+        Args:
+            root: The model.
+            whole: Whether its own operations are kept within the limits, too.
+        """
 
         def forward(_module: torch.nn.Module, _args: Any) -> None:
             self._forwards += 1
             if self._forwards > self._limits.forwards:
                 raise LimitError(f"the program runs more than {self._limits.forwards} forwards: Limits(forwards=...)")
 
+        self._owned |= {storage_of(tensor) for tensor in (*root.parameters(), *root.buffers())} - {0}
         hook = root.register_forward_pre_hook(forward)
         try:
-            with self._models if whole else nullcontext():
+            with self._models if whole else nullcontext(), gradients_kept(root):
                 yield
         finally:
             hook.remove()
 
+    def _check(self, function: Callable[..., Any], values: list[Any]) -> None:
+        """Refuse an operation on what is no data, or of which the result would be too large."""
+        name = plain_name(function)
+        if name in _REQUIRING:
+            self._refuse_owned(values[0])
+        for value in values[1:] if function in _CALLS else values:
+            refuse_machinery(value, "use")
+        self._plain.check(name, values)
+
+    def _made(self, value: Any) -> Any:
+        made = self._plain.made(value)
+        refuse_machinery(made, "use")
+        return made
+
+    def _refuse_owned(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor) and storage_of(value) in self._owned:
+            raise NNsightError(_OWNED)
+
+    def _charge(self, count: float = 1) -> None:
+        self._done += count
+        if self._done > self._limits.operations:
+            raise self._too_many()
+
     def _too_many(self) -> LimitError:
         return LimitError(f"the program executes more than {self._limits.operations} operations: Limits(operations=...)")
 
-    def _special(self, function: Callable[..., Any], rest: Any, run: Any, instruction: Any) -> None:
-        try:
-            function(run, rest)
-        except BaseException:
-            run.failed = run.failed or instruction
-            raise
 
-    def _count(self, run: Any, instruction: Any) -> None:
-        try:
-            self.count()
-        except LimitError:
-            run.failed = run.failed or instruction
-            raise
+_CALLS = (call_module, call_listening)
+_REQUIRING = (".requires_grad_", ".retain_grad", "setattr")
+_OWNED = "this is a weight of the model: an edit in place would change it for good. Edit a .clone() of it."
 
 
 class _Sizes(TorchDispatchMode):
-    """Refuses operations whose results would be too large: their shapes are worked out first, without memory.
+    """Refuses operations whose results would be too large: their shapes are worked out first, without memory."""
 
-    Args:
-        most: The limit, in bytes.
-        growing: Whether results that are no larger than an argument may be larger than that: the weights of a model may be, too.
-    """
-
-    def __init__(self, most: int, growing: bool = False) -> None:
+    def __init__(self, most: int, owned: set[int], charge: Callable[[float], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._most, self._growing = most, growing
+        self._most, self._owned, self._charge = most, owned, charge
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        most = self._most
-        if self._growing:
-            most = max([most, *(_bytes(value) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor))])
-        check = partial(_check, most)
-        self._check_counts(str(function), args)
-        try:
-            shapes = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
-            made = function(*shapes[0], **{**shapes[1], **_device(kwargs)})
-        except Exception:  # what hangs on numbers is as large as its inputs, or is no tensor
-            made = None
-        tree_map(check, made)
+        self._charge(1 + work(str(function), args))
+        self._refuse(made_bytes(str(function), args, kwargs))
+        if self._owned and function._schema.is_mutable:
+            self._check_written(function._schema.arguments, args, kwargs)
+        made = _shapes_of(function, args, kwargs)
+        tree_map(partial(_check, self._most), made)
         result = function(*args, **kwargs)
-        tree_map(check, result)
+        tree_map(partial(_check, self._most), result)
         return result
 
-    def _check_counts(self, name: str, args: Any) -> None:
-        """Two operations whose results are as large as numbers in their arguments say."""
-        given = args[0] if args else None
-        if not isinstance(given, torch.Tensor) or not given.numel() or not name.startswith(("aten.bincount", "aten.repeat_interleave")):
-            return
-        size = (int(given.max()) + 1 if "bincount" in name else int(given.sum())) * 8
+    def _check_written(self, arguments: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Nothing is written into the model's own tensors."""
+        for place, argument in enumerate(arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[place] if place < len(args) else kwargs.get(argument.name)
+                for tensor in value if isinstance(value, (list, tuple)) else [value]:
+                    if isinstance(tensor, torch.Tensor) and storage_of(tensor) in self._owned:
+                        raise NNsightError(_OWNED)
+
+    def _refuse(self, size: int) -> None:
         if size > self._most:
             raise LimitError(f"a value would take {size} bytes, more than {self._most}: Limits(value_bytes=...)")
+
+
+class _Growing(TorchDispatchMode):
+    """Refuses operations of a model whose results would be too large, and larger than all that they take: weights may be large."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._most = most
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        most = max([self._most, *(_bytes(value) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor))])
+        tree_map(partial(_check, most), _shapes_of(function, args, kwargs))
+        return function(*args, **kwargs)
+
+
+def _shapes_of(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What an operation gives, without memory; ``None`` where that hangs on numbers: it is as large as its inputs, or no tensor."""
+    try:
+        shapes = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
+        return function(*shapes[0], **{**shapes[1], **_device(kwargs)})
+    except Exception:
+        return None
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -190,38 +245,22 @@ def _check(most: int, value: Any) -> None:
         raise LimitError(f"a value of {list(value.shape)} would take {_bytes(value)} bytes, more than {most}: Limits(value_bytes=...)")
 
 
+@contextmanager
+def gradients_kept(module: torch.nn.Module) -> Iterator[None]:
+    """What backward passes leave in ``.grad`` of the parameters is gone afterwards, and what was there before is there again."""
+    before = [(parameter, parameter.grad) for parameter in module.parameters()]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _device(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {"device": torch.device("meta")} if "device" in kwargs else {}
-
-
-_GROWING = {operator.mul, operator.imul, operator.pow, operator.ipow, operator.lshift, operator.ilshift, operator.add, operator.iadd}
-
-
-def _check_plain(function: Any, values: list[Any], limits: Limits) -> None:
-    """Refuse what Python itself would make too large: integers, text, lists."""
-    if function not in _GROWING or len(values) != 2:
-        return
-    one, other = values
-    if isinstance(one, int) and isinstance(other, int):
-        bits = _bits(function, one, other)
-        if bits > limits.integer_bits:
-            raise LimitError(f"an integer of {bits} bits, more than {limits.integer_bits}: Limits(integer_bits=...)")
-        return
-    if function in (operator.mul, operator.imul):
-        sequence, count = (one, other) if isinstance(other, int) else (other, one)
-        if isinstance(sequence, (str, bytes, list, tuple)) and isinstance(count, int) and len(sequence) * count * 8 > limits.value_bytes:
-            raise LimitError(f"{len(sequence)} items {count} times are more than {limits.value_bytes} bytes: Limits(value_bytes=...)")
-
-
-def _bits(function: Any, one: int, other: int) -> int:
-    if function in (operator.pow, operator.ipow):
-        return one.bit_length() * max(other, 0)
-    if function in (operator.lshift, operator.ilshift):
-        return one.bit_length() + max(other, 0)
-    if function in (operator.mul, operator.imul):
-        return one.bit_length() + other.bit_length()
-    return max(one.bit_length(), other.bit_length()) + 1

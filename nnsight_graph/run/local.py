@@ -26,7 +26,9 @@ def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Se
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
     slots += [rows_in(kind, number, rows) for kind, number in plan.layouts]
     slots += [None] * plan.blanks
-    return Run(plan, slots)
+    run = Run(plan, slots)
+    run.modules = modules
+    return run
 
 
 def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

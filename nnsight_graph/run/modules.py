@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 
 from ..errors import NNsightError
+from ..ops.nested import storage_of
 
 _Step = tuple[dict[str, "torch.nn.Module | None"], str, torch.nn.Module]
 
@@ -20,13 +22,17 @@ class ModuleIndex:
         modules: Module by canonical path: the first under which ``named_modules()`` meets it.
     """
 
-    __slots__ = ("__weakref__", "_canonical", "_device", "_lineage", "_lines", "_overwrites", "modules", "root")
+    __slots__ = (
+        "__weakref__", "_addresses", "_canonical", "_device", "_first", "_lineage", "_lines", "_overwrites", "modules", "root",
+    )  # fmt: skip
 
     def __init__(self, root: torch.nn.Module) -> None:
         self.root = root
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
         self._device: tuple[torch.device, ...] | None = None  # none where constants may stay where they are
         self._overwrites: bool | None = None
+        self._first = next(self.tensors(), None)
+        self._addresses: tuple[int, frozenset[int]] = (-1, frozenset())
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}
         self._lineage: dict[str, tuple[_Step, ...]] = {}
         self._lines: dict[tuple[str, ...], tuple[_Step, ...]] = {}
@@ -94,6 +100,18 @@ class ModuleIndex:
             only = devices.pop() if len(devices) == 1 else torch.device("cpu")
             self._device = () if only.type in ("cpu", "meta") else (only,)
         return on_device(constants, *self._device) if self._device and constants else constants
+
+    def owns(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies on storage of a parameter or a buffer of the model, so that an edit of it would stay."""
+        address, first = storage_of(tensor), storage_of(self._first) if self._first is not None else 0
+        if not address or (first == self._addresses[0] and address not in self._addresses[1]):
+            return False
+        self._addresses = first, frozenset(map(storage_of, self.tensors()))  # again where it seems so: the model may have been moved
+        return address in self._addresses[1]
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """The model's parameters and buffers."""
+        return chain(self.root.parameters(), self.root.buffers())
 
     def parameter(self, path: str) -> torch.Tensor:
         """The parameter or buffer at ``path``."""

@@ -12,6 +12,7 @@ from ..graph import Const, Group, Literal, Node, Operand, Ref, Site
 from ..graph.build import build_entry
 from ..graph.laws import LAWS
 from ..ops.ambient import modes
+from ..ops.data import bound
 from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, literal, set_item, unpack
 from ..ops.rows import Rows
 from ..ops.table import effect_of, function_of
@@ -27,7 +28,7 @@ from .specs import Opaque, spec_of
 Entry = tuple[Any, ...]
 _NOTHING = ("save", "log", "raise", "check", "cache", "else", "backward", "stop", "replace")
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "bound": getattr, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item,
+    "bound": bound, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item,
     "named": lambda _name, value: value,
     "arranged": lambda _value, again: again,  # where it lies is known in the run alone
 }  # fmt: skip

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+import torch
+
 from ..graph.laws import LAWS
 from ..ops import portable
 
@@ -64,7 +66,7 @@ def refusal(target: str, keywords: tuple[str, ...], count: int = 0) -> str:
     if target in LAWS:
         return f"{target} may not stand in a graph file" if target in _NOT else ""
     if target[:1] == "@" and not portable.is_reviewed(target):
-        plain = target[1:].isidentifier() and target[1] != "_"
+        plain = target[1:].isidentifier() and target[1] != "_" and not hasattr(torch.Tensor, target[1:])  # else it is a method
         return "" if plain and not keywords else portable.why_not(target)
     most = portable.most_arguments(target)
     if most is not None and count > most and portable.is_portable(target):

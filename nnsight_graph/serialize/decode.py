@@ -36,7 +36,7 @@ _NAMES = {"bound": slice(1, 2), "under": slice(1), "trace": slice(1)}
 """The operands that are names, of the kinds that have some."""
 
 _DEPTH = 64
-_NODES = 1_000_000
+_NODES = 200_000
 
 
 class Decoded(NamedTuple):
@@ -131,6 +131,8 @@ class _Reader:
         operands = tuple([Ref(one) if type(one) is int else self.operand(one) for one in given])
         keywords = tuple([(name, self.operand(one)) for name, one in node.keywords]) if names else ()
         made = Node(number, target, operands, keywords, site)
+        if target[:1] in (".", "@") and not operands:
+            raise _Wrong(f"{target} does not take these operands")
         if target in SHAPES and (why := refuse_shape(made, self.constants)):
             raise _Wrong(why)
         if target == "setattr" and (why := name_refusal(target, [self.constants[operands[1].index]])):  # type: ignore[union-attr]

@@ -71,7 +71,7 @@ class FileTensor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 class FileInt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="i"):
     """An integer, as decimal text."""
 
-    text: Annotated[str, msgspec.Meta(max_length=4_000, pattern=r"^-?[0-9]+$")]
+    text: Annotated[str, msgspec.Meta(max_length=1_300, pattern=r"^-?[0-9]+$")]
 
 
 class FileFloat(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag="f"):

@@ -16,7 +16,11 @@ SHAPES = {
     "unpack": ".c",
     "trace": "w.*", "input": ".*", "stop": "r?", "skip": ".", "invoke": "w", "if": ".", "merge": "r..", "for": "..*", "while": ".*",
     "steps": "w.*", "param": "r[wg]", "check": "..*", "result": "rw", "call": ".*", "cache": ".*",
-    "getitem": "..", "setitem": "...",
+    "setitem": "...",
+    **dict.fromkeys("""
+ getitem add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift lt le gt ge eq ne is_ is_not contains delitem divmod
+ iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift""".split(), ".."),
+    **dict.fromkeys("neg pos invert not_ truth len bool abs".split(), "."),
 }  # fmt: skip
 """A letter for each operand: ``r`` a value, ``c`` a constant, ``w`` a word, ``g`` a group, ``.`` any; read as a regular expression."""
 
@@ -31,7 +35,7 @@ _PLACES = {"param": 1, "result": 1}
 _LOOPS = {"for": 1, "while": 0, "steps": 1}
 """Loops, and how many operands come before what they carry."""
 
-UNROLLED = 1_000_000
+UNROLLED = 200_000
 """How many nodes a program may have when its loops over steps are written out."""
 
 

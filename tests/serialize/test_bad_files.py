@@ -71,7 +71,7 @@ def refused(content: Content, change: Callable[[dict[str, Any]], Any]) -> str:
         (lambda d: set_attribute(d, "data"), "may not be set"),
         (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["setattr", [0, ["c", 0], 0]]), "a constant of type str"),
         (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["invoke", ["all"], None, [], [[]]]), "invoke may not name 'all'"),
-        (lambda d: nodes(d).append(["steps", ["0:999999:1"], None, [], [[[["log"], ["log"]], ["False"]]]]), "1000000"),
+        (lambda d: nodes(d).append(["steps", ["0:999999:1"], None, [], [[[["log"], ["log"]], ["False"]]]]), "200000"),
         (lambda d: nodes(d).append(["while", [], None, [], [[[], []]]]), "hands on as many"),
         (lambda d: nodes(d)[1].__setitem__(slice(0, 2), ["param", [0, "item"]]), "does not name the loop around it"),
         (lambda d: nodes(d).append(["check", [0]]), "check does not fit the loop"),

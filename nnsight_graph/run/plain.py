@@ -1,0 +1,219 @@
+"""What Python's own operations would make of numbers, text and containers: measured before it is made."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import LimitError
+from ..ops.ambient import without_modes
+from ..ops.evaluate import GROUPS, assign_attribute, set_item
+from ..ops.table import name_of
+
+if TYPE_CHECKING:
+    from .limits import Limits
+
+_DEEP = 64
+_ITEM, _OBJECT = 8, 64
+_WALKED = 64
+"""How many items of containers are looked at for the price of one operation."""
+
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, float, type(...)))
+_TEXT, _SEQUENCES = (str, bytes), (str, bytes, list, tuple)
+_VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[Any, ...] = (list, tuple, dict, set, frozenset, *_VIEWS)
+_SIZED: tuple[Any, ...] = (*_CONTAINERS, *_TEXT, range)
+
+_ADD, _MUL, _POW, _SHIFT, _MOD = ("add", "iadd"), ("mul", "imul"), ("pow", "ipow"), ("lshift", "ilshift"), ("mod", "imod")
+_REFLECTED = {".__rmul__": "mul", ".__rpow__": "pow", ".__rlshift__": "lshift", ".__rmod__": "mod", ".__radd__": "add"}
+_SHALLOW = frozenset("""
+ getitem setitem delitem len truth bool not_ is_ is_not .append .insert .pop .popitem .get .setdefault .keys .values .items .clear
+ .extend .update .add .discard iadd""".split())  # what these do with the container itself does not look into its items
+_NAMES: dict[Any, str] = {set_item: "setitem", assign_attribute: "setattr", **dict.fromkeys(GROUPS.values(), "group")}
+
+
+def plain_name(function: Any) -> str:
+    """The name of the operation that a function is, in whatever modes, with the operands in their usual order.
+
+    >>> import operator
+    >>> plain_name(operator.mul), plain_name(print)
+    ('mul', '')
+    """
+    bare = without_modes(function)
+    return _NAMES.get(bare) or name_of(bare) or ""
+
+
+class Plain:
+    """Measures what is no tensor.
+
+    Args:
+        limits: The limits.
+        charge: Told of the work that containers with many items are, in operations.
+    """
+
+    def __init__(self, limits: Limits, charge: Callable[[float], None]) -> None:
+        self._most, self._bits, self._charge = limits.value_bytes, limits.integer_bits, charge
+
+    def check(self, name: str, values: Sequence[Any]) -> None:
+        """Refuse an operation, by its :func:`plain_name`, of which the result, or the work, would be too large.
+
+        Raises:
+            LimitError: names the limit.
+        """
+        if name in (".tolist", "str") and isinstance(values[0], torch.Tensor):
+            self._refuse(_listed(values[0].shape if name == ".tolist" else [min(size, 7) for size in values[0].shape]))
+        if all(type(value) in _PLAIN for value in values):
+            return
+        if name in _REFLECTED:
+            name, values = _REFLECTED[name], values[::-1]
+        if len(values) == 2 and isinstance(values[0], int) and isinstance(values[1], int):
+            self._check_bits(name, values[0], values[1])
+            return
+        weights = [self.weigh(value) if place or name not in _SHALLOW else 0 for place, value in enumerate(values)]
+        self._refuse(max([sum(weights), self._grown(name, values, weights)]))
+
+    def made(self, value: Any) -> Any:
+        """A result; what would be taken out of an iterator one by one is a list.
+
+        Raises:
+            LimitError: it is an integer of too many bits, or more items than there may be.
+        """
+        if isinstance(value, int) and value.bit_length() > self._bits:
+            self._refuse_bits(value.bit_length())
+        if not isinstance(value, Iterator):
+            return value
+        items = list(islice(value, self._most // _OBJECT + 1))
+        self._charge(len(items) / _WALKED)
+        self._refuse(len(items) * _OBJECT)
+        return items
+
+    def weigh(self, value: Any, depth: int = 0) -> int:
+        """How many bytes a value takes where each item stands for itself, however often it is the same object."""
+        if isinstance(value, _TEXT):
+            return len(value)
+        if isinstance(value, range):
+            return _ITEM  # how many items it has was measured when it was made
+        if not isinstance(value, _CONTAINERS):
+            return _ITEM
+        if depth > _DEEP:
+            raise LimitError(f"containers stand in each other more than {_DEEP} deep")
+        self._charge((len(value) + 1) / _WALKED)
+        items = (item for pair in value.items() for item in pair) if isinstance(value, dict) else iter(value)
+        total = _ITEM * (len(value) + 1)
+        for item in items:
+            if type(item) not in _PLAIN:
+                total += self.weigh(item, depth + 1)
+                self._refuse(total)
+        self._refuse(total)
+        return total
+
+    # ------------------------------------------------------------------ growth
+
+    def _grown(self, name: str, values: Sequence[Any], weights: list[int]) -> int:
+        """How many bytes the result has, or the work takes, where that is more than the operands have."""
+        first = values[0]
+        if name in _MUL:
+            return _times(values, weights)
+        if name == "range":
+            return _steps(values) * _OBJECT
+        if name == "torch.combinations":
+            return max([value for value in values if isinstance(value, int)], default=0) * _OBJECT  # the input, that many times
+        if name in ("str", "torch.tensor", "torch.as_tensor"):
+            return weights[0] * 4 + sum(_listed([min(size, 7) for size in item.shape]) for item in _tensors(first))
+        if name == "sum" and any(isinstance(item, (list, tuple)) for item in first if isinstance(first, _CONTAINERS)):
+            return sum(weights) * len(first)  # each item is added to a copy of those before
+        if isinstance(first, _TEXT):
+            return _text(name, values, weights)
+        return len(first) * _OBJECT if isinstance(first, range) and name != "getitem" else 0
+
+    def _check_bits(self, name: str, one: int, other: int) -> None:
+        if name in _MUL:
+            bits = one.bit_length() + other.bit_length()
+        elif name in _POW:
+            bits = one.bit_length() * max(other, 0)
+        elif name in _SHIFT:
+            bits = one.bit_length() + max(other, 0)
+        else:
+            bits = max(one.bit_length(), other.bit_length()) + 1 if name in _ADD else 0
+        if name == "range":
+            self._refuse(_steps((one, other)) * _OBJECT)
+        elif bits > self._bits:
+            self._refuse_bits(bits)
+
+    def _refuse_bits(self, bits: int) -> None:
+        raise LimitError(f"an integer of {bits} bits, more than {self._bits}: Limits(integer_bits=...)")
+
+    def _refuse(self, size: int) -> None:
+        if size > self._most:
+            raise LimitError(f"a value would take {size} bytes, more than {self._most}: Limits(value_bytes=...)")
+
+
+def _times(values: Sequence[Any], weights: list[int]) -> int:
+    count = next((value for value in values if isinstance(value, int)), 0)
+    return sum(weights) * max(count, 0)
+
+
+def _steps(values: Sequence[Any]) -> int:
+    """How many items a range has.
+
+    >>> _steps((10,)), _steps((0, 10, 3)), _steps((5, 0))
+    (10, 4, 0)
+    """
+    if not all(isinstance(value, int) for value in values):
+        return 0  # it is refused by Python
+    start, stop = (0, values[0]) if len(values) == 1 else values[:2]
+    step = values[2] if len(values) > 2 else 1
+    return max(0, -((start - stop) // step) if step > 0 else -((stop - start) // -step)) if step else 0
+
+
+def _text(name: str, values: Sequence[Any], weights: list[int]) -> int:
+    """What an operation makes of text."""
+    first: Any = values[0]
+    others = values[1:]
+    length = len(first)
+    if name in _MOD:
+        wide = sum(_format_width(width) for width in re.findall(r"%[^a-zA-Z%]*" if isinstance(first, str) else rb"%[^a-zA-Z%]*", first))
+        return length + 4 * sum(weights) + wide
+    if name == ".join" and others:
+        joined: Any = others[0]
+        return weights[1] + length * (len(joined) if isinstance(joined, _SIZED) else 0)
+    if name == ".replace" and len(others) > 1 and type(others[0]) is type(first):
+        return length + first.count(others[0]) * len(others[1]) if isinstance(others[1], _TEXT) else 0
+    if name == ".zfill" and others and isinstance(others[0], int):
+        return max(length, others[0])
+    if name == ".translate":
+        given = others[0].values() if others and isinstance(others[0], dict) else ()
+        return length * max([len(value) for value in given if isinstance(value, str)], default=1)
+    if name in (".strip", ".lstrip", ".rstrip") and others and isinstance(others[0], _TEXT):
+        return length * len(others[0]) // _OBJECT  # each character is looked up among the others
+    if name in ("list", "tuple", "set", "sorted", "enumerate", "zip", "reversed", ".split", ".rsplit", ".splitlines", "unpack"):
+        return length * _OBJECT
+    return 0
+
+
+def _format_width(spec: Any) -> int:
+    """How wide a field of a format may be; a width that is an argument is as wide as any.
+
+    >>> _format_width("%05.2"), _format_width(b"%*") > 1 << 60
+    (7, True)
+    """
+    text = spec.decode("latin1") if isinstance(spec, bytes) else spec
+    return 1 << 62 if "*" in text else sum(int(number[:18]) for number in re.findall(r"[0-9]+", text))
+
+
+def _listed(shape: Sequence[int]) -> int:
+    """How many bytes the nested lists of a tensor's numbers take."""
+    return sum(math.prod(shape[: place + 1]) for place in range(len(shape))) * _OBJECT // 2
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, _CONTAINERS):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
