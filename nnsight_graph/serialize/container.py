@@ -41,7 +41,7 @@ def pack(text: bytes, tensors: list[torch.Tensor]) -> bytes:
 
 
 def read(path: str | Path) -> tuple[bytes, list[torch.Tensor]]:
-    """The text of a document, and its tensors, mapped into memory.
+    """The text of a document, and its tensors: copies, since a file may change, and in it they lie where kernels give other last digits.
 
     Raises:
         GraphFormatError: the file is no graph file.
@@ -59,7 +59,7 @@ def read(path: str | Path) -> tuple[bytes, list[torch.Tensor]]:
             names = sorted(container.keys(), key=len)
             if sorted(names) != sorted(str(place) for place in range(len(names))):
                 raise GraphFormatError(f"{Path(path).name}: its tensors are not numbered from 0")
-            return text, [container.get_tensor(str(place)) for place in range(len(names))]
+            return text, [container.get_tensor(str(place)).clone() for place in range(len(names))]
     except safetensors.SafetensorError as error:
         raise GraphFormatError(f"{Path(path).name} is no graph file: {error}") from None
 
