@@ -25,7 +25,7 @@ class TupleEnvoy(Envoy):
 
     @output.setter
     def output(self, value: Any) -> None:
-        self._write("output", value, 0, 6)
+        self._write("output", value)
 
     nns_output = output
 

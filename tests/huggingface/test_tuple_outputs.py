@@ -244,3 +244,11 @@ def test_edits_that_stay_and_skips(family):
         hidden = block.output[0].save()
         before = block.input.save()
     assert torch.equal(hidden.value, before.value)
+
+
+def test_an_assignment_stands_on_its_own_line() -> None:
+    _, lm, block = block_of("gpt2")
+    with lm.trace([IDS]) as tracer:
+        block.output = (block.output[0] + 1,)
+    places = {line.rpartition("# ")[2] for line in str(tracer.graph).splitlines()}
+    assert places == {f"test_tuple_outputs.py:{test_an_assignment_stands_on_its_own_line.__code__.co_firstlineno + 3}"}
