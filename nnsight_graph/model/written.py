@@ -52,9 +52,12 @@ def _saves(recording: Recording, saved: list[int]) -> list[tuple[int, str]]:
     """The names of what is saved: given, of the variable that it was assigned to, or a number."""
     named: dict[int, str] = {}
     lines = {entry[1]: number for number, entry in enumerate(recording.entries) if entry[0] == "save"}
-    taken: dict[str, int] = {}
-    for place, node in enumerate(dict.fromkeys(saved)):
-        name = recording.names.get(node) or assigned_name(recording.places[lines[node]]) or f"value_{place}"
-        taken[name] = taken.get(name, 0) + 1
-        named[node] = name if taken[name] == 1 else f"{name}_{taken[name]}"
+    found = {node: recording.names.get(node) or assigned_name(recording.places[lines[node]]) for node in saved}
+    taken = set(found.values())
+    for place, (node, given) in enumerate(found.items()):
+        name, count = given or f"value_{place}", 1
+        while name in named.values() or (name != given and name in taken):  # a_2 may be a variable, too
+            count += 1
+            name = f"{given or f'value_{place}'}_{count}"
+        named[node] = name
     return list(named.items())

@@ -17,6 +17,9 @@ from .name import Name
 from .recorder import holds_proxy, recording_here
 from .settled import plain
 
+_FILLED_IN = {"_stacklevel": (3, 5), "out": (None,), "sparse": (False,), "_random_samples": (None,)}
+"""Arguments that torch's own functions hand on with their defaults (``F.softmax``, ``F.normalize``, ``F.embedding``): nobody wrote them."""
+
 _REFLECTED = {f".__r{name}__": name for name in ("sub", "truediv", "floordiv", "pow", "mod", "matmul", "add", "mul")}
 
 
@@ -33,6 +36,8 @@ def record_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return trace.proxy("call", (function, Name("mutates:"), *args), kwargs, depth=3)
     if name in _REFLECTED:
         return trace.proxy(_REFLECTED[name], (args[1], args[0]), depth=3)
+    if not _FILLED_IN.keys().isdisjoint(kwargs):
+        kwargs = {key: value for key, value in kwargs.items() if all(value is not given for given in _FILLED_IN.get(key, ()))}
     made = trace.proxy(name, args, kwargs, depth=3)
     if name in ("setitem", "delitem"):
         return None

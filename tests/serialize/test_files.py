@@ -196,6 +196,44 @@ def test_what_is_no_data_says_so_on_its_line(lm: LanguageModel, tmp_path: Path) 
         tracer.graph.save(tmp_path / "graph.nng")
 
 
+def test_names_do_not_meet(lm: LanguageModel) -> None:
+    with lm.trace(EIFFEL) as tracer:
+        a_2 = lm.transformer.h[2].output.save()
+        a = nnsight.save((lm.transformer.h[0].output, lm.transformer.h[1].output))
+        nnsight.save(lm.transformer.h[3].output)
+    values = tracer.graph.run(lm, EIFFEL)
+    assert list(values) == ["a_2", "a", "a_3", "value_3"]
+    for found, expected in zip(values.values(), (a_2, *a), strict=False):
+        assert torch.equal(found, expected.value)
+
+
+def test_defaults_that_torch_fills_in_are_not_written(lm: LanguageModel, tmp_path: Path) -> None:
+    functional = nn.functional
+    with lm.trace(EIFFEL) as tracer:
+        h = lm.transformer.h[2].output
+        made = functional.softmax(h, dim=-1), functional.log_softmax(h, -1), functional.normalize(h, dim=-1), torch.norm(h, dim=-1)
+        looked = functional.embedding(h.argmax(-1), torch.ones(96, 3)), torch.tensordot(h, h, dims=([2], [2]))
+        values = nnsight.save((*made, *looked, nn.Softmax(-1)(h)))
+    tracer.graph.save(tmp_path / "graph.nng")
+    for found, expected in zip(nnsight.load(tmp_path / "graph.nng").run(lm, EIFFEL).values(), values, strict=True):
+        assert torch.equal(found, expected.value)
+
+
+def test_tensors_of_a_file_are_copies(tmp_path: Path) -> None:
+    """The last digits of a product depend on where its operands lie, and a file may be written over."""
+    torch.manual_seed(0)
+    model = NNsight(nn.Linear(4, 4))
+    for name, drawn in (("one", torch.randn(4)), ("other", torch.randn(4))):
+        with model.trace(run=False) as tracer:
+            (model.output + drawn).save("out")
+        tracer.graph.save(tmp_path / name)
+    graph = nnsight.load(tmp_path / "one")
+    assert all(one.data_ptr() % 64 == 0 for one in graph.graph.constants if isinstance(one, torch.Tensor))
+    before = graph.run(model, torch.ones(1, 4))["out"]
+    (tmp_path / "one").write_bytes((tmp_path / "other").read_bytes())
+    assert torch.equal(graph.run(model, torch.ones(1, 4))["out"], before)
+
+
 def test_the_size_does_not_grow_with_the_model(tmp_path: Path) -> None:
     sizes = []
     for width in (4, 400):
