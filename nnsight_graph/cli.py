@@ -94,11 +94,13 @@ def _diff(given: argparse.Namespace) -> int:
         print("no difference")
         return 0
     lines = difflib.unified_diff(str(one).splitlines(), str(other).splitlines(), str(given.file), str(given.other), lineterm="")
-    print("\n".join(lines) or "the programs are the same")
+    print("\n".join(lines) or "the lines are the same")
+    if one.names != other.names:
+        print(f"they save {', '.join(one.names) or 'nothing'} and {', '.join(other.names) or 'nothing'}")
     pairs = list(zip(one.graph.constants, other.graph.constants, strict=False))
     for place, (left, right) in enumerate(pairs):
         if not _equal(left, right):
-            print(f"constant {place}: {_described(left)} and {_described(right)} differ")
+            print(f"constant {place}: {_described(left)} and {_described(right)} differ{_by(left, right)}")
     return 1
 
 
@@ -106,6 +108,12 @@ def _equal(left: Any, right: Any) -> bool:
     if type(left) is not type(right) or not hasattr(left, "shape"):
         return type(left) is type(right) and bool(left == right)
     return left.shape == right.shape and left.dtype == right.dtype and bool((left == right).all())
+
+
+def _by(left: Any, right: Any) -> str:
+    if not hasattr(left, "shape") or not hasattr(right, "shape") or left.shape != right.shape:
+        return ""
+    return f" by at most {float(abs(left - right).max()):g}" if left.dtype == right.dtype and left.dtype.is_floating_point else ""
 
 
 def _inputs(given: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
@@ -121,22 +129,28 @@ def _parameter(text: str) -> tuple[str, float | int]:
     name, sign, value = text.partition("=")
     if not sign:
         raise ValueError(f"--parameter takes NAME=NUMBER, not {text!r}")
-    return name, int(value) if value.lstrip("-").isdigit() else float(value)
+    try:
+        return name, int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        raise ValueError(f"--parameter takes NAME=NUMBER, not {text!r}") from None
 
 
 def _check(given: argparse.Namespace) -> int:
     graph, model, options = _inputs(given)
-    if given.prompt:
+    if given.prompt and graph.kind != "session":
         graph.check(model, *given.prompt, **options)
     elif lacking := graph.missing(model):
         print(f"nnsight-graph: {', '.join(given.model)} has no {', '.join(lacking)}", file=sys.stderr)
         return 1
-    print("all modules are there" + ("; tried on fake tensors, every line works" if given.prompt else ""))
+    tried = "every line works on fake tensors" if given.prompt else "nothing was tried, since there is no --prompt"
+    print(f"all modules are there; {'the lines of a session are not tried' if graph.kind == 'session' else tried}")
     return 0
 
 
 def _run(given: argparse.Namespace) -> int:
     graph, model, options = _inputs(given)
+    if given.out is not None and not given.out.absolute().parent.is_dir():
+        raise ValueError(f"--out {given.out}: there is no folder {given.out.parent}")
     values = graph.run(model, *given.prompt, limits=None if given.unlimited else library.Limits(), **options)
     for name, value in values.items():
         large = hasattr(value, "numel") and value.numel() > 8

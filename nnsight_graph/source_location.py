@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Place = tuple[CodeType, int]
 """A code object and the offset of an instruction in it: cheap to take, decoded only when somebody reads it."""
@@ -102,7 +102,7 @@ def caller_is_users(depth: int) -> bool:
 
 
 def assigned_name(place: Place) -> str | None:
-    """The variable that the value made at a place is assigned to at once; ``None`` if there is none.
+    """The variable that the value made at a place is assigned to at once, or that it stood in; ``None`` if there is none.
 
     >>> code = compile("logits = save(x)", "<line>", "exec")
     >>> calls = [i.offset for i in dis.get_instructions(code) if i.opname.startswith("CALL")]
@@ -110,7 +110,21 @@ def assigned_name(place: Place) -> str | None:
     'logits'
     """
     code, offset = place
-    following = next((i for i in dis.get_instructions(code) if i.offset > offset and i.opname not in ("CACHE", "PRECALL")), None)
-    if following is None or not following.opname.startswith("STORE_") or following.opname in ("STORE_SUBSCR", "STORE_ATTR"):
+    steps = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "PRECALL", "PUSH_NULL", "EXTENDED_ARG")]
+    place_ = next((number for number, i in enumerate(steps) if i.offset > offset), len(steps))
+    following = steps[place_] if place_ < len(steps) else None
+    if following is None:
         return None
-    return str(following.argval[0] if isinstance(following.argval, tuple) else following.argval)  # Python 3.13 stores and loads in one
+    if following.opname == "POP_TOP":  # a statement: save(x), x.save()
+        before = steps[place_ - 2] if place_ > 1 else following
+        if before.argval == "save" and place_ > 2:
+            before = steps[place_ - 3]
+        return _plain_name(before.argval) if before.opname.startswith(("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF")) else None
+    if not following.opname.startswith("STORE_") or following.opname in ("STORE_SUBSCR", "STORE_ATTR"):
+        return None
+    return _plain_name(following.argval[0] if isinstance(following.argval, tuple) else following.argval)  # 3.13 stores and loads in one
+
+
+def _plain_name(name: Any) -> str | None:
+    """A name that a person wrote: those of rewritten code begin with a sign."""
+    return name if isinstance(name, str) and name.isidentifier() else None

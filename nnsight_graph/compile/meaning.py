@@ -12,7 +12,7 @@ from ..ops.ambient import under
 from ..ops.control import assigned, raise_error, select, take_result
 from ..ops.data import bound
 from ..ops.effect import OPAQUE, Effect, parse
-from ..ops.evaluate import arranged, assign_attribute, call_opaque, log, set_item, unpack
+from ..ops.evaluate import arranged, assign_attribute, assume, call_opaque, log, set_item, unpack
 from ..ops.running import call_listening, call_module
 from ..ops.table import effect_of, function_of
 from .storage import Value
@@ -35,6 +35,7 @@ _STRUCTURAL: dict[str, tuple[Callable[..., Any], Effect]] = {
     "merge": (select, parse("maybe:1,2")),
     "result": (take_result, parse("maybe:0")),
     "raise": (raise_error, parse("pure")),
+    "assume": (assume, parse("pure")),
 }
 
 

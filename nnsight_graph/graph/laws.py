@@ -37,6 +37,7 @@ LAWS: dict[str, Law] = {
     "call": Law(),
     "save": Law(operands=1, value=False),
     "log": Law(value=False),
+    "assume": Law(operands=2, value=False),
     "cache": Law(operands=2, value=False),
     "setattr": Law(operands=3, value=False),
     "named": Law(operands=2),
@@ -66,7 +67,8 @@ that it names: ``"0:None:1"``, ``"0,3"``.
 Lines below an ``under`` work in the
 modes that it names, up to the next. A ``grad`` is the gradient of a value in the ``backward`` whose number is its site's
 call. A ``trace`` is a call of a model in a session, by the name of its method and with its arguments; its ``input``s are those of its
-invokes; ``stop`` ends the session, the forward when a value is there, or its invoke when all above is. ``named`` is a constant with a name.
+invokes; ``stop`` ends the session, the forward when a value is there, or its invoke when all above is. ``named`` is a constant with a name;
+``assume`` is what Python was told of a value when the program was written.
 A ``skip`` puts a value
 in place of a module's forward. A ``replace`` puts a value in place of a module's parameter for one run; ``copied`` is a copy of a
 parameter. A ``cache`` keeps what modules take and return: ``"output"``, ``"inputs"`` or both, and of

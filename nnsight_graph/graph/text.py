@@ -67,6 +67,8 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return False, f"{str(node.site).removesuffix('inputs')}{args[0]} = {args[1]}, in this run"
     if target == "write":
         return False, f"{node.site} = {args[0]}"
+    if target == "assume":
+        return False, f"assume that {args[0]} is {args[1]}"
     if target == "named":
         return True, f"parameter {args[0]}, which is {args[1]}"
     if target == "skip":

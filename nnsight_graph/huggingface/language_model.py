@@ -122,7 +122,9 @@ class LanguageModel(NNsight):
     def dispatch(self) -> LanguageModel:
         """Load the weights, if they are not there yet; every envoy goes on mirroring its module."""
         if not self.dispatched:
-            self._tree.replace(load_with_weights(self._source, self._options, self._loader))
+            loaded = load_with_weights(self._source, self._options, self._loader)
+            _carry_over(self._module, loaded)
+            self._tree.replace(loaded)
             self._tree.loaded = True
         return self
 
@@ -269,3 +271,12 @@ class LanguageModel(NNsight):
         if recording_here() is None:
             self.dispatch()
         return super().__call__(*args, **kwargs)
+
+
+def _carry_over(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
+    """Modules that were attached to a model before its weights were there are in the loaded one, too."""
+    there = dict(loaded.named_modules())
+    for path, module in before.named_modules():
+        owner, _, name = path.rpartition(".")
+        if path not in there and owner in there:
+            there[owner].add_module(name, module)

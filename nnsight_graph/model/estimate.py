@@ -88,7 +88,7 @@ def _lives(nodes: list[Node], places: dict[int, float], rehearsal: Rehearsal) ->
     first: dict[int, float] = {}
     until: dict[int, float] = {}
     for node in nodes:
-        users = [node.number] if node.target not in ("save", "write", "log") else []
+        users = [node.number] if node.target not in ("save", "write", "log", "assume") else []
         for number in (*users, *references_of(node)):
             for storage, size in _storages(rehearsal.values.get(number)):
                 sizes[storage] = size

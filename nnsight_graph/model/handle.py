@@ -37,16 +37,16 @@ class GraphHandle:
         3
     """
 
-    __slots__ = ("_call", "_envoy", "_function", "_kind", "_recording", "_traces")
+    __slots__ = ("_batch", "_call", "_envoy", "_function", "_kind", "_recording", "_traces")
 
     def __init__(
         self, recording: Recording, envoy: NNsight, call: Call | None = None, *, kind: str = "trace", function: str = "",
-        traces: Sequence[tuple[int, int, bool]] = (),
+        traces: Sequence[tuple[int, int, bool]] = (), batch: bool = False,
     ) -> None:  # fmt: skip
         self._recording = recording
         self._envoy = envoy
         self._call = call
-        self._kind, self._function, self._traces = kind, function, tuple(traces)
+        self._kind, self._function, self._traces, self._batch = kind, function, tuple(traces), batch
 
     def detach(self) -> SavedGraph:
         """The program apart from this trace: data alone, to be run again, or saved.
@@ -55,7 +55,8 @@ class GraphHandle:
             FunctionWhitelistError: it uses a function of yours, which is no data; on its line.
             GraphFormatError: it uses a constant that cannot be data; on its line.
         """
-        return SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1)), own=True)
+        content = content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1), self._batch)
+        return SavedGraph(content._replace(tensors=[tensor.clone() for tensor in content.tensors]), own=True)
 
     def save(self, path: str | Path) -> None:
         """Write the program to a file: ``nnsight_graph.load(path)`` reads it, here or elsewhere.
@@ -74,7 +75,7 @@ class GraphHandle:
             ...     print(nnsight.load(f"{folder}/plus.nng").names)
             ['out']
         """
-        SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1))).save(path)
+        SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1), self._batch)).save(path)
 
     def run(
         self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None, **kwargs: Any

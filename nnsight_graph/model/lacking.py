@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import MissedSiteError, RecordError
+from ..errors import MissedSiteError, NNsightError, RecordError
 from ..graph import Site
+from ..run.instrument import innermost, instrumented
 from ..serialize.allowed import GENERATE
 from .invoker import Call
 
@@ -28,9 +29,22 @@ def lacking(model: NNsight, sites: Iterable[Site]) -> list[str]:
         if is_parameter:
             there = module is not None and isinstance(getattr(module, name, None), torch.Tensor)
         else:
-            there = module is not None or ".source." in f".{path}." or path.startswith("generator")
+            there = module is not None or path.startswith("generator") or _has_operation(modules, path)
         found += [] if there else [path]
     return found
+
+
+def _has_operation(modules: Mapping[str, torch.nn.Module], path: str) -> bool:
+    """Whether a path is one of an operation inside a forward; of what that calls in turn, only the first is looked for."""
+    owner, sign, rest = f".{path}".partition(".source.")
+    module = modules.get(owner[1:])
+    if not sign or module is None:
+        return False
+    try:
+        names = instrumented(innermost(module.forward)).names
+    except NNsightError:
+        return False
+    return rest.partition(".")[0] in names
 
 
 def refuse(model: NNsight, sites: Iterable[Site], edited: bool = False) -> None:

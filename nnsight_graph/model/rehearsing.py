@@ -248,16 +248,22 @@ def changed_numbers(
     try:
         rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call), recording)
     except Failure as failure:
-        return rehearsed(failure, recording, frame)
+        if recording.entries[failure.node][0] != "assume":
+            return rehearsed(failure, recording, frame)
+        replaced = any(entry[0] in ("write", "skip") for entry in recording.entries)
+        return _changed(recording, failure.node, failure.operands[1], failure.operands[0], replaced, frame)
     for node, given in asked.items():
         now = rehearsal.values.get(node)
-        if type(now) is Unknown or now == given:
-            continue
-        why = "a line below gives the model values of another shape" if rehearsal.replaced else "other inputs have changed it"
-        error = RecordError(f"this was {given} when the line asked for it, and is {now} in the end: {why}. Ask for it in an earlier trace.")
-        error.__traceback__ = traceback_at(recording.place(node), frame)
-        return error
+        if type(now) is not Unknown and now != given:
+            return _changed(recording, node, given, now, bool(rehearsal.replaced), frame)
     return None
+
+
+def _changed(recording: Recording, node: int, given: Any, now: Any, replaced: bool, frame: FrameType | None) -> RecordError:
+    why = "a line below gives the model values of another shape" if replaced else "other inputs have changed it"
+    error = RecordError(f"this was {given} when the line asked for it, and is {now} in the end: {why}. Ask for it in an earlier trace.")
+    error.__traceback__ = traceback_at(recording.place(node), frame)
+    return error
 
 
 def note_changes(envoy: NNsight, recording: Recording, call: Call, error: BaseException) -> None:

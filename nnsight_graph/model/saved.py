@@ -6,24 +6,27 @@ import linecache
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import safetensors.torch
 import torch
 
-from ..compile import cached_plan
-from ..errors import RecordError
+from ..compile import Plan, cached_plan
+from ..errors import GraphFormatError, RecordError
 from ..graph import Graph, Site, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
-from ..ops.nested import clone
+from ..ops.nested import clone, map_tensors, storage_of
 from ..record import Recording
 from ..run.limits import Limits, Meter
-from ..serialize.allowed import FUNCTIONS
+from ..serialize.allowed import FUNCTIONS, GENERATE_ONLY
 from ..serialize.container import read, write
 from ..serialize.content import Content, content
 from ..serialize.decode import decode
+from .constant_edits import edits_constants
+from .invoker import Call
 from .lacking import lacking, refuse, vet
 from .rehearsing import check
 from .running import run_trace
@@ -94,6 +97,7 @@ class SavedGraph:
         return content(
             flat.entries, flat.indices, self._graph.constants, held.kind, function=held.function, saves=held.saves,
             open_ended=held.open_ended, edits=held.edits, traces=[(trace.node, trace.model, trace.open_ended) for trace in held.traces],
+            batch=held.batch,
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -157,19 +161,25 @@ class SavedGraph:
             LimitError: it would take more than it may.
             RecordError: it needs other inputs, or other parameters.
         """
-        recording = self._recording(parameters or {}) if parameters or self._document.edits else self._plain
+        recording = self._recording(parameters or {}) if parameters or self._edits else self._plain
         if self.kind == "edit":
             raise RecordError("this is an edit: with graph.edit(model).trace(...): ..., it takes part in every run of the edited model")
         if strange := [] if self._own else sorted(self._functions - FUNCTIONS - ({fn} if isinstance(fn, str) else set(fn))):
             raise RecordError(f"the program calls {strange[0]!r} of the model: graph.run(..., fn={strange[0]!r}) if it may")
         meter = None if limits is None else Meter(limits)
         if self.kind == "session":
+            if inputs or kwargs:
+                given = ", ".join([*(f"{len(inputs)} inputs" for _ in inputs[:1]), *kwargs])
+                raise RecordError(f"a session has its own inputs, and takes no others; {given} given")
             return self._run_session(model, recording, meter)
         if self._fits is None or not hasattr(model, "_tree") or model._edits or self._fits() is not model._tree.index:
             refuse(model, self._sites)
             self._fits = weakref.ref(model._tree.index)
+        self._refuse_options(kwargs)
         call = self._call(model, inputs, kwargs)
         values: dict[int, Any] = {}
+        if not self._own:
+            _compiled(recording, call)
         problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, meter=meter)
         if problem is not None:
             raise problem
@@ -178,7 +188,7 @@ class SavedGraph:
     def check(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Try a trace on fake tensors, for an input: nothing runs, and no weights are needed.
 
-        Of a session or an edit, only the modules are looked for.
+        An edit is tried by itself; of a session, only the modules are looked for.
 
         Raises:
             MissedSiteError: the model lacks modules that the program names.
@@ -186,10 +196,10 @@ class SavedGraph:
         """
         for one, sites in self._models(model):
             refuse(one, sites)
-        if self.kind != "trace":
+        if self.kind == "session":
             return
         recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs)
-        plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
+        plan = _compiled(recording, call)
         problem = check(model, recording, call, plan, sys._getframe(1), True)
         if problem is not None:
             raise problem
@@ -220,6 +230,14 @@ class SavedGraph:
         safetensors.torch.save_file(tensors, path)
         return [name for name in values if name not in tensors]
 
+    def _refuse_options(self, kwargs: Mapping[str, Any]) -> None:
+        """A model would take no notice of these."""
+        for name in kwargs:
+            if name in ("parameter", "params", "limit"):
+                raise RecordError(f"{name!r} is no argument of graph.run: parameters={{...}}, limits=Limits(...)")
+            if name in GENERATE_ONLY and self._document.function != "generate":
+                raise RecordError(f"{name!r} is an argument of generate, and this program is of a forward")
+
     def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self._document.function
         invokes = self._invokes
@@ -245,6 +263,13 @@ class SavedGraph:
         return [(models[trace.model], Graph(nodes[trace.node].regions[0]).sites) for trace in self._document.traces]
 
     @cached_property
+    def _edits(self) -> bool:
+        """Whether it may write into its constants."""
+        if self._own or self._document.edits:
+            return self._document.edits
+        return any(isinstance(one, (torch.Tensor, numpy.ndarray)) for one in self._graph.constants) and edits_constants(self._graph)
+
+    @cached_property
     def _sites(self) -> tuple[Site, ...]:
         return self._graph.sites
 
@@ -267,14 +292,17 @@ class SavedGraph:
             name = nodes[trace.node].operands[0].name  # type: ignore[union-attr]
             given = vet if not self._own else None
             traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, vet=given)
-        run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2), meter=meter)
+        batch = self._document.batch and meter is None
+        run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2), batch, meter)
         problem = run.all()
         if problem is not None:
             raise problem
         return self._named(run.values)
 
     def _named(self, values: Mapping[int, Any]) -> dict[str, Any]:
-        return {name: values[node] for node, name in self._document.saves if node in values}
+        own = {storage_of(tensor) for tensor in self._graph.constants if isinstance(tensor, torch.Tensor)} - {0}
+        apart = partial(_apart, own)
+        return {name: map_tensors(values[node], apart) if own else values[node] for node, name in self._document.saves if node in values}
 
     def _recording(self, parameters: Mapping[str, Any]) -> Recording:
         """The program in the form in which it runs, with these values for named constants."""
@@ -284,10 +312,10 @@ class SavedGraph:
             if name not in places:
                 raise RecordError(f"the program has no parameter {name!r}; it has {', '.join(places) or 'none'}")
             constants[places[name]] = value
-        if self._document.edits:  # the program may write into them; the graph stays as it is
+        if self._edits:  # the program may write into them; the graph stays as it is
             constants = clone(constants)
         flat = self._flat if not parameters else flatten(Graph(self._graph.body, tuple(constants)), _described)
-        made = Recording.of(flat.entries, constants, flat.indices, _places(self._graph, flat, self._name), (), self._document.edits)
+        made = Recording.of(flat.entries, constants, flat.indices, _places(self._graph, flat, self._name), (), self._edits)
         made.open_ended = self._document.open_ended
         return made
 
@@ -318,6 +346,23 @@ def load(path: str | Path) -> SavedGraph:
         True
     """
     return SavedGraph(Content(*read(path)), Path(path).name)
+
+
+def _compiled(recording: Recording, call: Call) -> Plan:
+    """The plan of a program that may be anybody's.
+
+    Raises:
+        GraphFormatError: its lines do not fit together in a way that only shows here.
+    """
+    try:
+        return cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
+    except (LookupError, AttributeError, AssertionError, ValueError, TypeError, RecursionError) as error:
+        raise GraphFormatError(f"the lines of the program do not fit together: {type(error).__name__}: {error}") from None
+
+
+def _apart(own: set[int], tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor on storage of its own, not on that of a constant: whoever gets it may edit it."""
+    return tensor.clone() if storage_of(tensor) in own else tensor
 
 
 def _described(value: Any) -> Any:

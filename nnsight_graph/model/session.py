@@ -70,7 +70,7 @@ class Session(RecordedBlock):
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models)
+        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch)
 
     def __enter__(self) -> Session:
         if self._recording is not None:

@@ -15,7 +15,7 @@ from ..graph.walk import references_in
 from ..ops.ambient import modes
 from ..ops.control import assigned, raise_error
 from ..ops.data import bound
-from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, call_opaque, literal, log, set_item, unpack
+from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, assume, call_opaque, literal, log, set_item, unpack
 from ..ops.table import function_of
 from ..record import Recording
 from ..run.failures import raised_at
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bound": bound, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item, "log": log, "call": call_opaque,
-    "raise": raise_error, "assigned": assigned,
+    "raise": raise_error, "assigned": assigned, "assume": assume,
 }  # fmt: skip
 
 

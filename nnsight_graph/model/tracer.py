@@ -9,7 +9,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import numpy
 import torch
 
 from ..config import CONFIG
@@ -17,7 +16,6 @@ from ..errors import RecordError
 from ..graph import Site
 from ..record import Proxy, Recorder, Recording
 from ..record.included import include
-from ..record.name import Name
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.steps import Steps
@@ -140,10 +138,13 @@ class Tracer(RecordedBlock):
 
         Args:
             name: Its name.
-            value: A number, a string or a tensor.
+            value: A number, a string or a tensor. A name that was used before stands for the same constant.
 
         Returns:
             The value, traced.
+
+        Raises:
+            RecordError: it is none of these, or the name has another value already.
 
         Example:
             >>> import torch, nnsight_graph as nnsight
@@ -153,10 +154,7 @@ class Tracer(RecordedBlock):
             >>> tracer.graph.run(model, torch.ones(2), parameters={"alpha": 3.0})["scaled"]
             tensor([3., 3.])
         """
-        kinds = (int, float, complex, str, bytes, torch.Tensor, numpy.ndarray)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise RecordError(f"a parameter is a number, a string or a tensor, not {value!r}")
-        return self._recorder.proxy("named", (Name(name), value))
+        return self._recorder.named(name, value)
 
     def next(self, count: int = 1) -> Tracer:
         """From here on lines stand ``count`` steps further.

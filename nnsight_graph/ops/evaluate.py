@@ -135,6 +135,17 @@ def unpack(value: Any, count: int) -> tuple[Any, ...]:
     return items
 
 
+def assume(value: Any, given: Any) -> None:
+    """Raise if a value is not what Python was told it was when the program was written."""
+    if type(value) is not type(given) and not (isinstance(value, tuple) and isinstance(given, tuple)):
+        given = type(value)(given) if isinstance(given, (tuple, list)) and isinstance(value, (tuple, list)) else given
+    if value != given:
+        raise NNsightError(
+            f"this is {value}, and was {given} when the program was written: a line of Python asked for it then, and went on with that. "
+            "Record the program again for such an input; or go on with the traced value itself, not with int() or len() of it"
+        )
+
+
 def log(*values: Any, **options: Any) -> None:
     """Print values the moment they are there."""
     print(*values, **options)

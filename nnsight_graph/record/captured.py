@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 
 from ..errors import RecordError
@@ -27,11 +28,15 @@ class Captured:
         poison: A refusal in the block: the trace may not run, whoever caught it.
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
         replaced: What stands for parameters in this run, by path.
+        parameters: Constants with a name: the value, its place among the constants, and what stands for it in an entry.
         edits_constants: Whether a line edits a captured tensor in place.
     """
 
     entries: list[Any]
     constants: list[Any]
+    indices: list[int]
+    encode: Callable[[Any], Any]
+    repeats: bool
     saved: dict[int, Proxy]
     owner: Any
     regions: int
@@ -47,6 +52,7 @@ class Captured:
     _edited: frozenset[int] = frozenset()
 
     replaced: dict[str, Proxy] = {}  # noqa: RUF012  (replaced, never filled)
+    parameters: dict[str, tuple[Any, int, Any]] = {}  # noqa: RUF012  (replaced, never filled)
 
     def put(self, entry: tuple[Any, ...], frame: FrameType) -> int:
         """Write an entry."""
@@ -68,6 +74,26 @@ class Captured:
         if path in self.replaced:
             return self.replaced[path]
         return self.make(self, self.add("parameter", (), None, site, 3))
+
+    def named(self, name: str, value: Any) -> Proxy:
+        """A constant with a name; the same constant wherever the name is used.
+
+        Raises:
+            RecordError: it is no number, string or tensor, or the name has another value.
+        """
+        kinds = (int, float, complex, str, bytes, torch.Tensor, numpy.ndarray)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise RecordError(f"a parameter is a number, a string or a tensor, not {value!r}")
+        if name not in self.parameters:
+            described = self.encode(value)
+            self.parameters = {**self.parameters, name: (value, self.indices[-1], described)}
+        else:
+            before, index, described = self.parameters[name]
+            if before is not value and (type(before) is not type(value) or hasattr(value, "shape") or before != value):
+                raise RecordError(f"the parameter {name!r} is {before!r} already: a name has one value")
+            self.indices.append(index)
+            self.repeats = True
+        return self.make(self, self.put(("named", name, described), sys._getframe(2)))
 
     def replace(self, paths: Sequence[str], owner: Any, value: Any) -> None:
         """A value stands for a parameter of the model, under all its names, in this run.

@@ -25,7 +25,7 @@ Shared = tuple[tuple[int, ...], ...]
 _EFFECTS = {"bound": parse("maybe:0"), "unpack": parse("view:0"), "setattr": parse("mutates:0 maybe:2"), "call": OPAQUE, "merge": OPAQUE}
 _PURE = parse("pure")
 _WITHOUT = frozenset(
-    "read write parameter save log param check if for while steps invoke raise under skip stop".split(),
+    "read write parameter save log assume param check if for while steps invoke raise under skip stop".split(),
 )
 
 

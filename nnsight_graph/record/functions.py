@@ -100,16 +100,22 @@ def save(value: Any) -> Any:
         >>> out
         tensor([0., 0.])
     """
-    trace = _recorder("save")
+    return _saved(_recorder("save"), value, "")
+
+
+def _saved(trace: Recorder, value: Any, part: str) -> Any:
+    """The same, for what stands at ``part`` of a container."""
     if type(value) in (list, dict, set) and trace.living(value) is not None:
         return value  # it holds, after the run, what it has got there
     if type(value) in (tuple, list):
-        return type(value)(map(save, value))
+        return type(value)([_saved(trace, item, f"{part}.{place}") for place, item in enumerate(value)])
     if type(value) is dict:
-        return {key: save(item) for key, item in value.items()}
-    if isinstance(value, Proxy) and value._trace is trace:
-        return value.save()
-    return value
+        return {key: _saved(trace, item, f"{part}.{key}") for key, item in value.items()}
+    if not isinstance(value, Proxy) or value._trace is not trace:
+        return value
+    if part:
+        trace.parts = {**trace.parts, value._index: part}
+    return value.save()
 
 
 def trace(function: Callable[..., Any]) -> Callable[..., Any]:

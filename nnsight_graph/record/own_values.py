@@ -23,7 +23,7 @@ Entry = tuple[Any, ...]
 
 _NONE = parse("pure")
 _EFFECTS = {"bound": parse("maybe:0"), "unpack": parse("view:0"), "setattr": parse("mutates:0 maybe:2"), "assigned": parse("view:0")}
-_SILENT = frozenset(("read", "write", "save", "log", "if", "else", "end", "check", "invoke", "raise", "under", "parameter", "input"))
+_SILENT = frozenset("read write save log assume if else end check invoke raise under parameter input".split())
 _CONSTANTS = {"None": None, "False": False, "True": True}
 _INPUTS = frozenset(("input", "inputs"))
 

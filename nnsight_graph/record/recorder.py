@@ -74,6 +74,9 @@ class Recorder(Cursor, Captured):
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
         names: What saved values are called, by node, where a name was given.
+        variables: Of values below a branch or a loop: the variable that they are in, and the nodes whose values they take, by node.
+        assumed: What Python was told of values while the block was written: node and value.
+        parts: Where values stand in a container that was saved, by node: ``".key.0"``.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         own: What own properties have shown, once there is one.
@@ -97,6 +100,9 @@ class Recorder(Cursor, Captured):
     repeats = False
     session: Any = None
     names: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
+    variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
+    assumed: frozenset[tuple[int, str]] = frozenset()
+    parts: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     own: OwnValues | None = None
     backwards = 0
     retained: tuple[Proxy, ...] = ()

@@ -44,14 +44,15 @@ class Recording:
         places: Where each node was written.
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
+        versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run.
         replaced: What stands for parameters at the end, by path.
-        names: What saved values are called, by node, where a name was given.
+        names, variables, parts: What saved values are called, see :class:`Recorder`.
         turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
     """
 
     __slots__ = (
-        "_key", "constants", "edits_constants", "entries", "indices", "names", "open_ended", "places", "repeats", "replaced", "shared",
-        "turns",
+        "_key", "constants", "edits_constants", "entries", "indices", "names", "open_ended", "parts", "places", "repeats", "replaced",
+        "shared", "turns", "variables", "versions",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder) -> None:
@@ -63,9 +64,10 @@ class Recording:
         self.edits_constants = recorder.edits_constants
         self.open_ended = recorder.open_ended
         self.turns = recorder.turns
-        self.names = recorder.names
+        self.names, self.variables, self.parts = recorder.names, recorder.variables, recorder.parts
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
         self._key: Hashed | None = None
+        self.versions = tuple([(index, self.constants[index]._version) for index in sorted(recorder._edited)])
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @classmethod
@@ -76,7 +78,7 @@ class Recording:
         made = cls.__new__(cls)
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
-        made.names, made.replaced, made._key = {}, {}, None
+        made.names, made.variables, made.parts, made.replaced, made._key, made.versions = {}, {}, {}, {}, None, ()
         return made
 
     def plain(self) -> Graph:

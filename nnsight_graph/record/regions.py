@@ -25,12 +25,13 @@ _UNBOUND = Name("unbound")
 class RegionEmitter:
     """Writes the control flow of one trace into its recorder; values are proxies."""
 
-    __slots__ = ("_opened", "_steps", "recorder")
+    __slots__ = ("_carried", "_opened", "_steps", "recorder")
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._opened: list[tuple[int, dict[Any, Proxy]]] = []
         self._steps: list[tuple[Steps, int | str]] = []
+        self._carried: list[list[str]] = []  # the names that loops carry
 
     # ------------------------------------------------------------------ questions
 
@@ -78,7 +79,7 @@ class RegionEmitter:
         opened = self._close()
         self._put("end")
         truth = Proxy(self.recorder, opened)
-        return [self._kept(self._made("merge", truth, *map(_known, pair)), pair) for _, *pair in merges]
+        return [self._kept(self._made("merge", truth, *map(_known, pair)), pair, name) for name, *pair in merges]
 
     # ------------------------------------------------------------------ loops
 
@@ -91,6 +92,7 @@ class RegionEmitter:
         self._settle_own()
         values = [_known(value) for _, value in carried]
         opened = self._put(kind, *([] if kind == "while" else [source]), *values)
+        self._carried.append([name for name, _ in carried])
         self._open(opened)
         if kind == "steps":
             self._steps.append((source, self.recorder.step))
@@ -111,15 +113,18 @@ class RegionEmitter:
         self._put("end", leave, *map(_known, following))
         if self.recorder.entries[opened][0] == "steps":
             self._leave_steps()
-        loop = Proxy(self.recorder, opened)
-        return [self._kept(self._made("result", loop, Name(str(place))), (value,)) for place, value in enumerate(following)]
+        loop, names = Proxy(self.recorder, opened), self._carried.pop()
+        pairs = enumerate(zip(following, names, strict=True))
+        return [self._kept(self._made("result", loop, Name(str(place))), (value,), name) for place, (value, name) in pairs]
 
-    def _kept(self, made: Proxy, values: Sequence[Any]) -> Proxy:
+    def _kept(self, made: Proxy, values: Sequence[Any], name: str) -> Proxy:
         """The value of a name below a branch or a loop is saved where it was saved in it."""
         recorder = self.recorder
         kept = [value for value in values if self.traced(value) and value._index in recorder.saved]
         if kept and recorder.entries[made._index][0] == "result":  # of a loop that ends early, that of the last turn
             recorder.refilled = (*recorder.refilled, (made, kept[0]))
+        if kept:
+            recorder.variables = {**recorder.variables, made._index: (name, tuple(value._index for value in kept))}
         return made.save() if kept else made
 
     def _leave_steps(self) -> None:

@@ -93,6 +93,7 @@ def settled(proxy: Proxy, wish: str) -> Any:
         return value_of(proxy)
     known, value = _measured(proxy) if wish in _MEASURED else (False, "")
     if known and (wish == "len" or not _is_tensor(value)):
+        _assume(proxy, value)
         return value
     raise RecordError(_advice(wish, sys._getframe(2), "" if known else value))
 
@@ -107,6 +108,17 @@ def _measured(proxy: Proxy) -> tuple[bool, Any]:
     """What shapes alone tell of a value that is not there yet."""
     observer = proxy._trace.observer
     return (False, "") if observer is None else observer.measure(_numbered(proxy))
+
+
+def _assume(proxy: Proxy, value: Any) -> None:
+    """Write down what Python was told of a value: the program holds only where that is so."""
+    trace = proxy._trace
+    number = _numbered(proxy)
+    if _is_tensor(value):
+        number, value = trace.put(("len", number), sys._getframe(2)), len(value)
+    if (number, repr(value)) not in trace.assumed:
+        trace.assumed = trace.assumed | {(number, repr(value))}
+        trace.add("assume", (type(proxy)(trace, number), value), depth=3)
 
 
 def _numbered(proxy: Proxy) -> int:
@@ -129,6 +141,8 @@ def _is_metadata(entries: list[tuple[Any, ...]], index: int) -> bool:
 def measured_or_itself(proxy: Proxy) -> Any:
     """What a proxy stands for, if shapes tell it; else the proxy."""
     known, value = _measured(proxy)
+    if known and not _is_tensor(value):
+        _assume(proxy, value)
     return value if known else proxy
 
 
@@ -150,6 +164,7 @@ def hash_of(proxy: Proxy) -> int:
     if proxy._trace.open:
         known, value = _measured(proxy)
         if known and not _is_tensor(value):
+            _assume(proxy, value)
             return hash(value)
         raise RecordError(_ADVICE["hash"] + ".")
     return object.__hash__(proxy) if proxy._value is UNSET else hash(proxy._value)
@@ -179,6 +194,8 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
         known, value = _measured(proxy)
         if not known:
             raise RecordError(_advice("iter", frame, value))
+        if _is_tensor(value) or not any(map(_is_tensor, value)):
+            _assume(proxy, value)
         if not _is_tensor(value) and not any(map(_is_tensor, value)):
             return iter(value)
         return iter([proxy._trace.proxy("getitem", (proxy, position), depth=3) for position in range(len(value))])

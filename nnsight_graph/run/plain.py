@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DEEP = 64
 _ITEM, _OBJECT = 8, 64
-_WALKED = 64
+_WALKED = 16
 """How many items of containers are looked at for the price of one operation."""
 
 _PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, float, type(...)))

@@ -13,7 +13,7 @@ from ..graph.build import build_entry
 from ..graph.laws import LAWS
 from ..ops.ambient import modes
 from ..ops.data import bound
-from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, literal, set_item, unpack
+from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, assume, literal, set_item, unpack
 from ..ops.rows import Rows
 from ..ops.table import effect_of, function_of
 from ..record import Recording
@@ -29,7 +29,7 @@ Entry = tuple[Any, ...]
 _NOTHING = ("save", "log", "raise", "check", "cache", "else", "backward", "stop", "replace")
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bound": bound, "unpack": unpack, "setattr": assign_attribute, "setitem": set_item,
-    "named": lambda _name, value: value,
+    "named": lambda _name, value: value, "assume": assume,
     "arranged": lambda _value, again: again,  # where it lies is known in the run alone
 }  # fmt: skip
 

@@ -11,7 +11,10 @@ import torch
 from ..graph.laws import LAWS
 from ..ops import portable
 
-_NOT = frozenset(("call", "cache"))
+_NOT = {
+    "call": "call may not stand in a graph file",
+    "cache": "a cache is no value of the program, and not kept in a file: save the values that you want",
+}
 
 
 FUNCTIONS = frozenset(("", "forward", "generate"))
@@ -28,6 +31,12 @@ GENERATE = frozenset(
     negative_prompt_ids negative_prompt_attention_mask""".split()
 )
 """The arguments that a session from a file may give to ``generate``: numbers and tensors. None names code to load, as others do."""
+
+GENERATE_ONLY = frozenset(
+    """max_length max_new_tokens min_length min_new_tokens early_stopping max_time do_sample num_beams temperature top_k top_p min_p
+    typical_p repetition_penalty length_penalty no_repeat_ngram_size num_return_sequences""".split()
+)
+"""Arguments of ``generate`` that no forward has."""
 
 _MODES = re.compile(r"(grad=(True|False), inference=(True|False)(, (cpu|cuda|mps|xpu)=torch\.(float16|bfloat16|float32))*)?")
 
@@ -64,7 +73,7 @@ def refusal(target: str, keywords: tuple[str, ...], count: int = 0) -> str:
     "torch.sum takes no keyword argument 'out' in a graph file"
     """
     if target in LAWS:
-        return f"{target} may not stand in a graph file" if target in _NOT else ""
+        return _NOT.get(target, "")
     if target[:1] == "@" and not portable.is_reviewed(target):
         plain = target[1:].isidentifier() and target[1] != "_" and not hasattr(torch.Tensor, target[1:])  # else it is a method
         return "" if plain and not keywords else portable.why_not(target)

@@ -14,6 +14,9 @@ from ..errors import GraphFormatError
 
 _KEY = "nnsight_graph"
 _HEADER_MAX = 64 << 20
+_MAPPED = 1 << 20
+"""Tensors of so many bytes are mapped, smaller ones copied: then a file may be written anew while its graph is in use."""
+_ALIGNED = 64
 
 
 def write(path: str | Path, text: bytes, tensors: list[torch.Tensor]) -> bytes:
@@ -25,6 +28,8 @@ def write(path: str | Path, text: bytes, tensors: list[torch.Tensor]) -> bytes:
     content = pack(text, tensors)
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
     try:
         beside.write_bytes(content)
         os.replace(beside, target)
@@ -37,11 +42,17 @@ def pack(text: bytes, tensors: list[torch.Tensor]) -> bytes:
     """The bytes of a file."""
     named = {str(place): tensor for place, tensor in enumerate(tensors)}
     content: bytes = safetensors.torch.save(named, metadata={_KEY: text.decode()})
-    return content
+    if not any(tensor.nbytes >= _MAPPED for tensor in tensors):
+        return content
+    size = int.from_bytes(content[:8], "little")
+    padding = -(8 + size) % _ALIGNED  # spaces may follow the header: so the tensors begin where kernels expect them
+    return (size + padding).to_bytes(8, "little") + content[8 : 8 + size] + b" " * padding + content[8 + size :]
 
 
 def read(path: str | Path) -> tuple[bytes, list[torch.Tensor]]:
-    """The text of a document, and its tensors: copies, since a file may change, and in it they lie where kernels give other last digits.
+    """The text of a document, and its tensors.
+
+    Large ones are mapped into memory, if they lie there as torch itself would lay them: elsewhere kernels give other last digits.
 
     Raises:
         GraphFormatError: the file is no graph file.
@@ -59,9 +70,14 @@ def read(path: str | Path) -> tuple[bytes, list[torch.Tensor]]:
             names = sorted(container.keys(), key=len)
             if sorted(names) != sorted(str(place) for place in range(len(names))):
                 raise GraphFormatError(f"{Path(path).name}: its tensors are not numbered from 0")
-            return text, [container.get_tensor(str(place)).clone() for place in range(len(names))]
+            return text, [_apart(container.get_tensor(str(place))) for place in range(len(names))]
     except safetensors.SafetensorError as error:
         raise GraphFormatError(f"{Path(path).name} is no graph file: {error}") from None
+
+
+def _apart(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of a file as it is, or a copy."""
+    return tensor if tensor.nbytes >= _MAPPED and tensor.data_ptr() % _ALIGNED == 0 else tensor.clone()
 
 
 def _text(header: bytes, name: str) -> bytes:

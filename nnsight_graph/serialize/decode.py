@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from ..errors import CheckError, GraphFormatError
-from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site, verify, walk
+from ..graph import Const, Graph, Group, Literal, Node, Operand, Ref, Region, Site, references_of, verify, walk
 from ..ops.portable import is_portable_literal, version
 from .allowed import name_refusal, refusal
 from .document import (
@@ -35,6 +35,7 @@ from .shapes import SHAPES, refuse_group, refuse_loops, refuse_shape
 _NAMES = {"bound": slice(1, 2), "under": slice(1), "trace": slice(1)}
 """The operands that are names, of the kinds that have some."""
 
+_HOLDING = frozenset(("list", "tuple", "dict", "set"))
 _DEPTH = 64
 _NODES = 200_000
 
@@ -94,6 +95,7 @@ class _Reader:
     def __init__(self, document: Document, tensors: list[torch.Tensor]) -> None:
         self._document, self._tensors = document, tensors
         self._free = 0
+        self._deep: dict[int, int] = {}  # how deep containers stand in containers
         self.constants = tuple(self.constant(place, constant) for place, constant in enumerate(document.constants))
 
     def region(self, region: FileRegion, path: str, depth: int) -> Region:
@@ -131,6 +133,10 @@ class _Reader:
         operands = tuple([Ref(one) if type(one) is int else self.operand(one) for one in given])
         keywords = tuple([(name, self.operand(one)) for name, one in node.keywords]) if names else ()
         made = Node(number, target, operands, keywords, site)
+        if target in _HOLDING:
+            self._deep[number] = 1 + max([self._deep.get(one, 0) for one in references_of(made)], default=0)
+            if self._deep[number] > _DEPTH:
+                raise _Wrong(f"containers stand in each other more than {_DEPTH} deep")
         if target[:1] in (".", "@") and not operands:
             raise _Wrong(f"{target} does not take these operands")
         if target in SHAPES and (why := refuse_shape(made, self.constants)):

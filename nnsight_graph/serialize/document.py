@@ -145,6 +145,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         open_ended: Whether it has a loop over an open range of steps.
         edits: Whether it edits a constant in place.
         traces: The traces of a session.
+        batch: Whether they may be run as one batch.
     """
 
     format: int
@@ -158,3 +159,4 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     open_ended: bool = False
     edits: bool = False
     traces: tuple[FileTrace, ...] = ()
+    batch: bool = False

@@ -20,7 +20,7 @@ Entry = tuple[Any, ...]
 def encode(
     entries: Sequence[Entry], indices: Sequence[int], constants: Sequence[Any], constant: Callable[[Any], FileConstant], kind: str, *,
     function: str = "", saves: Sequence[tuple[int, str]] = (), open_ended: bool = False, edits: bool = False,
-    traces: Sequence[tuple[int, int, bool]] = (),
+    traces: Sequence[tuple[int, int, bool]] = (), batch: bool = False,
 ) -> bytes:  # fmt: skip
     """The document of a program.
 
@@ -35,6 +35,7 @@ def encode(
         open_ended: Whether it has a loop over an open range of steps.
         edits: Whether it edits a constant in place.
         traces: Entry, number of the model and open range, for each trace of a session.
+        batch: Whether traces of a session may be run as one batch.
 
     Raises:
         FunctionWhitelistError: a function of the user's, or an operation that may not stand in a file; it has an ``entry``.
@@ -44,7 +45,7 @@ def encode(
     body = writer.body(entries)
     tables: list[list[Any]] = [writer.made, sorted(saves), sorted(writer.parameters.items()), [FileTrace(*trace) for trace in traces]]
     made, named, parameters, runs = [tuple(table) or () for table in tables]  # the one empty tuple is left out, not just any
-    document = Document(FORMAT, version(), kind, body, made, function, named, parameters, open_ended, edits, runs)  # type: ignore[arg-type]
+    document = Document(FORMAT, version(), kind, body, made, function, named, parameters, open_ended, edits, runs, batch)  # type: ignore[arg-type]
     return msgspec.json.encode(document)
 
 

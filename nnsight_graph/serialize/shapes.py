@@ -12,8 +12,8 @@ _KINDS = {Ref: "r", Const: "c", Literal: "w", Group: "g"}
 
 SHAPES = {
     "read": "", "write": ".", "grad": "r", "backward": "w..*", "under": "w", "parameter": "", "copied": ".?", "replace": "w.",
-    "module": ".*", "listening": ".*", "save": "r", "log": ".*", "setattr": ".c.", "named": "wc", "bound": ".w", "arranged": "..",
-    "unpack": ".c",
+    "module": ".*", "listening": ".*", "save": "r", "log": ".*", "assume": "r.", "setattr": ".c.", "named": "wc", "bound": ".w",
+    "arranged": "..", "unpack": ".c",
     "trace": "w.*", "input": ".*", "stop": "r?", "skip": ".", "invoke": "w", "if": ".", "merge": "r..", "for": "..*", "while": ".*",
     "steps": "w.*", "param": "r[wg]", "check": "..*", "result": "rw", "call": ".*", "cache": ".*",
     "setitem": "...",
@@ -50,6 +50,8 @@ def refuse_shape(node: Node, constants: tuple[object, ...]) -> str:
     operands, target = node.operands, node.target
     if not _fits(target, "".join([_KINDS[type(operand)] for operand in operands])):
         return f"{target} does not take these operands"
+    if target == "replace" and node.site is not None and ".source." in f".{node.site.path}":
+        return "an operation inside a forward has no parameters to replace"
     words = _WORDS.get(target)
     if words is not None:
         word = operands[_PLACES.get(target, 0)]

@@ -289,3 +289,12 @@ def test_a_run_without_a_trace_loads_the_weights(folder: Path) -> None:
     lm = LanguageModel(folder / "gpt2")
     assert lm.trace(PROMPT, trace=False).logits.device.type == "cpu"
     assert lm.dispatched
+
+
+def test_what_was_attached_before_the_weights_are_there_stays():
+    lm = LanguageModel("nnsight-graph/capitals")
+    probe = lm.transformer.h[3].probe = torch.nn.Linear(96, 2)
+    with lm.trace("The Eiffel Tower"):
+        hidden = lm.transformer.h[3].mlp.output.save()
+        probed = lm.transformer.h[3].probe(lm.transformer.h[3].mlp.output).save()
+    assert torch.equal(probed, probe(hidden.value))

@@ -1,6 +1,7 @@
 """Runs changed programs within tight limits, each in a process of its own: `python -m tests.serialize.fuzz_runs SECONDS [SEED]`.
 
-Prints what no program may do: end the process, go on for long, take much memory, change the model, leave hooks.
+Prints what no program may do: end the process, go on for long, take much memory, change the model, leave hooks. Such a program is written
+to ``corpus``, whose files are tried by every test run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +24,11 @@ from nnsight_graph import GraphFormatError, LanguageModel, Limits, NNsightError
 from nnsight_graph.model.saved import SavedGraph
 from nnsight_graph.ops.portable import is_portable, keywords_of
 from nnsight_graph.ops.table import names
+from nnsight_graph.serialize.container import pack
 from nnsight_graph.serialize.content import Content
 from tests.serialize.programs import PROGRAMS
 
+CORPUS = Path(__file__).parent / "corpus"
 LIMITS = Limits(operations=3_000, value_bytes=16 << 20, integer_bits=512)
 SECONDS, MEGABYTES = 15, 600
 OPERATIONS = sorted(name for name in names() if is_portable(name))
@@ -127,11 +131,21 @@ Programs = list[tuple[Content, tuple[Any, ...], dict[str, Any]]]
 
 def attempt(lm: LanguageModel, programs: Programs, before: list[Any], seed: int) -> str:
     """Run one changed program: what came of it, beginning with ``!`` where it may not come."""
-    rng = random.Random(seed)
-    content, inputs, kwargs = programs[seed % len(programs)]
-    text = json.dumps(changed(json.loads(content.text), rng)).encode()
+    _, inputs, kwargs = programs[seed % len(programs)]
+    return outcome_of(lm, made(programs, seed), inputs, kwargs, before)
+
+
+def made(programs: Programs, seed: int) -> Content:
+    """The program of a seed."""
+    content, _, _ = programs[seed % len(programs)]
+    document = changed(json.loads(content.text), random.Random(seed))
+    return Content(json.dumps(document).encode(), content.tensors)
+
+
+def outcome_of(lm: LanguageModel, content: Content, inputs: tuple[Any, ...], kwargs: dict[str, Any], before: list[Any]) -> str:
+    """What comes of a program."""
     try:
-        graph = SavedGraph(Content(text, content.tensors))
+        graph = SavedGraph(content)
     except GraphFormatError:
         return "refused"
     outcome = "ran"
@@ -211,6 +225,8 @@ def main(seconds: float, first: int) -> int:
         counts[outcome.split(":")[0]] += 1
         if outcome[0] == "!":
             print(f"seed {seed}: {outcome}", flush=True)
+            CORPUS.mkdir(exist_ok=True)
+            (CORPUS / f"seed_{seed}.nng").write_bytes(pack(*made(programs, seed)))
 
     began, seed = time.monotonic(), first
     while time.monotonic() - began < seconds:

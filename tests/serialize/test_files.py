@@ -202,7 +202,7 @@ def test_names_do_not_meet(lm: LanguageModel) -> None:
         a = nnsight.save((lm.transformer.h[0].output, lm.transformer.h[1].output))
         nnsight.save(lm.transformer.h[3].output)
     values = tracer.graph.run(lm, EIFFEL)
-    assert list(values) == ["a_2", "a", "a_3", "value_3"]
+    assert list(values) == ["a_2", "a.0", "a.1", "value_3"]
     for found, expected in zip(values.values(), (a_2, *a), strict=False):
         assert torch.equal(found, expected.value)
 
@@ -252,3 +252,140 @@ def test_the_file_is_a_safetensors_container(lm: LanguageModel, tmp_path: Path) 
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert list(header["__metadata__"]) == ["nnsight_graph"]
     assert json.loads(header["__metadata__"]["nnsight_graph"])["format"] == 1
+
+
+def last_of(h: torch.Tensor) -> torch.Tensor:
+    return h[:, int(h.shape[1]) - 1]
+
+
+def norms_of(h: torch.Tensor) -> torch.Tensor:
+    return sum(row.norm() for row in h)  # type: ignore[return-value]
+
+
+def test_what_python_was_told_of_shapes_is_checked(lm: LanguageModel, tmp_path: Path) -> None:
+    """Functions that the block calls see numbers, and the graph what came of them: it holds for inputs with the same numbers alone."""
+    with lm.trace(EIFFEL) as tracer:
+        last = last_of(lm.transformer.h[2].mlp.output).save()
+        norms = norms_of(lm.transformer.h[2].mlp.output).save()
+    tracer.graph.save(tmp_path / "graph.nng")
+    graph = nnsight.load(tmp_path / "graph.nng")
+    assert "assume that %2 is 11" in str(graph)
+    same(graph.run(lm, EIFFEL), {"last": last.value, "norms": norms.value})
+    with pytest.raises(nnsight.NNsightError, match="this is 16, and was 11 when the program was written"):
+        graph.run(lm, "I think that " + EIFFEL)
+    with pytest.raises(nnsight.NNsightError, match="this is 16, and was 11 when the program was written"):
+        graph.check(lm, "I think that " + EIFFEL)
+    with pytest.raises(nnsight.NNsightError, match="this is 2, and was 1 when the program was written"):
+        graph.run(lm, [EIFFEL, EIFFEL])
+    with lm.trace(EIFFEL) as tracer:
+        hidden = lm.transformer.h[2].mlp.output
+        last = hidden[:, hidden.shape[1] - 1].save()  # a traced number holds for every input
+    assert tracer.graph.run(lm, "I think that " + EIFFEL)["last"].shape == (1, 96)
+
+
+def test_a_parameter_is_one_constant_wherever_it_is_named(lm: LanguageModel) -> None:
+    with lm.trace(run=False) as tracer:
+        for block in lm.transformer.h:
+            block.mlp.output[:] *= tracer.parameter("scale", 1.0)
+        lm.lm_head.output.save("logits")
+    with lm.trace(EIFFEL):
+        for block in lm.transformer.h:
+            block.mlp.output[:] = 0
+        expected = lm.lm_head.output.save()
+    assert torch.equal(tracer.graph.run(lm, EIFFEL, parameters={"scale": 0.0})["logits"], expected.value)
+    vector = torch.ones(96)
+    with pytest.raises(RecordError, match=r"the parameter 'scale' is 1\.0 already"):
+        with lm.trace(run=False) as tracer:
+            tracer.parameter("vector", vector), tracer.parameter("vector", vector)
+            tracer.parameter("scale", 1.0), tracer.parameter("scale", 2.0)
+
+
+def test_names_are_those_that_python_would_have(lm: LanguageModel) -> None:
+    with lm.generate(EIFFEL, max_new_tokens=3) as tracer:
+        for _ in tracer.iter[0:3]:
+            last = lm.lm_head.output[0, -1].argmax().save()
+    values = tracer.graph.run(lm, EIFFEL, max_new_tokens=3)
+    assert list(values) == ["last_1", "last_2", "last"]
+    assert values["last"] == last.value
+    with lm.trace(EIFFEL) as tracer:
+        logits = lm.lm_head.output[0, -1]
+        if logits.sum() > 0:
+            out = logits.max().save()
+        else:
+            out = logits.min().save()
+        for row in lm.transformer.h[0].mlp.output[0]:
+            norm = row.norm().save()
+        parts = nnsight.save({"most": logits.max(), "both": [logits.argmax(), logits.argmin()]})
+        b = logits.mean().save()
+        a = logits.std().save("b")
+        answer = logits.argmax()
+        nnsight.save(answer)
+    values = tracer.graph.run(lm, EIFFEL)
+    assert set(values) == {"out", "norm", "parts.most", "parts.both.0", "parts.both.1", "b", "b_1", "answer"}
+    expected = {"out": out, "norm": norm, "parts.most": parts["most"], "parts.both.1": parts["both"][1], "b": a, "b_1": b}
+    assert all(torch.equal(values[name], value.value) for name, value in expected.items())
+
+
+def test_captured_tensors_are_taken_as_they_are(lm: LanguageModel) -> None:
+    vector = torch.ones(96)
+    with lm.trace(EIFFEL) as tracer:
+        lm.transformer.h[2].mlp.output[:, -1] += vector
+        logits = lm.lm_head.output.save()
+    graph = tracer.graph.detach()
+    vector.mul_(100)
+    assert torch.equal(graph.run(lm, EIFFEL)["logits"], logits.value)
+    with lm.trace(run=False) as tracer:
+        tracer.parameter("kept", torch.ones(3)).save("kept")
+    graph = tracer.graph.detach()
+    graph.run(lm, EIFFEL)["kept"].mul_(5)
+    assert graph.run(lm, EIFFEL)["kept"].tolist() == [1.0, 1.0, 1.0]
+    buffer = torch.zeros(96)
+    for run in (False, True):
+        with torch.no_grad(), lm.trace(EIFFEL, run=run) as tracer:
+            buffer.add_(lm.transformer.h[0].mlp.output[0, -1])
+            nnsight.save(buffer)
+        if run:
+            with pytest.raises(GraphFormatError, match="what it began with is gone"):
+                tracer.graph.detach()
+        else:
+            graph = tracer.graph.detach()
+            values = [next(iter(graph.run(lm, EIFFEL).values()), None) for _ in range(2)]
+            assert values[0] is None or torch.equal(values[0], values[1])
+
+
+def test_arguments_that_nobody_would_take_are_refused(lm: LanguageModel) -> None:
+    graph = PROGRAMS["steering"](lm)[0].graph.detach()
+    for options in ({"max_new_tokens": 3}, {"parameter": {"scale": 1.0}}):
+        with pytest.raises(RecordError, match=r"is an argument of generate|is no argument of graph\.run"):
+            graph.run(lm, EIFFEL, **options)
+    with lm.session() as session:
+        with lm.trace(EIFFEL):
+            lm.lm_head.output.save("logits")
+    for inputs, options in (((COLOSSEUM,), {}), ((), {"max_new_tokens": 3})):
+        with pytest.raises(RecordError, match="a session has its own inputs"):
+            session.graph.run(lm, *inputs, **options)
+
+
+def test_operations_inside_forwards_are_looked_for(lm: LanguageModel) -> None:
+    with lm.trace(run=False) as tracer:
+        lm.transformer.h[3].attn.source.attention_interface_0.output[0].save("attended")
+    graph = tracer.graph.detach()
+    assert graph.missing(lm) == []
+    path = "transformer.h.3.attn.source.attention_interface_0"
+    assert graph.missing(NNsight(nn.Linear(2, 2))) == [path]
+    small = NNsight(nn.ModuleDict({"transformer": nn.ModuleDict({"h": nn.ModuleList([nn.ModuleDict({"attn": nn.Linear(2, 2)})] * 4)})}))
+    assert graph.missing(small) == [path]
+
+
+def test_large_tensors_are_mapped_where_torch_would_have_put_them(tmp_path: Path) -> None:
+    model, matrix = NNsight(nn.Linear(512, 512)), torch.randn(600, 512)
+    with model.trace(run=False) as tracer:
+        (model.output @ matrix.T).save("out")
+        (model.output[:3] + torch.ones(3)[:, None]).save("small")
+    tracer.graph.save(tmp_path / "graph.nng")
+    graph = nnsight.load(tmp_path / "graph.nng")
+    tensors = [one for one in graph.graph.constants if isinstance(one, torch.Tensor)]
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
+    assert any(torch.equal(tensor, matrix.T) for tensor in tensors if tensor.dim() == 2)
+    x = torch.randn(4, 512)
+    same(graph.run(model, x), tracer.graph.run(model, x))

@@ -127,6 +127,16 @@ def _later(operand: Any) -> Any:
     return operand + 1 if isinstance(operand, int) else operand
 
 
+@pytest.mark.parametrize("base", [c(0), 1])
+def test_edits_of_constants_do_not_stay(base: Any) -> None:
+    """Whatever the file says of itself, and also through a view."""
+    lines = [READ, ["getitem", c(0), c(1), None], [".add_", base, c(1), None], ["add", c(0), c(1), None]]
+    graph = graph_of(*lines, constants=(1,), tensors=(torch.zeros(2, 2),))
+    model = NNsight(nn.Linear(4, 4))
+    assert len({str(graph.run(model, X)["out"].tolist()) for _ in range(3)}) == 1
+    assert all(not one.any() for one in graph.graph.constants if isinstance(one, torch.Tensor))
+
+
 def test_edits_of_constants_and_gradients_are_gone_with_the_run() -> None:
     model = NNsight(nn.Linear(4, 4))
     graph = graph_of([".add_", c(0), c(1), None], constants=(1,), tensors=(torch.ones(2),))
