@@ -65,6 +65,8 @@ def _statement(node: Node, constants: tuple[Any, ...]) -> tuple[bool, str]:
         return True, f"copy of {args[0] if args else str(node.site).removesuffix('.parameter')}"
     if target == "replace":
         return False, f"{str(node.site).removesuffix('inputs')}{args[0]} = {args[1]}, in this run"
+    if target == "write" and node.site is not None and node.site.point == "grad":
+        return False, f"gradient of {node.site.path.replace('#', '%')} = {args[0]}"
     if target == "write":
         return False, f"{node.site} = {args[0]}"
     if target == "assume":

@@ -83,6 +83,29 @@ class GraphHandle:
         """Run the program again, as :meth:`SavedGraph.run` does."""
         return self.detach().run(model, *inputs, parameters=parameters, limits=limits, **kwargs)
 
+    def check(self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Try the program on fake tensors, as :meth:`SavedGraph.check` does."""
+        self.detach().check(model, *inputs, parameters=parameters, **kwargs)
+
+    def missing(self, model: Any) -> list[str]:
+        """What a model lacks to run this, as :meth:`SavedGraph.missing` says."""
+        return self.detach().missing(model)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of what a run returns."""
+        return self.detach().names
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The named constants, with their values."""
+        return self.detach().parameters
+
+    @property
+    def digest(self) -> str:
+        """The hash of what a file of it holds."""
+        return self.detach().digest
+
     @property
     def graph(self) -> Graph:
         """The graph itself, as it was recorded: frozen nodes and lifted constants. Printed, the turns of loops are folded."""

@@ -166,6 +166,8 @@ class SavedGraph:
             raise RecordError("this is an edit: with graph.edit(model).trace(...): ..., it takes part in every run of the edited model")
         if strange := [] if self._own else sorted(self._functions - FUNCTIONS - ({fn} if isinstance(fn, str) else set(fn))):
             raise RecordError(f"the program calls {strange[0]!r} of the model: graph.run(..., fn={strange[0]!r}) if it may")
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits takes Limits(operations=..., value_bytes=...), not {limits!r}")
         meter = None if limits is None else Meter(limits)
         if self.kind == "session":
             if inputs or kwargs:

@@ -49,13 +49,19 @@ def encode(
     return msgspec.json.encode(document)
 
 
+_INSTEAD = {
+    "torch.autograd.grad": "For a graph that leaves this process, name value.grad, and write loss.backward() below it",
+    "torch.autograd.backward": "For a graph that leaves this process, write loss.backward()",
+}
+
+
 def not_portable(name: str, why: str = "") -> FunctionWhitelistError:
     """The error about a function that may not stand in a file.
 
     >>> print(not_portable("__main__.mine", "It is yours"))
     Function with name `__main__.mine` not in function whitelist. It is yours.
     """
-    advice = "What it does has to be written with torch's operations, in the trace, for a graph that leaves this process"
+    advice = _INSTEAD.get(name, "What it does has to be written with torch's operations, in the trace, for a graph that is to leave")
     return FunctionWhitelistError(f"Function with name `{name}` not in function whitelist. {why or advice}.")
 
 
