@@ -116,10 +116,12 @@ def assigned_name(place: Place) -> str | None:
     if following is None:
         return None
     if following.opname == "POP_TOP":  # a statement: save(x), x.save()
-        before = steps[place_ - 2] if place_ > 1 else following
-        if before.argval == "save" and place_ > 2:
+        before = steps[place_ - 2] if place_ > 1 and steps[place_ - 1].arg == 1 else None
+        if place_ > 2 and steps[place_ - 1].arg == 0 and steps[place_ - 2].opname in ("LOAD_METHOD", "LOAD_ATTR"):
             before = steps[place_ - 3]
-        return _plain_name(before.argval) if before.opname.startswith(("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF")) else None
+        if before is None or not before.opname.startswith(("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF", "STORE_FAST_LOAD_FAST")):
+            return None
+        return _plain_name(before.argval[-1] if isinstance(before.argval, tuple) else before.argval)
     if not following.opname.startswith("STORE_") or following.opname in ("STORE_SUBSCR", "STORE_ATTR"):
         return None
     return _plain_name(following.argval[0] if isinstance(following.argval, tuple) else following.argval)  # 3.13 stores and loads in one

@@ -102,16 +102,19 @@ def test_windows_and_relative_paths_do_not_break():
     [
         ("x = save()", "x"), ("x = save(); y = x", "x"), ("a[0] = save()", None), ("a.b = save()", None), ("save()", None),
         ("print(save())", None), ("[save() for _ in a]", None), ("x: int = save()", "x"),
+        ("y = 1; save(y)", "y"), ("y = a; y.save()", "y"), ("b = a; b.c.save()", None), ("y = 1; save(y, y)", None), ("save(1)", None),
     ],
 )  # fmt: skip
 def test_the_variable_that_a_value_is_assigned_to(line: str, name: str | None) -> None:
     places = []
 
-    def save() -> int:
+    def save(*_: object) -> int:
         frame = sys._getframe(1)
         places.append((frame.f_code, frame.f_lasti))
         return 1
 
-    scope = {"save": save, "a": type("A", (dict,), {})({0: 1})}
+    kind = type("A", (dict,), {"save": save})
+    scope = {"save": save, "a": kind({0: 1})}
+    scope["a"].c = kind()
     exec(f"def function():\n    {line}\nfunction()", scope)
     assert assigned_name(places[0]) == name

@@ -302,9 +302,13 @@ class SavedGraph:
         return self._named(run.values)
 
     def _named(self, values: Mapping[int, Any]) -> dict[str, Any]:
-        own = {storage_of(tensor) for tensor in self._graph.constants if isinstance(tensor, torch.Tensor)} - {0}
-        apart = partial(_apart, own)
-        return {name: map_tensors(values[node], apart) if own else values[node] for node, name in self._document.saves if node in values}
+        found = {name: values[node] for node, name in self._document.saves if node in values}
+        apart = partial(_apart, self._own_storages)
+        return {name: map_tensors(value, apart) for name, value in found.items()} if self._own_storages else found
+
+    @cached_property
+    def _own_storages(self) -> set[int]:
+        return {storage_of(tensor) for tensor in self._graph.constants if isinstance(tensor, torch.Tensor)} - {0}
 
     def _recording(self, parameters: Mapping[str, Any]) -> Recording:
         """The program in the form in which it runs, with these values for named constants."""

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-import torch
-
 from ..graph.laws import LAWS
 from ..ops import portable
 
@@ -75,7 +73,7 @@ def refusal(target: str, keywords: tuple[str, ...], count: int = 0) -> str:
     if target in LAWS:
         return _NOT.get(target, "")
     if target[:1] == "@" and not portable.is_reviewed(target):
-        plain = target[1:].isidentifier() and target[1] != "_" and not hasattr(torch.Tensor, target[1:])  # else it is a method
+        plain = target[1:].isidentifier() and target[1] != "_" and not portable.is_reviewed("." + target[1:])  # else it is a method
         return "" if plain and not keywords else portable.why_not(target)
     most = portable.most_arguments(target)
     if most is not None and count > most and portable.is_portable(target):
