@@ -38,7 +38,10 @@ def test_a_difference_is_found() -> None:
         Variants(lambda: 1.0, lambda: 1.0 + 1e-9).check()
 
 
-@pytest.mark.parametrize("name", ["compile, per node of a plan not seen before", "peak memory while reducing every layer"])
+FILES = "graph files: 1,000 nodes to bytes and back, and the file of an ablation"
+
+
+@pytest.mark.parametrize("name", ["compile, per node of a plan not seen before", "peak memory while reducing every layer", FILES])
 def test_figures_give_numbers(name: str) -> None:
     readings = FIGURES[name].measure(SHORT)
     assert readings

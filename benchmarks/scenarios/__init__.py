@@ -4,7 +4,8 @@ from importlib import import_module
 
 from .registry import FIGURES, SCENARIOS, Figure, Reading, Scenario, Target, Variants
 
-for _file in ("tiny", "small", "generation", "nodes", "invokes", "memory", "early", "scans", "import_time"):  # the order of the tables
+_FILES = "tiny small generation nodes invokes memory early scans files import_time"  # in the order of the tables
+for _file in _FILES.split():
     import_module(f"{__name__}.{_file}")
 
 __all__ = ["FIGURES", "SCENARIOS", "Figure", "Reading", "Scenario", "Target", "Variants"]

@@ -60,7 +60,6 @@ class SavedGraph:
     def __init__(self, given: Content, name: str = "<graph>", *, own: bool = False) -> None:
         self._name, self._own = name, own
         self._graph, self._document = decode(*given)
-        self._flat: Flat = flatten(self._graph, _described)
         self._fits: weakref.ref[Any] | None = None  # the modules that it was found to fit last
 
     # ------------------------------------------------------------------ what it is
@@ -89,6 +88,11 @@ class SavedGraph:
     def digest(self) -> str:
         """The hash of the content: equal for equal programs with equal constants, however their files were written."""
         return self._content.digest
+
+    @cached_property
+    def _flat(self) -> Flat:
+        """The entries, in which it runs."""
+        return flatten(self._graph, _described)
 
     @cached_property
     def _content(self) -> Content:

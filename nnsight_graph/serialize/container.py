@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
@@ -82,10 +82,10 @@ def _apart(tensor: torch.Tensor) -> torch.Tensor:
 
 def _text(header: bytes, name: str) -> bytes:
     try:
-        known = json.loads(header)
-        text = known["__metadata__"][_KEY]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return msgspec.json.decode(header, type=_Header).__metadata__[_KEY].encode()
+    except (msgspec.DecodeError, KeyError, RecursionError, UnicodeError):
         raise GraphFormatError(f"{name} is no graph file: its header has no {_KEY!r}") from None
-    if not isinstance(text, str):
-        raise GraphFormatError(f"{name} is no graph file: its {_KEY!r} is no text")
-    return text.encode()
+
+
+class _Header(msgspec.Struct):
+    __metadata__: dict[str, str]

@@ -95,6 +95,7 @@ class _Reader:
     def __init__(self, document: Document, tensors: list[torch.Tensor]) -> None:
         self._document, self._tensors = document, tensors
         self._free = 0
+        self._literals: dict[str, Literal] = {}
         self._deep: dict[int, int] = {}  # how deep containers stand in containers
         self.constants = tuple(self.constant(place, constant) for place, constant in enumerate(document.constants))
 
@@ -147,22 +148,26 @@ class _Reader:
 
     def operand(self, given: FileOperand, depth: int = 0) -> Operand:
         """An operand."""
-        if type(given) is FileConst:
-            if given.index >= len(self._document.constants):
-                raise _Wrong(f"constant {given.index} of {len(self._document.constants)}")
-            return Const(given.index)
-        if isinstance(given, int):
+        if type(given) is int:
             return Ref(given)
-        if isinstance(given, str):
-            if not is_portable_literal(given):
-                raise _Wrong(f"{given[:100]!r} is no dtype")
-            return Literal(given)
+        if type(given) is FileConst:
+            if given.index >= len(self.constants):
+                raise _Wrong(f"constant {given.index} of {len(self.constants)}")
+            return Const(given.index)
+        if type(given) is str:
+            return self._literals.get(given) or self._literal(given)
         if depth > _DEPTH:
             raise _Wrong(f"operands stand in each other more than {_DEPTH} deep")
         assert isinstance(given, FileGroup)
         made = Group(given.kind, tuple([self.operand(item, depth + 1) for item in given.items]))
         if made.kind in ("slice", "dict") and (why := refuse_group(made)):
             raise _Wrong(why)
+        return made
+
+    def _literal(self, word: str) -> Literal:
+        if not is_portable_literal(word):
+            raise _Wrong(f"{word[:100]!r} is no dtype")
+        made = self._literals[word] = Literal(word)
         return made
 
     def constant(self, place: int, constant: FileConstant) -> Any:
