@@ -14,7 +14,6 @@ from ..compile import Plan, cached_plan
 from ..errors import NNsightError
 from ..ops.control import NEVER
 from ..ops.evaluate import UNBOUND
-from ..ops.nested import copy_together
 from ..record import Recording
 from ..run import Run, execute, prepare
 from ..run.early import end_early
@@ -71,8 +70,6 @@ def run_trace(
         function = partial(envoy.interleave, function)
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
-    if meter is not None:
-        constants = copy_together(list(constants))  # an edit of one shows in this run alone
     run = prepare(plan, constants, modules, call.rows)
     if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)

@@ -159,3 +159,23 @@ def test_steps_are_forwards() -> None:
     with pytest.raises(LimitError, match="more than 3 forwards"):
         session.graph.run(lm, limits=Limits(forwards=3))
     assert not lm._module._forward_pre_hooks
+
+
+def test_sessions_within_limits_give_the_same() -> None:
+    lm = LanguageModel("nnsight-graph/capitals", dispatch=True)
+    with lm.session() as session:
+        kept, total = nnsight.list().save("kept"), 0
+        for scale in session.iter([0.0, 0.5, 2.0]):
+            with lm.trace("The Eiffel Tower is in the city of") as tracer:
+                lm.transformer.h[2].mlp.output[:, -1] *= scale
+                kept.append(lm.lm_head.output[0, -1].argmax())
+                total = total + lm.lm_head.output[0, -1].max()
+        with lm.generate("The Colosseum is in", max_new_tokens=3) as tracer:
+            ids = tracer.result.save("ids")
+        nnsight.save(total).save("total")
+    graph = session.graph.detach()
+    for values in (graph.run(lm), graph.run(lm, limits=Limits())):
+        assert [int(one) for one in values["kept"]] == [int(one) for one in kept]
+        assert len(values["kept"]) == 3
+        assert torch.equal(values["ids"], ids.value)
+        assert torch.equal(values["total"], total.value)
