@@ -13,6 +13,8 @@ from accelerate import cpu_offload, disk_offload, dispatch_model
 from nnsight_graph import LanguageModel, NNsight
 from tests.huggingface.families import tiny_model, word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 IDS = [[5, 6, 7, 8]]
 CPU = torch.device("cpu")
 HALVES = {"transformer.wte": "cpu", "transformer.wpe": "cpu", "transformer.drop": "cpu", "transformer.h.0": "cpu"}

@@ -12,6 +12,8 @@ from nnsight_graph import LanguageModel
 from tests.huggingface.blocks import BLOCKS, Block, call
 from tests.huggingface.families import supports, text, tiny_model, word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROWS = [[3, 4, 5], [6], [7, 8, 9, 10, 11], [12, 13]]
 EDITED = 2
 FIVE = int(transformers.__version__.split(".")[0]) >= 5

@@ -12,6 +12,8 @@ from nnsight_graph import CacheDict, LanguageModel
 from tests.huggingface.blocks import BLOCKS, call
 from tests.huggingface.families import text, tiny_model, word_tokenizer
 
+pytestmark = pytest.mark.slow
+
 IDS, OTHER = [3, 4, 5, 6], [7, 8, 9, 10]
 FAMILIES = ("gpt2", "llama", "bloom")
 

@@ -32,13 +32,13 @@ class TorchState:
         self.namespaces = Namespaces()
         self.namespaces.replaced()
 
-    def end_of_test(self, before: dict[str, object]) -> list[str]:
-        """Lines about what the test left behind; `before` are the switches at its beginning."""
+    def end_of_test(self, before: dict[str, object], thorough: bool = True) -> list[str]:
+        """Lines about what the test left behind; `before` are the switches at its beginning. The rest can wait for the end of the file."""
         after = switches()
         changed = [f"{name} changed: {before[name]!r} -> {after[name]!r}" for name in before if before[name] != after[name]]
-        return changed + self.namespaces.replaced() + self.modules.leftovers()
+        return changed + (self.namespaces.replaced() + self.modules.leftovers() if thorough else [])
 
     def end_of_file(self) -> list[str]:
-        """The same for the modules that only a search through memory finds."""
+        """The same for the whole file, and for the modules that only a search through memory finds."""
         self.modules.search_memory()
-        return self.modules.leftovers()
+        return self.namespaces.replaced() + self.modules.leftovers()

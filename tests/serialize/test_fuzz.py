@@ -16,10 +16,11 @@ from nnsight_graph.serialize.content import Content
 from tests.serialize.fuzz_runs import CORPUS, outcome_of, state_of
 from tests.serialize.programs import COLOSSEUM, EIFFEL
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 1_800 if os.environ.get("NNSIGHT_GRAPH_LONG") == "1" else 90
 
 
-@pytest.mark.slow
 def test_changed_programs() -> None:
     command, root = [sys.executable, "-m", "tests.serialize.fuzz_runs", str(SECONDS)], Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)

@@ -15,6 +15,8 @@ from nnsight_graph import GraphFormatError, LanguageModel, LimitError, Limits, N
 from nnsight_graph.model.saved import SavedGraph
 from nnsight_graph.serialize.content import Content
 
+pytestmark = pytest.mark.slow
+
 SMALL = Limits(operations=2_000, value_bytes=1 << 20, integer_bits=256)
 X = torch.ones(2, 4)
 Node = list[Any]
