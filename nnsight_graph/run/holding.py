@@ -10,12 +10,12 @@ from ..compile import Plan
 from ..errors import NNsightError
 from ..ops.evaluate import run_code
 from ..ops.joined import StandIn, stand_ins
-from ..ops.nested import clone, copy_together, map_tensors, shares, storages_of, tensors_in, versions_of
+from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
 from ..ops.rows import Rows, join_rows, rows_of
 from .contained import Contained
 from .modules import ModuleIndex
 
-_FOR_GOOD = "the model passes a parameter here: an edit in place would change it for good. Assign a new value."
+_FOR_GOOD = "the model passes a parameter or a buffer here: an edit in place would change it for good. Assign a new value."
 
 
 class Holding:
@@ -35,6 +35,7 @@ class Holding:
     error: BaseException | None = None
     failed: Any = None
     lost = -1
+    _owned: set[int] | None = None
 
     def contain(self, container: int, values: tuple[tuple[int, bool], ...], cells: tuple[int, ...]) -> None:
         """What passed at ``cells`` was put into a container."""
@@ -100,8 +101,17 @@ class Holding:
         value = self.slots[target]
         if cells or type(value) is not torch.Tensor:
             self.protect_value(value, cells)
-        elif self.modules is not None and self.modules.owns(value):
+        elif self._owns(value):
             raise NNsightError(_FOR_GOOD)
+
+    def _owns(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies on storage of a parameter or a buffer; looked up once in a run, and again where it seems so."""
+        if self.modules is None:
+            return False
+        address = storage_of(tensor)
+        if self._owned is None or address in self._owned:
+            self._owned = self.modules.owned()
+        return address in self._owned
 
     def protect_value(self, value: Any, cells: tuple[int, ...]) -> None:
         """The same, for a value."""
@@ -110,7 +120,7 @@ class Holding:
         for capture in self.captures:
             capture.part(value)
         for tensor in tensors_in(value):
-            if isinstance(tensor, torch.nn.Parameter) or (self.modules is not None and self.modules.owns(tensor)):
+            if isinstance(tensor, torch.nn.Parameter) or self._owns(tensor):
                 raise NNsightError(_FOR_GOOD)
         if self.held or self.contained is not None:
             self.part(value, cells)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ class ModuleIndex:
     """
 
     __slots__ = (
-        "__weakref__", "_addresses", "_canonical", "_device", "_first", "_lineage", "_lines", "_overwrites", "modules", "root",
+        "__weakref__", "_canonical", "_children", "_device", "_lineage", "_lines", "_overwrites", "_tables", "modules", "root",
     )  # fmt: skip
 
     def __init__(self, root: torch.nn.Module) -> None:
@@ -31,8 +30,8 @@ class ModuleIndex:
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
         self._device: tuple[torch.device, ...] | None = None  # none where constants may stay where they are
         self._overwrites: bool | None = None
-        self._first = next(self.tensors(), None)
-        self._addresses: tuple[int, frozenset[int]] = (-1, frozenset())
+        self._children: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+        self._tables: list[dict[str, Any]] = []
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}
         self._lineage: dict[str, tuple[_Step, ...]] = {}
         self._lines: dict[tuple[str, ...], tuple[_Step, ...]] = {}
@@ -101,17 +100,13 @@ class ModuleIndex:
             self._device = () if only.type in ("cpu", "meta") else (only,)
         return on_device(constants, *self._device) if self._device and constants else constants
 
-    def owns(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor lies on storage of a parameter or a buffer of the model, so that an edit of it would stay."""
-        address, first = storage_of(tensor), storage_of(self._first) if self._first is not None else 0
-        if not address or (first == self._addresses[0] and address not in self._addresses[1]):
-            return False
-        self._addresses = first, frozenset(map(storage_of, self.tensors()))  # again where it seems so: the model may have been moved
-        return address in self._addresses[1]
-
-    def tensors(self) -> Iterator[torch.Tensor]:
-        """The model's parameters and buffers."""
-        return chain(self.root.parameters(), self.root.buffers())
+    def owned(self) -> set[int]:
+        """The storage of the parameters and buffers that the model has now: an edit of it would stay."""
+        if not self._tables or any(tuple(table.values()) != children for table, children in self._children):
+            modules = list(self.root.modules())
+            self._children = [(module._modules, tuple(module._modules.values())) for module in modules]
+            self._tables = [table for module in modules for table in (module._parameters, module._buffers)]
+        return {storage_of(tensor) for table in self._tables for tensor in table.values() if tensor is not None} - {0}
 
     def parameter(self, path: str) -> torch.Tensor:
         """The parameter or buffer at ``path``."""
