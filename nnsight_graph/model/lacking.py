@@ -68,6 +68,8 @@ def vet(model: NNsight, call: Call) -> None:
     """Refuse arguments that a program from a file may not give: those of transformers that name code to load are among them."""
     takes = inspect.signature(model._module.forward).parameters
     known = {name for name, parameter in takes.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
-    strange = [name for name in call.kwargs if name not in known and not (call.function == "generate" and name in GENERATE)]
+    generates = call.function == "generate"
+    placed = list(inspect.signature(model._callable("generate")).parameters)[1 : len(call.args)] if generates else []
+    strange = [name for name in (*placed, *call.kwargs) if name not in known and not (generates and name in GENERATE)]
     if strange:
         raise RecordError(f"a session from a file may not give {strange[0][:50]!r} to {call.function or 'forward'}")

@@ -309,11 +309,14 @@ class SessionRun:
     def _input(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return tuple(map(self._operand, node.operands)), {name: self._operand(operand) for name, operand in node.keywords}
 
+    def _vetted(self, traced: Traced, call: Call) -> Call:
+        if traced.vet is not None:
+            traced.vet(traced.envoy, call)
+        return call
+
     def _trace(self, node: Node) -> None:
         traced, part = self._traces[node.number], self._parts[node.number]
-        call = self._at_line(node, lambda: self._call(node))
-        if traced.vet is not None:
-            self._at_line(node, partial(traced.vet, traced.envoy, call))
+        call = self._at_line(node, lambda: self._vetted(traced, self._call(node)))
         recording = self._at_line(node, lambda: part.recording([self._operand(Ref(number)) for number in part.captured]))
         recording.open_ended = traced.open_ended
         self._run(node, recording, part.numbers, call, traced)
@@ -356,7 +359,7 @@ class SessionRun:
         """Run several traces as the invokes of one."""
         traced = self._traces[group[0].number]
         invokes = [self._at_line(node, partial(self._invoked, node)) for node in group]
-        call = self._at_line(group[0], lambda: traced.envoy._joined(invokes, {}, ""))
+        call = self._at_line(group[0], lambda: self._vetted(traced, traced.envoy._joined(invokes, {}, "")))
         pieces = [self._parts[node.number] for node in group]
         captured = [[self._operand(Ref(number)) for number in part.captured] for part in pieces]
         recording, numbers = batched(pieces, captured)

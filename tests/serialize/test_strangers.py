@@ -76,6 +76,32 @@ def test_arguments_of_sessions(tmp_path: Path) -> None:
     assert torch.equal(from_file(session.graph, tmp_path).run(lm)["ids"], ids.value)
 
 
+def test_arguments_of_sessions_by_their_places(tmp_path: Path) -> None:
+    """The eleventh argument of ``generate`` names code to load."""
+    model = NNsight(LanguageModel("nnsight-graph/capitals", dispatch=True)._module)
+    with model.session(run=False) as session:
+        with model.trace(torch.tensor([[1, 2]]), *[None] * 9, str(tmp_path), fn="generate") as tracer:
+            tracer.result.save("ids")
+    with pytest.raises(RecordError, match=r"a session from a file may not give '\w+' to generate"):
+        from_file(session.graph, tmp_path).run(model)
+
+
+class Told(nn.Module):
+    def forward(self, x: torch.Tensor, **options: float) -> torch.Tensor:
+        return x * sum(options.values(), start=1.0)
+
+
+def test_arguments_of_sessions_in_a_batch(tmp_path: Path) -> None:
+    model = NNsight(Told())
+    with model.session(batch=True, run=False) as session:
+        with model.trace(torch.ones(1), secret=2.0):
+            model.output.save("first")
+        with model.trace(torch.ones(1), secret=2.0):
+            model.output.save("second")
+    with pytest.raises(RecordError, match="a session from a file may not give 'secret' to forward"):
+        from_file(session.graph, tmp_path).run(model)
+
+
 def test_sessions_are_checked_model_by_model() -> None:
     one, two = NNsight(nn.Sequential(nn.Linear(4, 4))), NNsight(nn.Linear(4, 4))
     with one.session(run=False) as session:
