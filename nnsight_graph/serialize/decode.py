@@ -210,11 +210,13 @@ def _check_tables(document: Document, graph: Graph) -> None:
         raise GraphFormatError(f"$.function: {why}")
     numbers = {node.number: node for node in walk(graph.body)}
     saved = {node.operands[0].node for node in numbers.values() if node.target == "save"}  # type: ignore[union-attr]
+    taken: set[str] = set()
     for place, (node, name) in enumerate(document.saves):
         if node not in saved:
             raise GraphFormatError(f"$.saves[{place}]: the program saves no node {node}")
-        if name in [name for _, name in document.saves[:place]]:
+        if name in taken:
             raise GraphFormatError(f"$.saves[{place}]: there are two of the name {name[:50]!r}")
+        taken.add(name)
     named = {(node.operands[0].name, node.operands[1].index) for node in numbers.values() if node.target == "named"}  # type: ignore[union-attr]
     if not set(document.parameters) <= named or len(dict(document.parameters)) < len({name for name, _ in named}):
         raise GraphFormatError("$.parameters: they are not those of the program")

@@ -213,3 +213,12 @@ def test_many_loops_are_checked_in_time() -> None:
     start = time.perf_counter()
     SavedGraph(Content(text, []))
     assert time.perf_counter() - start < 4
+
+
+def test_many_names_are_checked_in_time() -> None:
+    body = [[["read", [], ["", "output", 0, 0]], ["save", [0]]]]
+    saves = [[0, f"name_{place}"] for place in range(30_000)]
+    text = json.dumps({"format": 1, "ops": 1, "kind": "trace", "body": body, "saves": saves}).encode()
+    start = time.perf_counter()
+    assert len(SavedGraph(Content(text, [])).names) == 30_000
+    assert time.perf_counter() - start < 4
