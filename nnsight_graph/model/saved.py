@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import sys
 import weakref
@@ -34,6 +35,9 @@ from .session_run import SessionRun, Traced
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
+
+_SLIPS = ("parameter", "params", "limit")
+"""What somebody may write for ``parameters`` and ``limits``."""
 
 
 class SavedGraph:
@@ -181,7 +185,7 @@ class SavedGraph:
         if self._fits is None or not hasattr(model, "_tree") or model._edits or self._fits() is not model._tree.index:
             refuse(model, self._sites)
             self._fits = weakref.ref(model._tree.index)
-        self._refuse_options(kwargs)
+        self._refuse_options(model, kwargs)
         call = self._call(model, inputs, kwargs)
         values: dict[int, Any] = {}
         if not self._own:
@@ -236,12 +240,15 @@ class SavedGraph:
         safetensors.torch.save_file(tensors, path)
         return [name for name in values if name not in tensors]
 
-    def _refuse_options(self, kwargs: Mapping[str, Any]) -> None:
-        """A model would take no notice of these."""
+    def _refuse_options(self, model: NNsight, kwargs: Mapping[str, Any]) -> None:
+        """A model would take no notice of these, unless its forward names them."""
+        function = self._document.function
         for name in kwargs:
-            if name in ("parameter", "params", "limit"):
-                raise RecordError(f"{name!r} is no argument of graph.run: parameters={{...}}, limits=Limits(...)")
-            if name in GENERATE_ONLY and self._document.function != "generate":
+            if name in _SLIPS or (name in GENERATE_ONLY and function != "generate"):
+                if name in inspect.signature(getattr(model._module, function or "forward")).parameters:
+                    continue
+                if name in _SLIPS:
+                    raise RecordError(f"{name!r} is no argument of graph.run: parameters={{...}}, limits=Limits(...)")
                 raise RecordError(f"{name!r} is an argument of generate, and this program is of a forward")
 
     def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

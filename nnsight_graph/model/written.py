@@ -8,6 +8,7 @@ from types import FrameType
 from ..errors import GraphFormatError, NNsightError
 from ..graph import fold
 from ..graph.flat import Flat, flatten
+from ..ops.nested import versions_of
 from ..record import Recording
 from ..serialize.content import Content, content
 from ..source_location import assigned_name, traceback_at
@@ -25,7 +26,7 @@ def content_of(
     """
     if recording.shared:
         raise GraphFormatError("the program edits a captured tensor that shares storage with another: give it copies")
-    if any(recording.constants[index]._version != version for index, version in recording.versions):
+    if any(version is None or versions_of(recording.constants[index]) != version for index, version in recording.versions):
         raise GraphFormatError(
             "the program edits a captured tensor, and did so when it ran: what it began with is gone. Record it with run=False, or let it "
             "edit a tensor.clone() that it makes itself"

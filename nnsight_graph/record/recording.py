@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..graph import Graph, Site, Turn, build_graph
 from ..graph.laws import law_of
+from ..ops.nested import versions_of
 from ..source_location import Place, locate
 from .every import EVERY, gather
 
@@ -44,7 +45,8 @@ class Recording:
         places: Where each node was written.
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
-        versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run.
+        versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
+            there is one.
         replaced: What stands for parameters at the end, by path.
         names, variables, parts: What saved values are called, see :class:`Recorder`.
         turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
@@ -67,7 +69,7 @@ class Recording:
         self.names, self.variables, self.parts = recorder.names, recorder.variables, recorder.parts
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
         self._key: Hashed | None = None
-        self.versions = tuple([(index, self.constants[index]._version) for index in sorted(recorder._edited)])
+        self.versions = tuple([(index, versions_of(self.constants[index])) for index in sorted(recorder._edited)])
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
     @classmethod

@@ -117,7 +117,8 @@ def _assume(proxy: Proxy, value: Any) -> None:
     if _is_tensor(value):
         number, value = trace.put(("len", number), sys._getframe(2)), len(value)
     if (number, repr(value)) not in trace.assumed:
-        trace.assumed = trace.assumed | {(number, repr(value))}
+        if not (trace.regions or trace.depth):  # what stands in a branch or a loop may not be reached
+            trace.assumed = trace.assumed | {(number, repr(value))}
         trace.add("assume", (type(proxy)(trace, number), value), depth=3)
 
 
