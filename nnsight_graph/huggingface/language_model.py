@@ -274,9 +274,9 @@ class LanguageModel(NNsight):
 
 
 def _carry_over(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
-    """Modules that were attached to a model before its weights were there are in the loaded one, too."""
+    """Modules that were attached to a model before its weights were there are in the loaded one, too; what it has no more is not."""
     there = dict(loaded.named_modules())
     for path, module in before.named_modules():
         owner, _, name = path.rpartition(".")
-        if path not in there and owner in there:
+        if path not in there and owner in there and not any(weight.is_meta for weight in module.parameters()):
             there[owner].add_module(name, module)

@@ -113,7 +113,7 @@ def _saved(trace: Recorder, value: Any, part: str) -> Any:
         return {key: _saved(trace, item, f"{part}.{key}") for key, item in value.items()}
     if not isinstance(value, Proxy) or value._trace is not trace:
         return value
-    if part:
+    if part and value._index not in trace.saved:
         trace.parts = {**trace.parts, value._index: part}
     return value.save()
 

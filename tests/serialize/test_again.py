@@ -50,3 +50,12 @@ def test_captured_inference_tensors_are_edited() -> None:
         with pytest.raises(GraphFormatError, match="what it began with is gone"):
             tracer.graph.detach()
     assert total.tolist() == [1.0, 1.0]
+
+
+def test_what_is_put_into_a_list_later_keeps_its_own_name() -> None:
+    model = NNsight(nn.Identity())
+    with model.trace(torch.ones(1)) as tracer:
+        one = model.output.save()
+        both = save([one, one + 1])
+    assert tracer.graph.names == ["one", "both.1"]
+    assert both[1].item() == 2.0
