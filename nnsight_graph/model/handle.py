@@ -56,7 +56,7 @@ class GraphHandle:
             GraphFormatError: it uses a constant that cannot be data; on its line.
         """
         content = content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1), self._batch)
-        return SavedGraph(content._replace(tensors=[tensor.clone() for tensor in content.tensors]), own=True)
+        return SavedGraph(content._replace(tensors=[tensor.clone() for tensor in content.tensors]), own=not self._recording.foreign)
 
     def save(self, path: str | Path) -> None:
         """Write the program to a file: ``nnsight_graph.load(path)`` reads it, here or elsewhere.

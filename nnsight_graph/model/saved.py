@@ -19,6 +19,7 @@ from ..compile import Plan, cached_plan
 from ..errors import GraphFormatError, RecordError
 from ..graph import Graph, Site, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
+from ..ops.data import Handling
 from ..ops.nested import clone, map_tensors, storage_of
 from ..record import Recording
 from ..run.limits import Limits, Meter
@@ -190,7 +191,8 @@ class SavedGraph:
         values: dict[int, Any] = {}
         if not self._own:
             _compiled(recording, call)
-        problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, meter=meter)
+        with Handling(anything=self._own and meter is None):
+            problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, meter=meter)
         if problem is not None:
             raise problem
         return self._named(values)
@@ -210,7 +212,8 @@ class SavedGraph:
             return
         recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs)
         plan = _compiled(recording, call)
-        problem = check(model, recording, call, plan, sys._getframe(1), True)
+        with Handling(anything=self._own):
+            problem = check(model, recording, call, plan, sys._getframe(1), True)
         if problem is not None:
             raise problem
 
@@ -307,7 +310,8 @@ class SavedGraph:
             traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, vet=given)
         batch = self._document.batch and meter is None
         run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2), batch, meter)
-        problem = run.all()
+        with Handling(anything=self._own and meter is None):
+            problem = run.all()
         if problem is not None:
             raise problem
         return self._named(run.values)
@@ -333,7 +337,7 @@ class SavedGraph:
             constants = clone(constants)
         flat = self._flat if not parameters else flatten(Graph(self._graph.body, tuple(constants)), _described)
         made = Recording.of(flat.entries, constants, flat.indices, _places(self._graph, flat, self._name), (), self._edits)
-        made.open_ended = self._document.open_ended
+        made.open_ended, made.foreign = self._document.open_ended, not self._own
         return made
 
     @cached_property

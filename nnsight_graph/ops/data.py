@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar, Token
 from typing import Any
 
 import torch
+
+_anything: ContextVar[bool] = ContextVar("nnsight_graph_anything", default=False)
+
+
+class Handling:
+    """A block in which programs may handle anything: all of them were written here, by the user; or data alone.
+
+    Args:
+        anything: Which of the two.
+    """
+
+    __slots__ = ("_given", "_token")
+
+    def __init__(self, anything: bool) -> None:
+        self._given = anything
+        self._token: Token[bool] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _anything.set(self._given)
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None
+        _anything.reset(self._token)
 
 
 def is_machinery(value: Any) -> bool:
@@ -21,12 +45,12 @@ def is_machinery(value: Any) -> bool:
 
 
 def refuse_machinery(value: Any, doing: str) -> None:
-    """Raise for what is no data.
+    """Raise for what is no data, in a program that somebody else may have written.
 
     Raises:
         TypeError: says what was to be done.
     """
-    if type(value) is not torch.Tensor and is_machinery(value):
+    if type(value) is not torch.Tensor and is_machinery(value) and not _anything.get():
         raise TypeError(f"a program handles data: it cannot {doing} a {type(value).__name__}. Do that outside the trace")
 
 

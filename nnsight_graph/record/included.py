@@ -32,6 +32,7 @@ def include(recorder: Recorder, recording: Recording) -> None:
     recorder.repeats = True
     recorder.replaced = {**recorder.replaced, **{path: recorder.make(recorder, first + node) for path, node in recording.replaced.items()}}
     recorder.edits_constants = recorder.edits_constants or recording.edits_constants
+    recorder.foreign = recorder.foreign or recording.foreign
 
 
 def _of_this_run(entry: tuple[Any, ...], above: dict[str, int], by: int) -> tuple[Any, ...]:

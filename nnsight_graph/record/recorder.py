@@ -77,6 +77,7 @@ class Recorder(Cursor, Captured):
         variables: Of values below a branch or a loop: the variable that they are in, and the nodes whose values they take, by node.
         assumed: What Python was told of values while the block was written: node and value.
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
+        foreign: Whether an edit from a file, which may be anybody's, is part of it.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         own: What own properties have shown, once there is one.
@@ -98,6 +99,7 @@ class Recorder(Cursor, Captured):
     around = ""
     invoking = 0
     repeats = False
+    foreign = False
     session: Any = None
     names: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)

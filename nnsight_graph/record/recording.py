@@ -45,6 +45,7 @@ class Recording:
         places: Where each node was written.
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
+        foreign: Whether lines of it may come from somebody else.
         versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
             there is one.
         replaced: What stands for parameters at the end, by path.
@@ -53,8 +54,8 @@ class Recording:
     """
 
     __slots__ = (
-        "_key", "constants", "edits_constants", "entries", "indices", "names", "open_ended", "parts", "places", "repeats", "replaced",
-        "shared", "turns", "variables", "versions",
+        "_key", "constants", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts", "places", "repeats",
+        "replaced", "shared", "turns", "variables", "versions",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder) -> None:
@@ -64,7 +65,7 @@ class Recording:
         self.repeats = recorder.repeats
         self.places = recorder.places
         self.edits_constants = recorder.edits_constants
-        self.open_ended = recorder.open_ended
+        self.open_ended, self.foreign = recorder.open_ended, recorder.foreign
         self.turns = recorder.turns
         self.names, self.variables, self.parts = recorder.names, recorder.variables, recorder.parts
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
@@ -81,6 +82,7 @@ class Recording:
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
         made.names, made.variables, made.parts, made.replaced, made._key, made.versions = {}, {}, {}, {}, None, ()
+        made.foreign = True
         return made
 
     def plain(self) -> Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnsight_graph import GraphFormatError, LanguageModel, LimitError, Limits, NNsight, NNsightError
+from nnsight_graph import GraphFormatError, LanguageModel, LimitError, Limits, NNsight, NNsightError, apply
 from nnsight_graph.model.saved import SavedGraph
 from nnsight_graph.serialize.content import Content
 
@@ -174,6 +175,46 @@ def test_configurations_write_no_files(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="a program handles data"):
         graph.run(lm, "The Eiffel Tower")
     assert not (tmp_path / "written").exists()
+
+
+def test_programs_of_ones_own_handle_anything() -> None:
+    """Until a program from a file is part of them."""
+    lm = LanguageModel("nnsight-graph/capitals", dispatch=True)
+    with lm.trace("The Eiffel Tower") as tracer:
+        attention = lm.transformer.h[3].attn.source.attention_interface_0.inputs[0][0]
+        place, bias = attention.layer_idx.save(), attention.c_attn.bias.save()
+        probe = apply(lambda hidden: nn.Linear(hidden.shape[-1], 2), lm.transformer.h[3].output)
+        weight = probe.requires_grad_(False).weight.save()
+    assert place == 3
+    assert torch.equal(bias, lm._module.transformer.h[3].attn.c_attn.bias)
+    assert weight.shape == (2, 96)
+    assert not weight.requires_grad
+    with lm.session(), lm.trace("The Eiffel Tower"):
+        place = lm.transformer.h[2].attn.source.attention_interface_0.inputs[0][0].layer_idx.save()
+    assert place == 2
+    with lm.trace("The Eiffel Tower") as tracer:
+        lm.transformer.h[2].attn.source.attention_interface_0.inputs[0][0].layer_idx.save("place")
+    assert tracer.graph.run(lm, "The Eiffel Tower") == {"place": 2}
+    for limits, graph in ((Limits(), tracer.graph.detach()), (None, SavedGraph(tracer.graph.detach()._content))):
+        with pytest.raises(TypeError, match="a program handles data"):
+            graph.run(lm, "The Eiffel Tower", limits=limits)
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+def test_edits_from_files_handle_data_alone(in_session: bool) -> None:
+    """Whatever trace they are part of, and whatever is made of that."""
+    lm = LanguageModel("nnsight-graph/capitals", dispatch=True)
+    body = [[["read", [], [ATTENTION, "inputs"]], ["getitem", [0, c(0)]], ["getitem", [1, c(0)]], [".requires_grad_", [2, "False"]]]]
+    document = {"format": 1, "ops": 1, "kind": "edit", "body": body, "constants": [["i", "0"]]}
+    edited = SavedGraph(Content(json.dumps(document).encode(), [])).edit(lm)
+    with pytest.raises(TypeError, match="a program handles data"):
+        with edited.session() if in_session else nullcontext(), edited.trace("The Eiffel Tower"):
+            edited.lm_head.output.save()
+    with edited.trace("The Eiffel Tower", run=False) as tracer:
+        edited.lm_head.output.save()
+    with pytest.raises(TypeError, match="a program handles data"):
+        tracer.graph.run(lm, "The Eiffel Tower")
+    assert all(parameter.requires_grad for parameter in lm._module.parameters())
 
 
 @pytest.mark.parametrize("name", ["register_hook", "numpy", "set_", "untyped_storage", "apply_"])
