@@ -11,11 +11,14 @@ import torch
 from ..errors import MissedSiteError, NNsightError, RecordError
 from ..graph import Site
 from ..run.instrument import innermost, instrumented
-from ..serialize.allowed import GENERATE
+from ..serialize.allowed import GENERATE, GENERATE_ONLY
 from .invoker import Call
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
+
+_SLIPS = ("parameter", "params", "limit")
+"""What somebody may write for ``parameters`` and ``limits``."""
 
 
 def lacking(model: NNsight, sites: Iterable[Site]) -> list[str]:
@@ -73,3 +76,15 @@ def vet(model: NNsight, call: Call) -> None:
     strange = [name for name in (*placed, *call.kwargs) if name not in known and not (generates and name in GENERATE)]
     if strange:
         raise RecordError(f"a session from a file may not give {strange[0][:50]!r} to {call.function or 'forward'}")
+
+
+def refuse_options(model: NNsight, function: str, kwargs: Iterable[str]) -> None:
+    """Refuse arguments of a run that a model would take no notice of; its forward may name them."""
+    for name in kwargs:
+        if name not in _SLIPS and (name not in GENERATE_ONLY or function == "generate"):
+            continue
+        if name in inspect.signature(getattr(model._module, function or "forward")).parameters:
+            continue
+        if name in _SLIPS:
+            raise RecordError(f"{name!r} is no argument of graph.run: parameters={{...}}, limits=Limits(...)")
+        raise RecordError(f"{name!r} is an argument of generate, and this program is of a forward")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import linecache
 import sys
 import weakref
@@ -23,22 +22,19 @@ from ..ops.data import Handling
 from ..ops.nested import clone, map_tensors, storage_of
 from ..record import Recording
 from ..run.limits import Limits, Meter
-from ..serialize.allowed import FUNCTIONS, GENERATE_ONLY
+from ..serialize.allowed import FUNCTIONS
 from ..serialize.container import read, write
 from ..serialize.content import Content, content
 from ..serialize.decode import decode
 from .constant_edits import edits_constants
 from .invoker import Call
-from .lacking import lacking, refuse, vet
+from .lacking import lacking, refuse, refuse_options, vet
 from .rehearsing import check
 from .running import run_trace
 from .session_run import SessionRun, Traced
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
-
-_SLIPS = ("parameter", "params", "limit")
-"""What somebody may write for ``parameters`` and ``limits``."""
 
 
 class SavedGraph:
@@ -186,7 +182,7 @@ class SavedGraph:
         if self._fits is None or not hasattr(model, "_tree") or model._edits or self._fits() is not model._tree.index:
             refuse(model, self._sites)
             self._fits = weakref.ref(model._tree.index)
-        self._refuse_options(model, kwargs)
+        refuse_options(model, self._document.function, kwargs)
         call = self._call(model, inputs, kwargs)
         values: dict[int, Any] = {}
         if not self._own:
@@ -242,17 +238,6 @@ class SavedGraph:
         tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in found.items()}
         safetensors.torch.save_file(tensors, path)
         return [name for name in values if name not in tensors]
-
-    def _refuse_options(self, model: NNsight, kwargs: Mapping[str, Any]) -> None:
-        """A model would take no notice of these, unless its forward names them."""
-        function = self._document.function
-        for name in kwargs:
-            if name in _SLIPS or (name in GENERATE_ONLY and function != "generate"):
-                if name in inspect.signature(getattr(model._module, function or "forward")).parameters:
-                    continue
-                if name in _SLIPS:
-                    raise RecordError(f"{name!r} is no argument of graph.run: parameters={{...}}, limits=Limits(...)")
-                raise RecordError(f"{name!r} is an argument of generate, and this program is of a forward")
 
     def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self._document.function
