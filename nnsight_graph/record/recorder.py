@@ -103,7 +103,7 @@ class Recorder(Cursor, Captured):
     session: Any = None
     names: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
-    assumed: frozenset[tuple[int, str]] = frozenset()
+    assumed: set[tuple[int, str | int]] = set()  # noqa: RUF012  (replaced, never filled)
     parts: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     own: OwnValues | None = None
     backwards = 0

@@ -114,12 +114,15 @@ def _assume(proxy: Proxy, value: Any) -> None:
     """Write down what Python was told of a value: the program holds only where that is so."""
     trace = proxy._trace
     number = _numbered(proxy)
+    what = (number, len(value) if _is_tensor(value) else repr(value))
+    if what in trace.assumed or isinstance(value, torch.device):  # which a program may change with its model
+        return
+    if not (trace.regions or trace.depth):  # what stands in a branch or a loop may not be reached
+        trace.assumed = trace.assumed or set()  # not the class's
+        trace.assumed.add(what)
     if _is_tensor(value):
         number, value = trace.put(("len", number), sys._getframe(2)), len(value)
-    if (number, repr(value)) not in trace.assumed:
-        if not (trace.regions or trace.depth):  # what stands in a branch or a loop may not be reached
-            trace.assumed = trace.assumed | {(number, repr(value))}
-        trace.add("assume", (type(proxy)(trace, number), value), depth=3)
+    trace.add("assume", (type(proxy)(trace, number), value), depth=3)
 
 
 def _numbered(proxy: Proxy) -> int:

@@ -218,7 +218,7 @@ def _check_tables(document: Document, graph: Graph) -> None:
             raise GraphFormatError(f"$.saves[{place}]: there are two of the name {name[:50]!r}")
         taken.add(name)
     named = {(node.operands[0].name, node.operands[1].index) for node in numbers.values() if node.target == "named"}  # type: ignore[union-attr]
-    if not set(document.parameters) <= named or len(dict(document.parameters)) < len({name for name, _ in named}):
+    if set(document.parameters) != named or len(dict(document.parameters)) != len(named):
         raise GraphFormatError("$.parameters: they are not those of the program")
     traces = {number for number, node in numbers.items() if node.target == "trace"}
     for place, trace in enumerate(document.traces):
