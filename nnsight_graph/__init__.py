@@ -35,6 +35,8 @@ from .errors import (
 if TYPE_CHECKING:
     from .huggingface import LanguageModel
     from .model import Cache, CacheDict, Editor, Entry, Envoy, IEnvoy, NNsight, OperationEnvoy, ScanningTracer, Session, Source, Tracer
+    from .model import InterleavingTracer as InterleavingTracer
+    from .model import Invoker as Invoker
     from .model import Limits as Limits
     from .model import SavedGraph as SavedGraph
     from .model import eproperty as eproperty
@@ -77,6 +79,8 @@ _LAZY = {
     "OperationEnvoy": ".model",
     "SavedGraph": ".model",
     "ScanningTracer": ".model",
+    "InterleavingTracer": ".model",
+    "Invoker": ".model",
     "Limits": ".model",
     "VLLM": ".record.elsewhere",
     "load": ".model",
@@ -110,6 +114,8 @@ __all__ = [
     "LimitError",
     "GraphFormatError",
     "IEnvoy",
+    "InterleavingTracer",
+    "Invoker",
     "LanguageModel",
     "MissedProviderError",
     "MissedSiteError",

@@ -13,15 +13,16 @@ from .entries import CacheDict, Entry
 from .envoy import Envoy
 from .eproperty import IEnvoy, eproperty, requires_input, requires_operation_input, requires_operation_output, requires_output
 from .handle import GraphHandle
+from .invoker import Invoker
 from .nnsight import NNsight
 from .operations import OperationEnvoy, Source
 from .saved import SavedGraph, load
 from .scanning_tracer import ScanningTracer
 from .session import Session
-from .tracer import Tracer
+from .tracer import InterleavingTracer, Tracer
 
 __all__ = [
-    "Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "IEnvoy", "Limits", "NNsight",
+    "Cache", "CacheDict", "Editor", "Entry", "Envoy", "GraphHandle", "IEnvoy", "InterleavingTracer", "Invoker", "Limits", "NNsight",
     "OperationEnvoy", "SavedGraph", "ScanningTracer", "Session", "Source", "Tracer",
     "eproperty", "load", "requires_input", "requires_operation_input", "requires_operation_output", "requires_output",
 ]  # fmt: skip

@@ -288,3 +288,6 @@ class Tracer(RecordedBlock):
 
 def _give(saved: dict[int, Proxy], node: int, value: Any) -> None:
     object.__setattr__(saved[node], "_value", value)
+
+
+InterleavingTracer = Tracer  # the name that nnsight has for it

@@ -6,7 +6,7 @@ import copy
 import dis
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -83,6 +83,7 @@ _ADVICE = {
 METADATA = frozenset(("shape", "dtype", "device", "ndim", "layout", "is_cuda", "itemsize", "nbytes"))
 """Attributes of a tensor that its shape, dtype and device decide."""
 
+_TOLD = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, torch.layout))
 _MEASURED = frozenset(("bool", "len", "int", "index", "contains", "format"))
 _CONTROL = frozenset(("bool", "len", "iter", "int", "contains"))
 
@@ -114,13 +115,13 @@ def _assume(proxy: Proxy, value: Any) -> None:
     """Write down what Python was told of a value: the program holds only where that is so."""
     trace = proxy._trace
     number = _numbered(proxy)
-    what = (number, len(value) if _is_tensor(value) else repr(value))
+    what = (number, len(value) if _holds(value) else repr(value))
     if what in trace.assumed or isinstance(value, torch.device):  # which a program may change with its model
         return
     if not (trace.regions or trace.depth):  # what stands in a branch or a loop may not be reached
         trace.assumed = trace.assumed or set()  # not the class's
         trace.assumed.add(what)
-    if _is_tensor(value):
+    if _holds(value):
         number, value = trace.put(("len", number), sys._getframe(2)), len(value)
     trace.add("assume", (type(proxy)(trace, number), value), depth=3)
 
@@ -132,6 +133,13 @@ def _numbered(proxy: Proxy) -> int:
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
+
+
+def _holds(value: Any) -> bool:
+    """Whether a value has items of which not all are known yet, or that ``==`` cannot compare: its length is what can be told."""
+    if isinstance(value, (tuple, list)):
+        return not all(type(item) in _TOLD or (isinstance(item, (tuple, list)) and not _holds(item)) for item in value)
+    return isinstance(value, (torch.Tensor, KeysView, ValuesView, ItemsView))
 
 
 def _is_metadata(entries: list[tuple[Any, ...]], index: int) -> bool:
@@ -198,9 +206,10 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
         known, value = _measured(proxy)
         if not known:
             raise RecordError(_advice("iter", frame, value))
-        if _is_tensor(value) or not any(map(_is_tensor, value)):
-            _assume(proxy, value)
-        if not _is_tensor(value) and not any(map(_is_tensor, value)):
+        if isinstance(value, (KeysView, ValuesView, ItemsView)):
+            proxy, value = proxy._trace.proxy("list", (proxy,), depth=3), list(value)
+        _assume(proxy, value)
+        if not _holds(value):
             return iter(value)
         return iter([proxy._trace.proxy("getitem", (proxy, position), depth=3) for position in range(len(value))])
     index = proxy._trace.add("unpack", (proxy, count), depth=3)

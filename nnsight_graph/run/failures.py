@@ -99,6 +99,8 @@ def rehearsed(failure: Any, recording: Recording, frame: FrameType | None) -> Ba
         if site.point == "inputs" and recording.entries[failure.node][0] == "skip":
             what = f"{site.path} returns {old}; this line gives {new} in its place"
         add_note(error, f"{what}, and the model then fails in {at}")
+    if isinstance(failure.error, IndexError) and _takes_first_row(recording, failure.node):
+        add_note(error, _FIRST_ROW)
     if CONFIG.APP.DEBUG:
         if failure.operands and not assigned:
             add_note(error, "operands: " + ", ".join(failure.operands))

@@ -166,9 +166,12 @@ def _show_users_lines(error: BaseException) -> None:
 def forget_skip(error: BaseException) -> None:
     """Take the skip of the native body out of what ``error`` came from."""
     seen: set[int] = set()
-    source: BaseException | None = error
-    while source is not None and id(source) not in seen:
+    sources: list[BaseException | None] = [error]
+    while sources:
+        source = sources.pop()
+        if source is None or id(source) in seen:
+            continue
         seen.add(id(source))
         if isinstance(source.__context__, SkipBody):
             source.__context__ = None
-        source = source.__context__
+        sources += [source.__context__, source.__cause__]
