@@ -152,11 +152,15 @@ __all__ = [
 ]
 
 
+_MACHINERY = frozenset(("Backend", "Batcher", "Events", "Globals", "Interleaver", "Mediator", "Cancellation"))
+
+
 def __getattr__(name: str) -> Any:
     """Import what needs torch, or transformers, when it is first asked for."""
     real = name if name in _LAZY else f"{name}_"  # nnsight_graph.list is list_: as a name of this file it would hide Python's own
     if real not in _LAZY:
-        raise AttributeError(f"module 'nnsight_graph' has no attribute {name!r}")
+        hint = ": it is a part of nnsight's threads, see docs/migration.md for what to use instead" if name in _MACHINERY else ""
+        raise AttributeError(f"module 'nnsight_graph' has no attribute {name!r}{hint}")
     value = getattr(importlib.import_module(_LAZY[real], __name__), real)
     globals()[name] = value
     return value

@@ -119,3 +119,12 @@ def test_what_an_error_carries_beside_its_arguments(fail, names):
     error = derived(original)
     assert [getattr(error, name) for name in names] == [getattr(original, name) for name in names]
     assert str(error) == str(original)
+
+
+def test_names_of_nnsights_threads_say_where_to_look():
+    import nnsight_graph
+
+    with pytest.raises(AttributeError, match=r"has no attribute 'Interleaver': .*docs/migration\.md"):
+        nnsight_graph.Interleaver
+    with pytest.raises(AttributeError, match="has no attribute 'frobnicate'$"):
+        nnsight_graph.frobnicate

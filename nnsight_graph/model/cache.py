@@ -100,7 +100,18 @@ class Cache:
         if point not in POINTS or not path:
             raise ValueError(f"{provider!r}: a path ends with .output or .inputs")
         how = CacheSpec(0, self.points, self.detach, self.copy, str(self.device), str(self.dtype), None, -1)
-        self.keep(path.removeprefix("model").removeprefix("."), point, map_tensors(value, keeper(how)))
+        path, kept = path.removeprefix("model").removeprefix("."), map_tensors(value, keeper(how))
+        full = f"model.{path}" if path else "model"
+        key = self.name(full)
+        other = _substituted(full, {old: new for new, old in self.alias.items()})
+        if other != key:
+            self.cache._alias_paths[other] = key
+        known = dict.get(self.cache, key)
+        last = known[-1] if isinstance(known, Entries) else known
+        if point == "inputs" and last is not None and last.inputs is None:  # here the output may come first
+            last.inputs = kept
+        else:
+            self.keep(path, point, kept)
 
     def keep(self, path: str, point: str, value: Any) -> None:
         """Put a value that has been moved and converted where it belongs."""

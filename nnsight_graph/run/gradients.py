@@ -135,4 +135,7 @@ def _why_not(value: torch.Tensor) -> str:
         return "there is no gradient of a tensor of inference mode: trace outside torch.inference_mode()"
     if not torch.is_grad_enabled():
         return "there is no gradient under torch.no_grad(): trace outside it (generate runs without gradients, too)"
-    return "this value does not require a gradient: none of the parameters before it does. Write value.requires_grad_() above .grad"
+    return (
+        "this value does not require a gradient: none of the parameters before it does. Write value.requires_grad_() above .grad, for the "
+        "whole of what a module returns: model.fc.output.requires_grad_(), not for a part of it, such as model.fc.output[0]"
+    )

@@ -422,3 +422,17 @@ def test_progress(net, lm, capsys):
         tracer.result.save()
     assert capsys.readouterr().err == ""
     assert not lm._module._forward_hooks
+
+
+def test_values_that_are_added_by_hand():
+    """One pass is one entry, whichever of its two values comes first; other names hold at once."""
+    tensor, inputs = torch.ones(2), ((torch.ones(2),), {})
+    for first, second in (("output", "inputs"), ("inputs", "output")):
+        cache = nnsight.Cache(include_inputs=True, alias={"layers": "transformer.h"})
+        for point in (first, second):
+            cache.add(f"model.fc.{point}", tensor if point == "output" else inputs)
+        entry = cache.cache.model.fc
+        assert torch.equal(entry.output, tensor)
+        assert torch.equal(entry.input, tensor)
+    cache.add("model.transformer.h.0.output", tensor)
+    assert torch.equal(cache.cache.model.layers[0].output, tensor)
