@@ -126,5 +126,5 @@ def test_names_of_nnsights_threads_say_where_to_look():
 
     with pytest.raises(AttributeError, match=r"has no attribute 'Interleaver': .*docs/migration\.md"):
         nnsight_graph.Interleaver
-    with pytest.raises(AttributeError, match="has no attribute 'frobnicate'$"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'frobnicate'$"):
         nnsight_graph.frobnicate

@@ -61,24 +61,32 @@ def _saves(recording: Recording, saved: list[int]) -> list[tuple[int, str]]:
     Of several with one name the last has it, as a variable would; those before it are numbered.
     """
     lines = {entry[1]: number for number, entry in enumerate(recording.entries) if entry[0] == "save"}
-    named: dict[str, list[int]] = {}
     taken_up = {inner for node, (_, inside) in recording.variables.items() if node in lines for inner in inside}
-    order = [node for node in dict.fromkeys(saved) if node in recording.names or node not in taken_up]
-    for place, node in enumerate(order):
+    uses: list[tuple[int, str, bool]] = []  # node, name, whether it was given
+    for place, node in enumerate(dict.fromkeys(saved)):
+        given = recording.names.get(node, ())
         variable = recording.variables[node][0] if node in recording.variables else assigned_name(recording.places[lines[node]])
-        name = recording.names.get(node) or (f"{variable}{recording.parts.get(node, '')}" if variable else f"value_{place}")
-        named.setdefault(name, []).append(node)
-    names = {nodes[-1]: name for name, nodes in named.items()}
-    for name, nodes in named.items():
-        given = [node for node in nodes if recording.names.get(node) == name]
-        if given:  # a name that was given is not a variable's
-            names.pop(nodes[-1])
-            names[given[-1]] = name
-        count = 0
-        for node in nodes:
-            if node not in names:
-                count += 1
-                while f"{name}_{count}" in named:
-                    count += 1
-                names[node] = f"{name}_{count}"
-    return [(node, names[node]) for node in order]
+        uses += [(node, name, True) for name in given]
+        if not given and node not in taken_up:
+            uses.append((node, f"{variable}{recording.parts.get(node, '')}" if variable else f"value_{place}", False))
+    found = {(node, name) for node, name, _ in uses}
+    again = dict.fromkeys((node, assigned_name(place)) for node, place in recording.again if node in lines)
+    uses += [(node, name, False) for node, name in again if name and (node, name) not in found]
+    return _numbered(uses)
+
+
+def _numbered(uses: Sequence[tuple[int, str, bool]]) -> list[tuple[int, str]]:
+    """Of several values with one name the last has it, or the last to which it was given; the others are numbered."""
+    last: dict[str, int] = {}
+    for place, (_, name, given) in enumerate(uses):
+        if given or name not in last or not uses[last[name]][2]:
+            last[name] = place
+    made, counts = [], dict.fromkeys(last, 0)
+    for place, (node, name, _) in enumerate(uses):
+        if last[name] != place:
+            counts[name] += 1
+            while f"{name}_{counts[name]}" in last:
+                counts[name] += 1
+            name = f"{name}_{counts[name]}"
+        made.append((node, name))
+    return made

@@ -115,7 +115,10 @@ def _saved(trace: Recorder, value: Any, part: str) -> Any:
         return value
     if part and value._index not in trace.saved:
         trace.parts = {**trace.parts, value._index: part}
-    return value.save()
+    again, kept = trace.again, value.save()
+    if part:  # a value that was saved before keeps the names that it has
+        trace.again = again
+    return kept
 
 
 def trace(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import numpy
 import torch
 
 from ..errors import RecordError
-from ..source_location import Place
+from ..source_location import Place, user_place
 from .class_claim import asks_for_class, dispatches
 from .elsewhere import local
 from .gradients import Backward, read_gradient, retain, write_gradient
@@ -69,8 +69,10 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         if self._index not in trace.saved or trace.emitter is not None:  # the first may stand in a branch
             trace.saved.setdefault(self._index, self)
             trace.put(("save", self._index), sys._getframe(1))
+        elif not name:
+            trace.again = (*trace.again, (self._index, user_place(sys._getframe(1))))
         if name:
-            trace.names = {**trace.names, self._index: str(name)}
+            trace.names = {**trace.names, self._index: (*trace.names.get(self._index, ()), str(name))}
         return self
 
     @property

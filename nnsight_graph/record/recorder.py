@@ -73,7 +73,8 @@ class Recorder(Cursor, Captured):
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
-        names: What saved values are called, by node, where a name was given.
+        names: What saved values are called, by node, where names were given.
+        again: Values that were saved a second time: the node, and where.
         variables: Of values below a branch or a loop: the variable that they are in, and the nodes whose values they take, by node.
         assumed: What Python was told of values while the block was written: node and value.
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
@@ -101,7 +102,8 @@ class Recorder(Cursor, Captured):
     repeats = False
     foreign = False
     session: Any = None
-    names: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
+    names: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  (replaced, never filled)
+    again: tuple[tuple[int, Place], ...] = ()
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
     assumed: set[tuple[int, str | int]] = set()  # noqa: RUF012  (replaced, never filled)
     parts: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)

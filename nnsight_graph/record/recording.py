@@ -49,13 +49,13 @@ class Recording:
         versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
             there is one.
         replaced: What stands for parameters at the end, by path.
-        names, variables, parts: What saved values are called, see :class:`Recorder`.
+        names, variables, parts, again: What saved values are called, see :class:`Recorder`.
         turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
     """
 
     __slots__ = (
-        "_key", "constants", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts", "places", "repeats",
-        "replaced", "shared", "turns", "variables", "versions",
+        "_key", "again", "constants", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts", "places",
+        "repeats", "replaced", "shared", "turns", "variables", "versions",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder) -> None:
@@ -67,7 +67,7 @@ class Recording:
         self.edits_constants = recorder.edits_constants
         self.open_ended, self.foreign = recorder.open_ended, recorder.foreign
         self.turns = recorder.turns
-        self.names, self.variables, self.parts = recorder.names, recorder.variables, recorder.parts
+        self.names, self.variables, self.parts, self.again = recorder.names, recorder.variables, recorder.parts, recorder.again
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
         self._key: Hashed | None = None
         self.versions = tuple([(index, versions_of(self.constants[index])) for index in sorted(recorder._edited)])
@@ -81,7 +81,7 @@ class Recording:
         made = cls.__new__(cls)
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
-        made.names, made.variables, made.parts, made.replaced, made._key, made.versions = {}, {}, {}, {}, None, ()
+        made.names, made.variables, made.parts, made.replaced, made._key, made.versions, made.again = {}, {}, {}, {}, None, (), ()
         made.foreign = True
         return made
 

@@ -389,3 +389,17 @@ def test_large_tensors_are_mapped_where_torch_would_have_put_them(tmp_path: Path
     assert any(torch.equal(tensor, matrix.T) for tensor in tensors if tensor.dim() == 2)
     x = torch.randn(4, 512)
     same(graph.run(model, x), tracer.graph.run(model, x))
+
+
+def test_a_value_may_have_several_names(lm: LanguageModel, tmp_path: Path) -> None:
+    with lm.trace(EIFFEL) as tracer:
+        logits = lm.lm_head.output
+        first = logits.save()
+        second = logits.save()
+        logits.save("third").save("fourth")
+        parts = nnsight.save([first, logits.sum()])
+    tracer.graph.save(tmp_path / "graph.nng")
+    values = nnsight.load(tmp_path / "graph.nng").run(lm, EIFFEL)
+    assert set(values) == {"second", "third", "fourth", "parts.1"}  # a given name is in place of the variable
+    assert all(torch.equal(values[name], second.value) for name in ("second", "third", "fourth"))
+    assert torch.equal(values["parts.1"], parts[1].value)
