@@ -76,7 +76,8 @@ def _show(given: argparse.Namespace) -> int:
     for name, value in graph.parameters.items():
         print(f"parameter {name}: {_described(value)}")
     for place, value in enumerate(graph.graph.constants):
-        print(f"constant {place}: {_described(value)}")
+        if hasattr(value, "shape") or len(repr(value)) > 40:  # the others stand in the program
+            print(f"constant {place}: {_described(value)}")
     print(f"{given.file.stat().st_size} bytes, {graph.digest}")
     return 0
 
