@@ -100,7 +100,7 @@ def test_an_error_in_a_rewritten_block_shows_no_skip_and_the_first_row() -> None
         if dispatch:
             model.dispatch()
         with pytest.raises(IndexError) as caught, model.generate("Hello", max_new_tokens=2, validate=not dispatch) as tracer, tracer.all():
-            model.transformer.h[5].output[0][:, -1, :] *= 0.9
+            model.transformer.h[5].mlp.output[0][:, -1, :] *= 0.9
         text = "".join(traceback.format_exception(caught.value))
         assert "SkipBody" not in text
         assert "[0] is the first row" in text
