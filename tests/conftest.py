@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE / "graph" in item.path.parents:
             item.add_marker("torch_free")
+        if HERE / "huggingface" in item.path.parents:  # many families of models
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

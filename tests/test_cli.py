@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from nnsight_graph import LanguageModel
 from nnsight_graph.cli import main
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "The Eiffel Tower is in the city of"
 MODEL = "nnsight-graph/capitals"
 

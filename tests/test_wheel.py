@@ -17,6 +17,8 @@ if not (PACKAGE / "__init__.py").exists():
 from hatchling.builders.sdist import SdistBuilder  # noqa: E402
 from hatchling.builders.wheel import WheelBuilder  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def data_files() -> set[str]:
     files = [p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]

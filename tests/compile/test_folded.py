@@ -15,6 +15,8 @@ from nnsight_graph.ops.control import NEVER
 from nnsight_graph.run import execute, prepare
 from tests.compile.loops import PROGRAMS, SCALES, X, model, module, numbers
 
+pytestmark = pytest.mark.slow
+
 
 def run_graph(graph: Graph, steps: int = 6):
     """What the saves of a graph give, by order."""

@@ -14,6 +14,8 @@ import nnsight_graph as nnsight
 from nnsight_graph import LanguageModel, LimitError, Limits, NNsight
 from tests.serialize.programs import PROGRAMS
 
+pytestmark = pytest.mark.slow
+
 SMALL = Limits(operations=2_000, value_bytes=1 << 20, integer_bits=256)
 X = torch.ones(2, 4)
 
