@@ -18,13 +18,14 @@ def walk(region: Region) -> Iterator[Node]:
 def operands_of(node: Node) -> Iterator[Operand]:
     """Every operand of ``node``, positional and named, groups opened (and not given themselves)."""
     for operand in (*node.operands, *(value for _, value in node.keywords)):
-        yield from _opened(operand)
+        yield from leaves_of(operand)
 
 
-def _opened(operand: Operand) -> Iterator[Operand]:
+def leaves_of(operand: Operand) -> Iterator[Operand]:
+    """An operand, or what stands in it if it is a group."""
     if type(operand) is Group:
         for item in operand.items:
-            yield from _opened(item)
+            yield from leaves_of(item)
     else:
         yield operand
 
@@ -36,7 +37,7 @@ def references_of(node: Node) -> Iterator[int]:
 
 def references_in(operand: Operand) -> Iterator[int]:
     """The numbers of the nodes that an operand names."""
-    return (item.node for item in _opened(operand) if type(item) is Ref)
+    return (item.node for item in leaves_of(operand) if type(item) is Ref)
 
 
 def unused_methods(region: Region) -> set[int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from ..graph import Const, Graph, Group, Operand, Ref, walk
+from ..graph import Const, Graph, Operand, Ref, walk
 from ..graph.laws import LAWS
+from ..graph.walk import leaves_of
 from ..ops.effect import OPAQUE, parse, shared, written
 from ..ops.table import effect_of
 
@@ -39,14 +38,4 @@ def edits_constants(graph: Graph) -> bool:
 
 
 def _is_held(operand: Operand, held: set[int]) -> bool:
-    return any(type(one) is Const or (type(one) is Ref and one.node in held) for one in _parts(operand))
-
-
-def _parts(operand: Operand) -> Iterator[Operand]:
-    if type(operand) is Group:
-        for item in operand.items:
-            yield from _parts(item)
-    else:
-        yield operand
-
-
+    return any(type(one) is Const or (type(one) is Ref and one.node in held) for one in leaves_of(operand))

@@ -42,6 +42,21 @@ def made_bytes(name: str, args: Any, kwargs: dict[str, Any]) -> int:
     return 0
 
 
+def ends_the_process(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a division is one of the smallest integer by -1, cut off: a trap of the processor, which torch does not catch.
+
+    >>> least = torch.tensor([torch.iinfo(torch.int32).min], dtype=torch.int32)
+    >>> ends_the_process("aten.div.Scalar_mode", (least, -1), {"rounding_mode": "trunc"})
+    True
+    """
+    if not name.startswith(("aten.div", "aten.divide")) or "trunc" not in (kwargs.get("rounding_mode"), *args[2:3]):
+        return False
+    top, bottom = (one if isinstance(one, torch.Tensor) else torch.tensor(one) for one in args[:2])
+    if top.is_floating_point() or bottom.is_floating_point() or not top.numel() or not bottom.numel():
+        return False
+    return bool((bottom == -1).any()) and int(top.min()) in (torch.iinfo(torch.int32).min, torch.iinfo(torch.int64).min)
+
+
 def work(name: str, args: Any) -> float:
     """How many operations' worth of work an operation of torch is, beyond the one that it is."""
     if "_polynomial_" not in name:

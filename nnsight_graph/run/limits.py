@@ -17,7 +17,7 @@ from ..ops.data import refuse_machinery
 from ..ops.evaluate import CLEAR, SPECIAL, run_code
 from ..ops.nested import storage_of
 from ..ops.running import call_listening, call_module
-from .counts import made_bytes, work
+from .counts import ends_the_process, made_bytes, work
 from .plain import Plain, plain_name
 
 
@@ -191,6 +191,8 @@ class _Sizes(TorchDispatchMode):
         kwargs = kwargs or {}
         self._charge(1 + work(str(function), args))
         self._refuse(made_bytes(str(function), args, kwargs))
+        if ends_the_process(str(function), args, kwargs):
+            raise OverflowError("the smallest integer divided by -1 is too large")
         if self._owned and function._schema.is_mutable:
             self._check_written(function._schema.arguments, args, kwargs)
         made = _shapes_of(function, args, kwargs)

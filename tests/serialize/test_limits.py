@@ -65,6 +65,18 @@ def test_large_integers(lines: Callable[[Any], Any]) -> None:
         graph.run(model, X, limits=SMALL)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("divisor", [-1, torch.tensor([5, -1])], ids=["number", "tensor"])
+def test_a_division_that_would_end_the_process(dtype: torch.dtype, divisor: Any) -> None:
+    least = torch.full((2,), torch.iinfo(dtype).min, dtype=dtype)
+    by = divisor.to(dtype) if isinstance(divisor, torch.Tensor) else divisor
+    model, graph = recorded(lambda out: torch.div(least + out[0, :2].to(dtype) * 0, by, rounding_mode="trunc"))
+    with pytest.raises(OverflowError, match="the smallest integer divided by -1"):
+        graph.run(model, X, limits=SMALL)
+    model, graph = recorded(lambda out: torch.div(least + 1 + out[0, :2].to(dtype) * 0, by, rounding_mode="trunc"))
+    assert graph.run(model, X, limits=SMALL)["value_0"].tolist() == torch.div(least + 1, by, rounding_mode="trunc").tolist()
+
+
 def test_loops_end() -> None:
     model = NNsight(nn.Linear(4, 4))
     with model.trace(run=False) as tracer:
