@@ -114,3 +114,12 @@ def test_runs_are_within_limits(files: Path, capsys: pytest.CaptureFixture[str])
     tracer.graph.save(files / "large.nng")
     assert run("run", files / "large.nng", "--model", MODEL, "--prompt", PROMPT) == 1
     assert "Limits(value_bytes=...)" in capsys.readouterr().err
+
+
+def test_files_reach_no_look_ups(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lm = LanguageModel(MODEL)
+    with lm.trace(run=False) as tracer:
+        lm.transformer.h[0].attn.source.ALL_ATTENTION_FUNCTIONS_get_interface_0.output.save("function")
+    tracer.graph.save(files / "look_up.nng")
+    assert run("run", files / "look_up.nng", "--model", MODEL, "--prompt", PROMPT, "--unlimited") == 1
+    assert "which is not among the operations that a program from a file may reach" in capsys.readouterr().err

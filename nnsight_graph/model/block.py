@@ -10,7 +10,7 @@ from typing import Any
 from torch.overrides import _pop_mode, _push_mode
 
 from ..errors import NNsightError
-from ..ops.data import Handling
+from ..ops.data import trusted_program
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, enter, forget_skip
@@ -111,7 +111,7 @@ class RecordedBlock:
         if poison is not None:
             recorder.failure = "its trace was refused"
             raise poison
-        with Handling(anything=not recording.foreign):
+        with trusted_program(not recording.foreign, recording.strange):
             problem = self._run(recording, saved, frame)
         if refilled:
             _refill(refilled)

@@ -10,6 +10,9 @@ import torch
 
 from ..errors import MissedSiteError, NNsightError, RecordError
 from ..graph import Site
+from ..ops.data import delivered
+from ..run.attention import NAME as WEIGHTS
+from ..run.attention import operation_with_weights
 from ..run.instrument import innermost, instrumented
 from ..serialize.allowed import GENERATE, GENERATE_ONLY
 from .invoker import Call
@@ -47,7 +50,8 @@ def _has_operation(modules: Mapping[str, torch.nn.Module], path: str) -> bool:
         names = instrumented(innermost(module.forward)).names
     except NNsightError:
         return False
-    return rest.partition(".")[0] in names
+    name = rest.partition(".")[0]
+    return name in names or (name == WEIGHTS and operation_with_weights(names) is not None)
 
 
 def refuse(model: NNsight, sites: Iterable[Site], edited: bool = False) -> None:
@@ -76,6 +80,10 @@ def vet(model: NNsight, call: Call) -> None:
     strange = [name for name in (*placed, *call.kwargs) if name not in known and not (generates and name in GENERATE)]
     if strange:
         raise RecordError(f"a session from a file may not give {strange[0][:50]!r} to {call.function or 'forward'}")
+    try:
+        delivered((call.args, call.kwargs))
+    except TypeError as error:
+        raise RecordError(f"the arguments of a call in a session from a file: {error}") from None
 
 
 def refuse_options(model: NNsight, function: str, kwargs: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from ..compile import Plan, cached_plan
 from ..errors import GraphFormatError, RecordError
 from ..graph import Graph, Site, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
-from ..ops.data import Handling
+from ..ops.data import released, trusted_program
 from ..ops.nested import clone, map_tensors, storage_of
 from ..record import Recording
 from ..run.limits import Limits, Meter
@@ -187,7 +187,7 @@ class SavedGraph:
         values: dict[int, Any] = {}
         if not self._own:
             _compiled(recording, call)
-        with Handling(anything=self._own and meter is None):
+        with trusted_program(self._own and meter is None):
             problem, _ = run_trace(model, recording, call, sys._getframe(1), values.__setitem__, meter=meter)
         if problem is not None:
             raise problem
@@ -208,7 +208,7 @@ class SavedGraph:
             return
         recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs)
         plan = _compiled(recording, call)
-        with Handling(anything=self._own):
+        with trusted_program(self._own):
             problem = check(model, recording, call, plan, sys._getframe(1), True)
         if problem is not None:
             raise problem
@@ -295,14 +295,14 @@ class SavedGraph:
             traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, vet=given)
         batch = self._document.batch and meter is None
         run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2), batch, meter)
-        with Handling(anything=self._own and meter is None):
+        with trusted_program(self._own and meter is None):
             problem = run.all()
         if problem is not None:
             raise problem
         return self._named(run.values)
 
     def _named(self, values: Mapping[int, Any]) -> dict[str, Any]:
-        found = {name: values[node] for node, name in self._document.saves if node in values}
+        found = {name: released(values[node]) for node, name in self._document.saves if node in values}
         apart = partial(_apart, self._own_storages)
         return {name: map_tensors(value, apart) for name, value in found.items()} if self._own_storages else found
 

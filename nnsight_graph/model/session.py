@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import CONFIG
 from ..errors import RecordError
 from ..graph import Site
+from ..ops.data import released
 from ..record import Proxy, Recorder, Recording
 from ..record.control import enter
 from ..record.functions import stop
@@ -95,7 +96,7 @@ class Session(RecordedBlock):
         finally:
             for node, proxy in saved.items():
                 if node in run.values:
-                    object.__setattr__(proxy, "_value", run.values[node])
+                    object.__setattr__(proxy, "_value", released(run.values[node]))
             self._recorder.reasons = run.reasons
             run.values.clear()
         return problem

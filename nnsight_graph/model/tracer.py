@@ -14,6 +14,7 @@ import torch
 from ..config import CONFIG
 from ..errors import RecordError
 from ..graph import Site
+from ..ops.data import released, untrusted
 from ..record import Proxy, Recorder, Recording
 from ..record.included import include
 from ..record.recorder import holds_proxy
@@ -287,7 +288,7 @@ class Tracer(RecordedBlock):
 
 
 def _give(saved: dict[int, Proxy], node: int, value: Any) -> None:
-    object.__setattr__(saved[node], "_value", value)
+    object.__setattr__(saved[node], "_value", value if untrusted() is None else released(value))
 
 
 InterleavingTracer = Tracer  # the name that nnsight has for it

@@ -1,69 +1,294 @@
-"""What is data, and what is machinery: modules, functions, configurations. Programs come from strangers, and handle data alone."""
+"""What is data, and what is not: modules, functions, caches, configurations. A program that may be a stranger's handles data alone.
+
+What passes at a site is *admitted* to such a program: containers as copies, and in the place of whatever is no data something that can
+only be put back where it was. What the program gives to the model is *delivered*: data, and what stands in its own place.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
+import numpy
 import torch
 
-_anything: ContextVar[bool] = ContextVar("nnsight_graph_anything", default=False)
+_PLAIN = frozenset(
+    (
+        NoneType, bool, int, float, complex, str, bytes, type(...), range,
+        torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format,
+    )
+)  # fmt: skip
+_BUILTIN = frozenset((tuple, list, dict, set, frozenset, slice, type({}.keys()), type({}.values()), type({}.items())))
+_DEEPEST = 50
 
 
-class Handling:
-    """A block in which programs may handle anything: all of them were written here, by the user; or data alone.
+class Untrusted(NamedTuple):
+    """What goes on is a program that may be a stranger's.
+
+    Attributes:
+        strange: The paths of the sites that a stranger's lines name; ``None`` where all lines may be a stranger's.
+    """
+
+    strange: frozenset[str] | None = None
+
+
+_ALL = Untrusted()
+_untrusted: ContextVar[Untrusted | None] = ContextVar("nnsight_graph_untrusted", default=_ALL)
+untrusted = _untrusted.get
+
+
+class trusted_program:
+    """A block in which programs may handle anything, since all of them were written here, by the user; or data alone.
 
     Args:
-        anything: Which of the two.
+        trusted: Which of the two.
+        strange: The paths of the sites that a stranger's lines name, where others are the user's; all by default.
     """
 
     __slots__ = ("_given", "_token")
 
-    def __init__(self, anything: bool) -> None:
-        self._given = anything
-        self._token: Token[bool] | None = None
+    def __init__(self, trusted: bool, strange: frozenset[str] | None = None) -> None:
+        self._given = None if trusted else Untrusted(strange)
+        self._token: Token[Untrusted | None] | None = None
 
     def __enter__(self) -> None:
-        self._token = _anything.set(self._given)
+        self._token = _untrusted.set(self._given)
 
     def __exit__(self, *_: object) -> None:
         assert self._token is not None
-        _anything.reset(self._token)
+        _untrusted.reset(self._token)
 
 
-def is_machinery(value: Any) -> bool:
-    """Whether a value can do more than hold something: call, load or save things, or be a part of the model.
+class Withheld:
+    """Stands for a value that a stranger's program may not handle: it can be put back in its own place, and nothing else.
+
+    >>> Withheld(print)
+    <a builtin_function_or_method, which is no data>
+    """
+
+    __slots__ = ("_original",)
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def __repr__(self) -> str:
+        return f"<a {type(self._original).__name__}, which is no data>"
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is data by itself: a tensor, a number, text, an array of numbers.
 
     Example:
-        >>> is_machinery(torch.nn.Linear(1, 1)), is_machinery(print), is_machinery(torch.ones(1)), is_machinery({"a": [1]})
-        (True, True, False, False)
+        >>> is_plain(torch.ones(1)), is_plain("text"), is_plain(None), is_plain(print), is_plain(torch.nn.ReLU()), is_plain([])
+        (True, True, True, False, False, False)
     """
-    if isinstance(value, torch.Tensor):
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, torch.Tensor):
+        return True
+    return isinstance(value, (numpy.ndarray, numpy.generic)) and not value.dtype.hasobject
+
+
+def items_of(value: Any) -> dict[Any, Any] | None:
+    """What a container holds, by place, key or name; ``None`` for what is no container of data.
+
+    Containers are tuples, lists, slices, dicts, sets of plain values, model outputs, dataclasses, and objects with fields and no methods.
+
+    Example:
+        >>> items_of((1, 2)), items_of({"a": 1}), items_of(slice(0, 2)), items_of(print)
+        ({0: 1, 1: 2}, {'a': 1}, {'start': 0, 'stop': 2, 'step': None}, None)
+    """
+    kind = type(value)
+    if kind is tuple or kind is list or (isinstance(value, tuple) and _is_named_tuple(kind)):
+        return dict(enumerate(value))
+    if kind is slice:
+        return {"start": value.start, "stop": value.stop, "step": value.step}
+    if kind is set or kind is frozenset:
+        return {} if all(map(_is_key, value)) else None
+    if isinstance(value, dict):
+        known = kind is dict or kind is OrderedDict or _is_output(kind)
+        return {**value, **_fields(value)} if known and all(map(_is_key, value)) else None
+    return _fields(value) if _is_record(value) else None
+
+
+def _is_named_tuple(kind: type) -> bool:
+    return hasattr(kind, "_fields") or kind.__module__ == "torch.return_types"
+
+
+def _is_output(kind: type) -> bool:
+    """Whether it is an output of a model, as transformers and diffusers have them: an ordered dict whose keys are fields."""
+    if hasattr(kind, "from_pretrained"):
         return False
-    return isinstance(value, torch.nn.Module) or callable(value) or hasattr(type(value), "from_pretrained")
+    return issubclass(kind, OrderedDict) and dataclasses.is_dataclass(kind)
 
 
-def refuse_machinery(value: Any, doing: str) -> None:
+def _is_key(value: Any) -> bool:
+    return all(map(_is_key, value)) if type(value) in (tuple, frozenset) else type(value) in _PLAIN
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, such as the parts of a model's output that are not there; all that an object holds, of another."""
+    held: dict[str, Any] = getattr(value, "__dict__", {})
+    if not dataclasses.is_dataclass(value):
+        return {} if isinstance(value, dict) else dict(held)
+    return {field.name: held[field.name] for field in dataclasses.fields(value) if field.name in held}
+
+
+def _is_record(value: Any) -> bool:
+    """Whether an object is no more than its fields."""
+    kind = type(value)
+    if callable(value) or not hasattr(value, "__dict__"):
+        return False
+    if kind.__module__ in ("builtins", "types") or hasattr(kind, "from_pretrained"):
+        return False
+    members = [member for each in kind.__mro__[:-1] for member in vars(each).items()]
+    if dataclasses.is_dataclass(kind):
+        return all(name != "__new__" for name, _ in members)
+    if any(name in ("__new__", "__getattribute__", "__getattr__", "__setattr__", "__slots__") for name, _ in members):
+        return False
+    return all(type(member) is not property and (name.startswith("__") or not callable(member)) for name, member in members)
+
+
+def _with_items(value: Any, items: dict[Any, Any]) -> Any:
+    """A copy of a container that holds ``items``."""
+    kind = type(value)
+    if kind in (tuple, list, set, frozenset, slice):
+        return slice(*items.values()) if kind is slice else kind(items.values()) if items or kind in (tuple, list) else kind(value)
+    if isinstance(value, tuple):
+        return kind(*items.values()) if hasattr(kind, "_fields") else kind(items.values())
+    if kind is dict or kind is OrderedDict:
+        return kind(items)
+    made = object.__new__(kind) if not isinstance(value, dict) else OrderedDict.__new__(kind)
+    if isinstance(value, dict):
+        for key in value:
+            OrderedDict.__setitem__(made, key, items[key])
+    fields = {name: field for name, field in vars(value).items() if name not in items}
+    made.__dict__.update(fields, **{name: item for name, item in items.items() if name in vars(value)})
+    return made
+
+
+def admitted(value: Any, depth: int = 0) -> Any:
+    """What a stranger's program gets of what passes at a site.
+
+    Example:
+        >>> admitted({"hidden": 1, "function": print})
+        {'hidden': 1, 'function': <a builtin_function_or_method, which is no data>}
+    """
+    if is_plain(value) or type(value) is Withheld:
+        return value
+    items = None if depth > _DEEPEST else items_of(value)
+    if items is None:
+        return Withheld(value)
+    return _with_items(value, {key: admitted(item, depth + 1) for key, item in items.items()})
+
+
+_NOTHING = object()
+
+
+def delivered(value: Any, present: Any = _NOTHING, depth: int = 0) -> Any:
+    """What the model gets of what a stranger's program puts in the place of ``present``.
+
+    Raises:
+        TypeError: it holds what is no data, and was not there before.
+
+    Example:
+        >>> shown = admitted((1, print))
+        >>> delivered((2, shown[1]), (1, print))
+        (2, <built-in function print>)
+    """
+    if type(value) is Withheld:
+        if value._original is present:
+            return present
+        raise TypeError(f"a program handles data: it cannot put {value!r}, where it was not before")
+    if is_plain(value):
+        return value
+    items = None if depth > _DEEPEST else items_of(value)
+    if items is None:
+        raise TypeError(f"a program handles data: it cannot put a {type(value).__name__} there")
+    before = items_of(present) or {}
+    changed = {key: delivered(item, before.get(key, _NOTHING), depth + 1) for key, item in items.items()}
+    return _with_items(value, changed)
+
+
+def differs(value: Any, present: Any) -> bool:
+    """Whether what was admitted of ``present`` is another by now: a program has put something into its containers."""
+    if type(value) is Withheld:
+        return value._original is not present
+    if value is present or is_plain(value):
+        return value is not present
+    items, before = items_of(value), items_of(present)
+    if items is None or before is None or type(value) is not type(present) or items.keys() != before.keys():
+        return True
+    return any(differs(item, before[key]) for key, item in items.items()) or (not items and value != present)
+
+
+def released(value: Any) -> Any:
+    """What the user gets of a value that a program saves: what was withheld from the program is theirs."""
+    if type(value) is Withheld:
+        return value._original
+    if is_plain(value) or not _withholds(value):
+        return value
+    return _with_items(value, {key: released(item) for key, item in (items_of(value) or {}).items()})
+
+
+def _withholds(value: Any) -> bool:
+    if type(value) is Withheld or is_plain(value):
+        return type(value) is Withheld
+    return any(map(_withholds, (items_of(value) or {}).values()))
+
+
+def reject_non_data(value: Any, doing: str) -> None:
     """Raise for what is no data, in a program that somebody else may have written.
 
     Raises:
         TypeError: says what was to be done.
     """
-    if type(value) is not torch.Tensor and is_machinery(value) and not _anything.get():
-        raise TypeError(f"a program handles data: it cannot {doing} a {type(value).__name__}. Do that outside the trace")
+    if type(value) is torch.Tensor or _untrusted.get() is None or is_plain(value) or type(value) in _BUILTIN:
+        return
+    if items_of(value) is not None:
+        return
+    raise TypeError(f"a program handles data: it cannot {doing} {_named(value)}. Do that outside the trace")
+
+
+def _named(value: Any) -> str:
+    return f"a {type(value._original if type(value) is Withheld else value).__name__}"
+
+
+def reject_method(value: Any, name: str) -> None:
+    """Raise for a method that a stranger's program may not call: of what is no data, and those that a class of the model's has itself.
+
+    Raises:
+        TypeError: says which.
+    """
+    if type(value) is torch.Tensor or _untrusted.get() is None or is_plain(value) or type(value) in _BUILTIN:
+        return
+    reject_non_data(value, f"call .{name} of")
+    if not (isinstance(value, OrderedDict) and (hasattr(OrderedDict, name) or name == "to_tuple")) and not isinstance(value, tuple):
+        raise TypeError(f"a program handles data: it cannot call .{name} of a {type(value).__name__}. Do that outside the trace")
 
 
 def attribute(name: str) -> Callable[[Any], Any]:
-    """A function that takes an attribute of a value.
+    """A function that takes an attribute of a value; in a program of a stranger, of a container it takes fields alone.
 
     >>> attribute("real")(1 + 2j)
     1.0
     """
 
     def get(value: Any) -> Any:
-        refuse_machinery(value, f"take .{name} of")
-        return getattr(value, name)
+        if _untrusted.get() is None:
+            return getattr(value, name)
+        reject_non_data(value, f"take .{name} of")
+        if is_plain(value):
+            return admitted(getattr(value, name))
+        fields = getattr(value, "__dict__", {})
+        if name not in fields and isinstance(value, tuple):
+            return getattr(value, name)
+        if name not in fields:
+            raise AttributeError(f"{type(value).__name__} has no field {name!r}")
+        return fields[name]
 
     get.__name__ = get.__qualname__ = name
     return get
@@ -71,5 +296,13 @@ def attribute(name: str) -> Callable[[Any], Any]:
 
 def bound(value: Any, name: str) -> Any:
     """A method of a value."""
-    refuse_machinery(value, f"take .{name} of")
+    reject_method(value, name)
     return getattr(value, name)
+
+
+def call_with_data(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function of the model's gives; a program of a stranger gives it data, and gets data."""
+    if _untrusted.get() is None:
+        return function(*args, **kwargs)
+    return admitted(function(*delivered(args), **delivered(kwargs)))
+

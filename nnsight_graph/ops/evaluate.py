@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import NNsightError
-from .data import refuse_machinery
+from .data import reject_non_data, untrusted
 from .nested import clone, replaced, shares, versions_of
 
 ONE, TWO, THREE, MANY, CLEAR, SPECIAL = 1, 2, 3, 0, 4, 5
@@ -118,10 +118,12 @@ def put_back(parent: Any, index: Any, item: Any) -> Any:
 
 def assign_attribute(base: Any, name: str, value: Any) -> None:
     """``base.name = value``, with a copy of a tensor: what stands there is passed on by value."""
-    refuse_machinery(base, f"set .{name} of")
+    reject_non_data(base, f"set .{name} of")
     if name == "requires_grad":
         base.requires_grad_(value)  # which, unlike the attribute, says nothing where it is so already
         return
+    if isinstance(base, torch.Tensor) and untrusted() is not None:
+        raise TypeError(f"a program handles data: it cannot set .{name} of a tensor")
     setattr(base, name, clone(value))
 
 

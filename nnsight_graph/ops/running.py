@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+from .data import call_with_data
+
 current: ContextVar[Any] = ContextVar("nnsight_graph_run", default=None)
 """The run whose forward this is; a hook of another run does nothing."""
 
 
 def call_module(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a module of the model on values of the trace: its own sites are not visited."""
-    return module(*args, **kwargs)
+    return call_with_data(module, *args, **kwargs)
 
 
 def call_listening(module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -19,6 +21,6 @@ def call_listening(module: Any, *args: Any, **kwargs: Any) -> Any:
     run = current.get()
     before, run.busy = run.busy, False
     try:
-        return module(*args, **kwargs)
+        return call_with_data(module, *args, **kwargs)
     finally:
         run.busy = before

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import passing
-from .data import attribute, refuse_machinery
+from .data import attribute, reject_method
 from .effect import OPAQUE, Effect, parse
 
 _MUTATES, _ATTRIBUTE = parse("mutates:0"), parse("maybe:0")
@@ -80,7 +80,7 @@ def _plain(name: str) -> Any:
 
 def _method(name: str) -> Callable[..., Any]:
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        refuse_machinery(self, f"call .{name} of")
+        reject_method(self, name)
         if kwargs:
             return getattr(self, name)(*args, **kwargs)
         return getattr(self, name)(*args)

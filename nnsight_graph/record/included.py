@@ -32,7 +32,9 @@ def include(recorder: Recorder, recording: Recording) -> None:
     recorder.repeats = True
     recorder.replaced = {**recorder.replaced, **{path: recorder.make(recorder, first + node) for path, node in recording.replaced.items()}}
     recorder.edits_constants = recorder.edits_constants or recording.edits_constants
-    recorder.foreign = recorder.foreign or recording.foreign
+    if recording.foreign:
+        recorder.foreign = True
+        recorder.strange |= {part.path for entry in recording.entries for part in entry[1:2] if type(part) is Site}
 
 
 def _of_this_run(entry: tuple[Any, ...], above: dict[str, int], by: int) -> tuple[Any, ...]:

@@ -79,6 +79,7 @@ class Recorder(Cursor, Captured):
         assumed: What Python was told of values while the block was written: node and value.
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
         foreign: Whether an edit from a file, which may be anybody's, is part of it.
+        strange: The paths of the sites that such edits name.
         session: The session whose lines are written, if it is one.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         own: What own properties have shown, once there is one.
@@ -101,6 +102,7 @@ class Recorder(Cursor, Captured):
     invoking = 0
     repeats = False
     foreign = False
+    strange: frozenset[str] = frozenset()
     session: Any = None
     names: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  (replaced, never filled)
     again: tuple[tuple[int, Place], ...] = ()

@@ -46,6 +46,7 @@ class Recording:
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
         foreign: Whether lines of it may come from somebody else.
+        strange: The paths of the sites that those name; ``None`` for all.
         versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
             there is one.
         replaced: What stands for parameters at the end, by path.
@@ -55,8 +56,10 @@ class Recording:
 
     __slots__ = (
         "_key", "again", "constants", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts", "places",
-        "repeats", "replaced", "shared", "turns", "variables", "versions",
+        "repeats", "replaced", "shared", "strange", "turns", "variables", "versions",
     )  # fmt: skip
+
+    strange: frozenset[str] | None
 
     def __init__(self, recorder: Recorder) -> None:
         self.entries = recorder.entries
@@ -65,7 +68,7 @@ class Recording:
         self.repeats = recorder.repeats
         self.places = recorder.places
         self.edits_constants = recorder.edits_constants
-        self.open_ended, self.foreign = recorder.open_ended, recorder.foreign
+        self.open_ended, self.foreign, self.strange = recorder.open_ended, recorder.foreign, recorder.strange
         self.turns = recorder.turns
         self.names, self.variables, self.parts, self.again = recorder.names, recorder.variables, recorder.parts, recorder.again
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
@@ -82,7 +85,7 @@ class Recording:
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
         made.names, made.variables, made.parts, made.replaced, made._key, made.versions, made.again = {}, {}, {}, {}, None, (), ()
-        made.foreign = True
+        made.foreign, made.strange = True, None
         return made
 
     def plain(self) -> Graph:
@@ -92,7 +95,7 @@ class Recording:
     @property
     def key(self) -> Hashable:
         """The program's structure: equal for programs that differ in numbers and tensors only."""
-        return self._key or (tuple(self.entries), tuple(self.indices) if self.repeats else None, self.shared)
+        return self._key or (tuple(self.entries), (len(self.constants), *self.indices) if self.repeats else None, self.shared)
 
     def keep_key(self) -> None:
         """From here on its entries stay as they are, and its key is made once."""

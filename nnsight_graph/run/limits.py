@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from ..errors import LimitError, NNsightError
-from ..ops.data import refuse_machinery
+from ..ops.data import Withheld, reject_non_data
 from ..ops.evaluate import CLEAR, SPECIAL, run_code
 from ..ops.nested import storage_of
 from ..ops.running import call_listening, call_module
@@ -108,6 +108,16 @@ class Meter:
         with self._sizes:
             return self._made(function(*operands, **named))
 
+    def within(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model's that a program gives its arguments: its results are kept within the limits."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._charge()
+            with self._sizes:
+                return function(*args, **kwargs)
+
+        return call
+
     def items(self, source: Any) -> Iterator[Any]:
         """What a loop goes through, if that is no more than it may have turns.
 
@@ -154,13 +164,18 @@ class Meter:
         if name in _REQUIRING:
             self._refuse_owned(values[0])
         for value in values[1:] if function in _CALLS else values:
-            refuse_machinery(value, "use")
+            self._see(value)
         self._plain.check(name, values)
 
     def _made(self, value: Any) -> Any:
         made = self._plain.made(value)
-        refuse_machinery(made, "use")
+        self._see(made)
         return made
+
+    @staticmethod
+    def _see(value: Any) -> None:
+        if type(value) is not Withheld:  # which can be held, and put back
+            reject_non_data(value, "use")
 
     def _refuse_owned(self, value: Any) -> None:
         if isinstance(value, torch.Tensor) and storage_of(value) in self._owned:

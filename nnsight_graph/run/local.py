@@ -9,6 +9,7 @@ import torch
 
 from ..compile import Plan
 from ..compile.plan import Visit
+from ..ops.data import untrusted
 from ..ops.nested import map_tensors
 from ..ops.rows import Rows
 from ..ops.running import current
@@ -16,6 +17,7 @@ from .detours import Leave
 from .engine import Run
 from .hooks import install, install_captures
 from .modules import ModuleIndex
+from .untrusted import UntrustedRun
 
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
 
@@ -26,7 +28,8 @@ def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Se
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
     slots += [rows_in(kind, number, rows) for kind, number in plan.layouts]
     slots += [None] * plan.blanks
-    run = Run(plan, slots)
+    stranger = untrusted()
+    run = Run(plan, slots) if stranger is None else UntrustedRun(plan, slots, stranger.strange)
     run.modules = modules
     return run
 
@@ -46,6 +49,8 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         undo.append(_forwards_of(modules.root))
     token = current.set(run)
     try:
+        if isinstance(run, UntrustedRun):
+            run.guard(modules.root, undo)
         if plan.prologue:
             _start(run)
         install(run, modules, undo)

@@ -17,6 +17,7 @@ from .detours import Leave
 from .forwards import Replacement, replace_forward
 from .instrument import Instrumented, called, innermost, instrumented, rebuilt
 from .modules import ModuleIndex
+from .untrusted import UntrustedRun
 
 if TYPE_CHECKING:
     from .engine import Run
@@ -141,14 +142,16 @@ def _inside(run: Run, sites: Sites, function: Callable[..., Any]) -> Callable[..
     attending = operation_with_weights(instrumented(inner).names) if weights is not None else None
 
     def operation(name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
-        target = called(target)
+        target = original = called(target)
         site = wanted.get(name)
         if (site is None and name != attending) or current.get() is not run or run.busy:
             return target(*args, **kwargs)
+        if isinstance(run, UntrustedRun) and site is not None:
+            run.permit(site.path, bool(site.inner), target)
         if name == attending and weights is not None and weights.after is not None:
             plain, bring = target, weights.after
             target = lambda *args, **kwargs: _refusing(run, sites, lambda: attend(name, bring, plain, args, kwargs))  # noqa: E731
-        return target(*args, **kwargs) if site is None else _perform(run, site, target, args, kwargs)
+        return target(*args, **kwargs) if site is None else _perform(run, site, target, original, args, kwargs)
 
     made = instrumented(inner).calling(operation)
     owner = getattr(function, "__self__", None) if isinstance(function, types.MethodType) else None
@@ -157,11 +160,15 @@ def _inside(run: Run, sites: Sites, function: Callable[..., Any]) -> Callable[..
     return built if owner is None else types.MethodType(built, owner)
 
 
-def _perform(run: Run, site: Sites, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _perform(
+    run: Run, site: Sites, target: Callable[..., Any], original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """One call of an operation, as modules are called: what passes before it, perhaps a value in its place, what passes after it."""
     if site.before is not None:
         changed = site.before((args, kwargs))
         if changed is not None:
+            if isinstance(run, UntrustedRun):
+                target = run.permit_call(site.path, target, original, kwargs, changed)
             args, kwargs = changed
 
     def perform(*args: Any, **kwargs: Any) -> Any:
