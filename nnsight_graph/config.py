@@ -16,6 +16,8 @@ class AppConfig(msgspec.Struct):
         AUTO_STOP: End a forward when all that a trace wants is there, where nobody could tell: not in training, with hooks of others, with
             arguments that the model might change, in a generation, or with modules of classes from outside torch and transformers.
             ``"any"`` takes modules of all classes; ``False`` lets every forward run to its end.
+        VERIFY_BATCH: Whether the shortest prompt of a padded batch is run alone, once for a model, and its numbers are compared:
+            ``"auto"``, unless the model's class is known to keep them; ``True``, before every padded batch; ``False``, never.
         REMOTE_LOGGING: Print what a server reports.
     """
 
@@ -23,6 +25,7 @@ class AppConfig(msgspec.Struct):
     SCAN: bool = False
     VALIDATE: bool | str = "auto"
     AUTO_STOP: bool | str = True
+    VERIFY_BATCH: bool | str = "auto"
     REMOTE_LOGGING: bool = True
 
 

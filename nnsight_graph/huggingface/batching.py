@@ -26,11 +26,15 @@ class Batch(NamedTuple):
         inputs: Its named arguments.
         rows: The first row of each invoke that has an input, and the row after its last.
         size: All rows.
+        padded: Whether any of them is padded.
+        left: Whether it is padded on the left.
     """
 
     inputs: dict[str, Any]
     rows: tuple[tuple[int, int], ...]
     size: int
+    padded: bool = False
+    left: bool = False
 
 
 class _Layout(NamedTuple):
@@ -72,8 +76,9 @@ def make_batch(
 
 
 def join_prompts(
-    tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], shared: Mapping[str, Any] | None = None, *, generate: bool = False
-) -> Batch:
+    tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], shared: Mapping[str, Any] | None = None, *, generate: bool = False,
+    left: bool | None = None,
+) -> Batch:  # fmt: skip
     """Prompts that were read already as one call of the model.
 
     A row that is padded keeps the numbers of its prompt run alone: padding is hidden by the attention mask, and where the model
@@ -92,6 +97,7 @@ def join_prompts(
         prompts: At least one.
         shared: See :func:`make_batch`.
         generate: See :func:`make_batch`.
+        left: The side of padding, whatever the tokenizer says.
 
     Raises:
         RecordError: there are no prompts, or they do not go into one call.
@@ -99,7 +105,7 @@ def join_prompts(
     if not prompts:
         raise RecordError('a batch of nothing: give a prompt to the trace or to an invoke, as in tracer.invoke("The Eiffel Tower is in")')
     options = _options(prompts, shared or {})
-    layout = _layout(tokenizer, needs, prompts, generate)
+    layout = _layout(needs, prompts, _pads_left(tokenizer, needs, generate) if left is None else left)
     if len(prompts) == 1 and not prompts[0].ragged:
         inputs = as_given(prompts[0])
     else:
@@ -110,12 +116,18 @@ def join_prompts(
         numbers = number_tokens(prompts, layout.starts, layout.width, inputs.get("attention_mask"), needs, generate)
         inputs |= {} if numbers is None else {"position_ids": numbers}
     ends = list(accumulate(prompt.rows for prompt in prompts))
-    return Batch({**inputs, **options}, tuple(zip([0, *ends], ends, strict=False)), ends[-1])
+    padded = layout.padded or any(prompt.ragged for prompt in prompts) or _decoder_is_padded(prompts)
+    return Batch({**inputs, **options}, tuple(zip([0, *ends], ends, strict=False)), ends[-1], padded, layout.left)
 
 
-def _layout(tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], generate: bool) -> _Layout:
+def _decoder_is_padded(prompts: Sequence[Prompt]) -> bool:
+    rows = [row for prompt in prompts for name in DECODER if name in prompt.inputs for row in prompt.inputs[name]]
+    return len({len(row) for row in rows if row.dim()}) > 1
+
+
+def _layout(needs: Needs, prompts: Sequence[Prompt], left: bool) -> _Layout:
     lengths = [length for prompt in prompts for length in prompt.lengths]
-    width, left = max(lengths), _pads_left(tokenizer, needs, generate)
+    width = max(lengths)
     padded = min(lengths) < width
     if padded and not needs.accepts("attention_mask"):
         raise RecordError(f"{needs.name} takes no attention_mask, which would hide padding: give prompts of one length, or a trace to each")

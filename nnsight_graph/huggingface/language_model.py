@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,8 @@ from .generation import Generator, check_mode, most_steps, row_multiples, with_s
 from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
-from .prompts import read_prompt
+from .padding import PaddingCheck
+from .prompts import Prompt, read_prompt
 from .scanning import GenerationStep, forward_of
 from .standard import standard_names
 from .verify import compare_rows
@@ -244,7 +246,24 @@ class LanguageModel(NNsight):
             check_mode(inputs, self._module)
             multiples, steps = row_multiples(inputs, self._module), most_steps(inputs, self._module)
         rows = tuple(Rows(start, stop, batch.size, width, multiples) for start, stop in batch.rows)
-        return Call((), inputs, rows, function, steps)
+        before = None
+        if batch.padded and self._padding_check.wanted(batch.left):
+            prompts = [args[0]._replace(options={}) if generate else args[0] for args, _ in invokes]
+            before = partial(self._check_padding, prompts, inputs, batch.left)
+        return Call((), inputs, rows, function, steps, before)
+
+    @property
+    def _padding_check(self) -> PaddingCheck:
+        if "_known_padding" not in self.__dict__:
+            self.__dict__["_known_padding"] = PaddingCheck(type(self._module).__name__)
+        known: PaddingCheck = self.__dict__["_known_padding"]
+        return known
+
+    def _check_padding(self, prompts: Sequence[Prompt], inputs: Mapping[str, Any], left: bool) -> None:
+        def join(some: Sequence[Prompt]) -> dict[str, Any]:
+            return join_prompts(self.tokenizer, self._needs(), some, left=left).inputs
+
+        self._padding_check.check(self._module, self._callable(), prompts, inputs, join, left)
 
     def _needs(self) -> Needs:
         if "_known_needs" not in self.__dict__:

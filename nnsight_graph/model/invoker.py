@@ -30,6 +30,7 @@ class Call(NamedTuple):
         rows: The rows that each invoke owns of it.
         function: The method that is called, where it is not the model itself.
         steps: How many forwards it may make of the model.
+        before: What is to be found out before it is made, when the weights are there; raises what is wrong.
     """
 
     args: tuple[Any, ...]
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     rows: tuple[Rows, ...] = ()
     function: str = ""
     steps: int = 1
+    before: Callable[[], None] | None = None
 
     @property
     def modes(self) -> str:

@@ -121,7 +121,10 @@ class NNsight(Envoy):
             with Tracer(self, call, {}, fn, progress) as tracer:
                 result = tracer.result.save()
             return result.value
-        return self.interleave(self._callable(call.function), *call.args, **call.kwargs)
+        function = self._callable(call.function)
+        if call.before is not None:
+            call.before()
+        return self.interleave(function, *call.args, **call.kwargs)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         """The call that a trace makes; ``None`` if its input comes from invokes."""

@@ -66,6 +66,11 @@ def run_trace(
         return problem, {}
     plan.fresh = False
     function = envoy._callable(call.function)  # loads weights that are not there yet
+    if call.before is not None:
+        try:
+            call.before()
+        except NNsightError as refused:
+            return refused.with_traceback(None), {}
     if not own:
         function = partial(envoy.interleave, function)
     modules = tree.index

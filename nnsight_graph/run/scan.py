@@ -155,7 +155,7 @@ def _scan(
 ) -> Scan:
     mode = Fakes(forward.number)
     visits = _Visits(changes or {}, mode)
-    hooked = tuple(path for path, each in module.named_modules() if _has_hooks(each))
+    hooked = tuple(path for path, each in module.named_modules() if has_hooks(each))
     twin = None
     try:
         with quietly():
@@ -176,7 +176,7 @@ def _scan(
             dissolve(twin)
 
 
-def _has_hooks(module: torch.nn.Module) -> bool:
+def has_hooks(module: torch.nn.Module) -> bool:
     """Whether there are hooks of the user's: those of transformers only collect, those of a run are gone soon."""
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return any(str(getattr(hook, "__module__", "")).partition(".")[0] not in _HOOKS_OF_OTHERS for hook in hooks)
