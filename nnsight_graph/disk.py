@@ -46,10 +46,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         os.close(os.open(beside, _NEW, 0o666))
         yield beside
-        if mode is not None:
-            os.chmod(beside, mode)
         with open(beside, "rb+") as written:
             os.fsync(written.fileno())  # or a power cut could leave the new name with nothing in it
+        if mode is not None:
+            os.chmod(beside, mode)
         _move(beside, target)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
-import safetensors.torch
 import torch
 
 from ..compile import Plan, cached_plan
@@ -26,6 +25,7 @@ from ..serialize.allowed import FUNCTIONS
 from ..serialize.container import read, write
 from ..serialize.content import Content, content
 from ..serialize.decode import decode
+from ..serialize.tensors import write_tensors
 from ..source_location import lines_of
 from .constant_edits import edits_constants
 from .invoker import Call
@@ -235,10 +235,9 @@ class SavedGraph:
             values: What :meth:`run` returned.
             path: The file.
         """
-        found = {name: value.detach().cpu() for name, value in values.items() if isinstance(value, torch.Tensor)}
-        tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in found.items()}
-        with replacing(path) as beside:
-            safetensors.torch.save_file(tensors, beside)
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        with replacing(path) as beside, open(beside, "wb") as file:
+            write_tensors(file, tensors)
         return [name for name in values if name not in tensors]
 
     def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

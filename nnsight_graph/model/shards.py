@@ -1,4 +1,7 @@
-"""Activations into a folder: safetensors shards that are written as values come. A folder has one writer at a time, and says when a run failed."""
+"""Activations into a folder: safetensors shards that are written as values come.
+
+A folder has one writer at a time, and says that it is incomplete from the start of a run until that has ended well.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import save_file
 
 from ..disk import CLAIM, Claim, is_partial, replacing
 from ..errors import GraphFormatError, RecordError
+from ..serialize.tensors import write_tensors
 from .stored import DEPTH, FORMAT, INDEX, Index, Packed, Pass, Source, Stored, is_shard, read_head, shard_path
 
 SHARD_BYTES = 256 * 2**20
@@ -136,16 +139,16 @@ class Writer:
 
     def _refuse_changes(self, index: Index) -> None:
         folder = self.source.folder
-        if not index.revision or not index.complete:
-            raise RecordError(f"{folder} is incomplete: the run that wrote it failed. Give the folder itself, to={str(folder)!r}, to begin anew")
         if index.format != FORMAT:
             raise RecordError(f"{folder} was written by an older version, which did not append: give another folder")
+        if not index.revision or not index.complete:
+            raise RecordError(f"{folder} is incomplete: the run that wrote it failed. To begin anew, give the folder: to={str(folder)!r}")
         try:
             found = read_head(folder)
         except (GraphFormatError, OSError) as error:
             raise RecordError(f"nothing can be appended: {error}") from None
         if (found.generation, found.revision, found.complete) != (index.generation, index.revision, True):
-            raise RecordError(f"{folder} was written to by others since this cache was read: CacheDict.load({str(folder)!r}) reads it again")
+            raise RecordError(f"others wrote to {folder} since this cache was read: CacheDict.load({str(folder)!r}) reads it again")
 
     def _packed(self, value: Any, depth: int = 0) -> Packed:
         if isinstance(value, torch.Tensor):
@@ -169,7 +172,7 @@ class Writer:
         kept = value.detach().cpu()
         pairs = kept.dtype is torch.complex128  # the file format has no such type
         reference = Packed(tensor=name, shard=self._shards, complex=pairs)
-        self._pending[name] = (torch.view_as_real(kept.resolve_conj()) if pairs else kept).contiguous()
+        self._pending[name] = torch.view_as_real(kept.resolve_conj()) if pairs else kept
         self._bytes += value.numel() * value.element_size()
         if self._bytes >= SHARD_BYTES:
             self._flush()
@@ -178,10 +181,10 @@ class Writer:
     def _flush(self) -> None:
         if not self._pending:
             return
-        alone = {name: _alone(value) for name, value in self._pending.items()}
         path = shard_path(self.source.folder, self.source.index.generation, self._shards)
         try:
-            save_file(alone, path)
+            with open(path, "xb") as file:
+                write_tensors(file, self._pending)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -210,12 +213,6 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _alone(value: torch.Tensor) -> torch.Tensor:
-    """The tensor on storage of its own size, as the file format wants it."""
-    whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-    return value if whole else value.clone()
 
 
 def _refuse_content(folder: Path) -> None:

@@ -1,4 +1,8 @@
-"""An open safetensors file -> its tensors: header and tensors come from the one file that was opened, whatever its name means by now."""
+"""An open safetensors file <-> tensors.
+
+What is read, header and tensors, comes from the one file that was opened, whatever its name means by now. What is written goes from the
+tensors' own memory to that file: no second copy of them, and no file beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 import mmap
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
@@ -27,6 +32,7 @@ _NAMES = {
     "F8_E8M0": "float8_e8m0fnu",
 }  # fmt: skip
 _DTYPES = {name: getattr(torch, given) for name, given in _NAMES.items() if hasattr(torch, given)}
+_WORDS = {dtype: name for name, dtype in _DTYPES.items()}
 _DIMENSIONS = 64
 
 
@@ -115,6 +121,30 @@ class Tensors:
             end += size
         if self._start + end != self._length:
             raise GraphFormatError(f"it is {self._length} bytes long, and should be {self._start + end}")
+
+
+def write_tensors(file: BinaryIO, named: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors to a file.
+
+    Raises:
+        GraphFormatError: the file format has none of that kind.
+    """
+    order = sorted(named, key=lambda name: (-named[name].element_size(), name))  # so that each lies where its type may lie
+    header, end = {}, 0
+    for name in order:
+        tensor = named[name]
+        if tensor.dtype not in _WORDS or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = f"{tensor.dtype} in the layout {tensor.layout}"
+            raise GraphFormatError(f"a tensor of {kind} cannot stand in a safetensors file: convert it first")
+        size = tensor.numel() * tensor.element_size()
+        header[name] = _Tensor(_WORDS[tensor.dtype], list(tensor.shape), (end, end + size))
+        end += size
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        plain = named[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        file.write(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
 class _Header(NamedTuple):
