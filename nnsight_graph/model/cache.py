@@ -127,7 +127,7 @@ class Cache:
             self._open.setdefault(key, []).append(entry)
         self.cache._add(key, entry, self.lists)
 
-    def fill(self, found: Iterable[Any], tree: Tree, complete: bool) -> None:
+    def fill(self, found: Iterable[Any], tree: Tree, complete: bool = True) -> None:
         """Take over what a run has found; the cache can be read from now on.
 
         Args:

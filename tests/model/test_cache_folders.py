@@ -92,7 +92,7 @@ def test_two_threads_and_one_folder(model: NNsight, net: nn.Sequential, tmp_path
 
 def test_a_claimed_folder_is_an_error_on_its_line(model: NNsight, tmp_path: Path) -> None:
     claim = Claim(tmp_path)
-    with pytest.raises(RecordError, match="another writer has claimed .* one writer") as caught, model.trace(X) as tracer:
+    with pytest.raises(RecordError, match="another writer has claimed") as caught, model.trace(X) as tracer:
         kept = tracer.cache("0", to=tmp_path)
     assert ends_on(caught.value)[1] == "kept = tracer.cache(\"0\", to=tmp_path)"
     assert os.listdir(tmp_path) == []
