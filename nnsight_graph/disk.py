@@ -38,10 +38,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: ``path`` is a folder, a fifo or a device, or lies in a folder that is not there.
     """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
-    mode = _mode(target)
+    target, mode = target_of(path)
     beside = target.with_name(partial_name())
     try:
         os.close(os.open(beside, _NEW, 0o666))
@@ -54,6 +51,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
+
+
+def target_of(path: str | Path) -> tuple[Path, int | None]:
+    """The file that writing to ``path`` would replace, and its permissions; ``None`` if there is none.
+
+    Raises:
+        OSError: as :func:`replacing` does.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
+    return target, _mode(target)
 
 
 def partial_name() -> str:
@@ -99,7 +108,7 @@ class Claim:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._number, self._file = -1, folder / CLAIM
+        self._number, self._file, self._process = -1, folder / CLAIM, os.getpid()
         self._locked = fcntl is not None and self._lock(folder)
         if not self._locked:  # such as on network file systems: a file that can be created only once
             try:
@@ -127,10 +136,11 @@ class Claim:
         number, self._number = self._number, -1
         if number < 0:
             return
-        if self._locked:
-            fcntl.flock(number, fcntl.LOCK_UN)  # a child process that was forked meanwhile has the lock, too
+        mine = self._process == os.getpid()  # a child process that was forked meanwhile has the lock, too: it must not end the claim
+        if self._locked and mine:
+            fcntl.flock(number, fcntl.LOCK_UN)  # closing is not enough while such a child has it
         os.close(number)
-        if not self._locked:
+        if not self._locked and mine:
             self._file.unlink(missing_ok=True)
 
     def __del__(self) -> None:

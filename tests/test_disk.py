@@ -156,3 +156,24 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
             Claim(tmp_path)
         process.kill()
     Claim(tmp_path).release()
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_forked_process_does_not_end_the_claim(tmp_path: Path, locks: bool) -> None:
+    code = """
+import os, sys
+from tests.test_disk import *
+if sys.argv[2] == "False": disk.fcntl = None
+claim = Claim(Path(sys.argv[1]))
+if os.fork() == 0:
+    claim.release()
+    os._exit(0)
+os.wait()
+try:
+    Claim(Path(sys.argv[1]))
+except BlockingIOError:
+    sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(locks)], cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == 7
+    Claim(tmp_path).release()
