@@ -11,6 +11,7 @@ from typing import Any
 
 import nnsight_graph as library
 
+from .disk import target_of
 from .errors import NNsightError
 
 _EXAMPLES = """examples:
@@ -150,8 +151,8 @@ def _check(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     graph, model, options = _inputs(given)
-    if given.out is not None and not given.out.absolute().parent.is_dir():
-        raise ValueError(f"--out {given.out}: there is no folder {given.out.parent}")
+    if given.out is not None:
+        target_of(given.out)  # before anything is computed
     values = graph.run(model, *given.prompt, limits=None if given.unlimited else library.Limits(), **options)
     for name, value in values.items():
         large = hasattr(value, "numel") and value.numel() > 8

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dis
+import hashlib
 import linecache
 import sys
 import sysconfig
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple
@@ -82,17 +85,52 @@ def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:
     location = locate(place)
     if frame is not None:
         return TracebackType(None, frame, offset, location.line)
-    return _stand_in(location)
+    return _stand_in(location, code)
 
 
-def _stand_in(location: Location) -> TracebackType | None:
+def _stand_in(location: Location, place: CodeType) -> TracebackType | None:
     code = compile("\n" * (location.line - 1) + "raise ValueError", location.file, "exec")
     try:
-        exec(code.replace(co_name=location.function), {})
+        exec(code.replace(co_name=location.function), {"place": place})  # so its lines, see lines_of, live as long as the traceback
     except ValueError:
         traceback = sys.exc_info()[2]
         return traceback.tb_next if traceback else None
     return None
+
+
+class _Lines:
+    """Lines of a file that is not there."""
+
+    def __init__(self, file: str, texts: Sequence[str]) -> None:
+        entry = (sum(map(len, texts)), None, [f"{text}\n" for text in texts], file)
+        linecache.cache[file] = entry
+        weakref.finalize(self, _forget, file, entry).atexit = False
+
+
+def _forget(file: str, entry: tuple[Any, ...]) -> None:
+    if linecache.cache.get(file) is entry:
+        del linecache.cache[file]
+
+
+_known_lines: weakref.WeakValueDictionary[str, _Lines] = weakref.WeakValueDictionary()
+_PASS = compile("pass", "<line>", "exec")
+_AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
+
+
+def lines_of(name: str, texts: Sequence[str]) -> list[Place]:
+    """A place for each line of a text that is in no file; errors on them show the line, in a file of that name.
+
+    `linecache` has the text only as long as one of the places, or a traceback that stands on one, is there.
+
+    >>> places = lines_of("steps", ["first", "second"])
+    >>> locate(places[1]).text
+    'second'
+    """
+    file = f"<{name} {hashlib.sha256(chr(10).join(texts).encode(errors='replace')).hexdigest()[:8]}>"  # two files may have one name
+    known = _known_lines.get(file)
+    if known is None:
+        known = _known_lines[file] = _Lines(file, texts)
+    return [(_PASS.replace(co_filename=file, co_firstlineno=line, co_consts=(None, known)), _AT) for line in range(1, len(texts) + 1)]
 
 
 def caller_is_users(depth: int) -> bool:

@@ -81,6 +81,10 @@ def test_what_is_wrong_says_so(files: Path, capsys: pytest.CaptureFixture[str], 
     assert "is no graph file" in capsys.readouterr().err
     assert run("show", tmp_path / "none.nng") == 1
     assert "No such file" in capsys.readouterr().err
+    refused = ((tmp_path, "Is a directory"), (tmp_path / "none" / "out", "there is no folder"), ("/dev/null", "a device, and not a file"))
+    for out, message in refused:
+        assert run("run", files / "wrong.nng", "--model", MODEL, "--prompt", PROMPT, "--out", out) == 1
+        assert message in capsys.readouterr().err  # and not what is wrong with the program: nothing has run
     with pytest.raises(SystemExit) as caught:
         run("frobnicate", files)
     assert caught.value.code == 2

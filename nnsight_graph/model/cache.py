@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -20,7 +22,7 @@ from ..run import ModuleIndex, Run
 from ..run.capture import Capture, keeper
 from .entries import POINTS, CacheDict, Entries, Entry
 from .envoy import Envoy
-from .shards import Writer
+from .shards import Writer, new_source
 from .tree import Tree
 
 
@@ -123,26 +125,37 @@ class Cache:
         entry = Entry(value) if point == "output" else Entry(inputs=value)
         if point == "inputs" and self.include_output:
             self._open.setdefault(key, []).append(entry)
-        known = dict.get(self.cache, key)
-        if known is None:
-            dict.__setitem__(self.cache, key, Entries([entry]) if self.lists else entry)
-        elif isinstance(known, Entries):
-            known.append(entry)
-        else:
-            dict.__setitem__(self.cache, key, Entries([known, entry]))
+        self.cache._add(key, entry, self.lists)
 
-    def fill(self, found: Iterable[Any], tree: Tree) -> None:
-        """Take over what a run has found; the cache can be read from now on."""
+    def fill(self, found: Iterable[Any], tree: Tree, complete: bool = True) -> None:
+        """Take over what a run has found; the cache can be read from now on.
+
+        Args:
+            found: What was kept.
+            tree: The model's envoys.
+            complete: Whether the run went well.
+        """
         for path, point, value, _ in found:
             self.keep(path, point, as_tuple(value) if path in tree.shown and point == "output" else value)
         names = self.names(tree)
         if self.writer is not None:
-            folder = self.writer.close({key: self.name(key) for key in self.writer.keys}, names, self.lists)
-            written = CacheDict.load(folder)
-            self.cache.update(written)
+            self._fill_from_folder(self.writer, names, complete)
         self.cache._waiting = ""
         self.cache._alias_paths.update({name: key for name, key in names.items() if key in self.cache})
         self._open = {}
+
+    def _fill_from_folder(self, writer: Writer, names: Mapping[str, str], complete: bool) -> None:
+        passes: dict[str, list[Any]] = {}
+        for key, taken in writer.keys.items():
+            passes.setdefault(self.name(key), []).extend(taken)
+        written = writer.end(passes, names, complete, lists=self.lists, rename=self.rename, alias=self.alias)
+        lists = writer.source.index.lists
+        if lists:  # perhaps only from this run on
+            for key, entry in self.cache.items():
+                if not isinstance(entry, Entries):
+                    self.cache[key] = Entries([entry])
+        for key, entry in written:
+            self.cache._add(key, entry, lists)
 
     # ------------------------------------------------------------------ names
 
@@ -176,23 +189,38 @@ class Caches:
         self._known: dict[tuple[Any, ...], Cache] = {}
         self._nodes: dict[int, Cache] = {}
 
-    def add(self, cache: Cache, folder: str | Path | None, frame: FrameType) -> CacheDict:
+    def add(self, cache: Cache, folder: str | Path | CacheDict | None, frame: FrameType) -> CacheDict:
         """The dictionary of ``cache``, or of one that was asked for with the same words in this place."""
         recorder = self._recorder
         entry = cache.entry(paths_of(cache.modules, self._tree))
-        here = (recorder.invoking, entry, str(folder), str(cache.rename), str(cache.alias))
+        here = (recorder.invoking, entry, _word(folder), str(cache.rename), str(cache.alias))
         known = self._known.get(here)
         if known is None and entry == Cache().entry(None) and here[2:] == ("None", "{}", "{}"):
             known = next((other for words, other in self._known.items() if words[0] == recorder.invoking), None)
         if known is not None:
             return known.cache
         if folder is not None:
-            cache.writer = Writer(folder)
-            cache.writer.paired = cache.include_inputs and cache.include_output
-        cache.cache._waiting = "is filled when its trace has run"
+            self._write_to(folder, cache)
+        if not isinstance(folder, CacheDict):  # what one holds that is there can be read
+            cache.cache._waiting = "is filled when its trace has run"
         self._nodes[recorder.put(entry, frame)] = cache
         self._known[here] = cache
         return cache.cache
+
+    def _write_to(self, folder: str | Path | CacheDict, cache: Cache) -> None:
+        if isinstance(folder, CacheDict):
+            source = folder._source
+            if source is None:
+                raise RecordError("this cache lies in no folder: to= takes a folder, or a whole cache that was written to one")
+            cache.rename, cache.alias = cache.rename or folder._rename, cache.alias or folder._alias
+            cache.cache = folder
+        else:
+            source = new_source(folder)
+            cache.cache._source = source
+        cache.writer = Writer(source, isinstance(folder, CacheDict), cache.include_inputs and cache.include_output)
+        there = os.path.realpath(source.folder)
+        if any(other.writer is not None and os.path.realpath(other.writer.source.folder) == there for other in self._known.values()):
+            raise RecordError(f"{source.folder} is written by another cache of this trace: give each a folder of its own")
 
     def within(self, numbers: Sequence[int]) -> Caches:
         """The same caches for a program in which nodes have other numbers: those at the places of ``numbers``."""
@@ -201,8 +229,13 @@ class Caches:
         return made
 
     def captures(self, run: Run, modules: ModuleIndex) -> tuple[Capture, ...]:
-        """What keeps their values in a run."""
+        """What keeps their values in a run; to be filled when it is over.
+
+        Raises:
+            RecordError: a folder cannot be written to; it has a ``node``.
+        """
         writers = {spec.node: self._nodes[spec.node].writer for spec in run.plan.caches}
+        _begin({node: writer for node, writer in writers.items() if writer is not None})
         return tuple(
             Capture(spec, run, modules, self._sink(writer) if (writer := writers[spec.node]) is not None else None)
             for spec in run.plan.caches
@@ -218,10 +251,31 @@ class Caches:
 
         return take
 
-    def fill(self, captures: Iterable[Capture]) -> None:
+    def fill(self, captures: Iterable[Capture], complete: bool) -> None:
         """The run is over: the caches can be read."""
-        for capture in captures:
-            self._nodes[capture.spec.node].fill(capture.found, self._tree)
+        with contextlib.ExitStack() as all_of_them:  # each, even if another one cannot be written
+            for capture in captures:
+                all_of_them.callback(self._nodes[capture.spec.node].fill, capture.found, self._tree, complete)
+
+
+def _begin(writers: Mapping[int, Writer]) -> None:
+    begun: list[Writer] = []
+    try:
+        for node, writer in writers.items():
+            begun.append(writer)
+            try:
+                writer.begin()
+            except RecordError as error:
+                error.node = node  # type: ignore[attr-defined]
+                raise
+    except BaseException:
+        for writer in begun:
+            writer.release()
+        raise
+
+
+def _word(folder: str | Path | CacheDict | None) -> str:
+    return f"the cache {id(folder)}" if isinstance(folder, CacheDict) else str(folder)
 
 
 def _substituted(path: str, names: Mapping[str, str]) -> str:

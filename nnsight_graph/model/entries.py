@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from ..errors import RecordError
 from ..ops.evaluate import first_argument
 from .envoy import Envoy
-from .shards import Stored, read_index
+from .stored import Source, Stored, read_index
 
 POINTS = ("output", "inputs")
 
@@ -92,6 +93,7 @@ class CacheDict(dict[str, Any]):
         self._alias, self._rename = dict(alias or {}), dict(rename or {})
         self._alias_paths = dict(alias_paths or {})
         self._waiting = ""
+        self._source: Source | None = None
 
     # ------------------------------------------------------------------ by path
 
@@ -167,14 +169,26 @@ class CacheDict(dict[str, Any]):
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: its index cannot be read.
+            GraphFormatError: the run that wrote it failed, or it is not what it should be.
         """
-        folder = Path(folder)
+        folder = Path(os.path.abspath(folder))
         index = read_index(folder)
-        data: dict[str, Any] = {key: Entries(Stored(folder, one) for one in passes) for key, passes in index["modules"].items()}
-        if not index["lists"]:
-            data = {key: passes if len(passes) > 1 else passes[0] for key, passes in data.items()}
-        return cls(data, alias_paths=index["names"])
+        made = cls(alias=index.alias, rename=index.rename, alias_paths=index.names)
+        made._source = Source(folder, index)
+        for key, passes in index.modules.items():
+            for one in passes:
+                made._add(key, Stored(folder, index.generation, one), index.lists)
+        return made
+
+    def _add(self, key: str, entry: Any, lists: bool) -> None:
+        """One more pass of a module."""
+        known = dict.get(self, key)
+        if isinstance(known, Entries):
+            known.append(entry)
+        elif known is None:
+            self[key] = Entries([entry]) if lists else entry
+        else:
+            self[key] = Entries([known, entry])
 
     def __repr__(self) -> str:
         if self._waiting:

@@ -79,13 +79,20 @@ def run_trace(
     if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:
-        run.captures = caches.captures(run, modules)
+        try:
+            run.captures = caches.captures(run, modules)
+        except NNsightError as refused:
+            return _on_its_line(refused, None, recording, frame), {}
+    complete = False
     try:
         if shown or meter is not None:
             with _watched(run, modules.root, call, shown, meter, whole):
                 execute(run, modules, function, call.args, call.kwargs)
         else:
             execute(run, modules, function, call.args, call.kwargs)
+        reasons = {} if _settle(run, give) else unset_reasons(run, recording)
+        problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
+        complete = problem is None
     except BaseException as raised:
         _settle(run, give)
         run.slots.clear()  # the traceback holds the run
@@ -93,9 +100,7 @@ def run_trace(
         raise
     finally:
         if caches is not None:
-            caches.fill(run.captures)
-    reasons = {} if _settle(run, give) else unset_reasons(run, recording)
-    problem = explain(run, recording, modules, frame) if run.error is not None else missed(run, recording, frame)
+            caches.fill(run.captures, complete)
     run.slots.clear()
     return problem, reasons
 

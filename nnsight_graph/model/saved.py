@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
-import safetensors.torch
 import torch
 
 from ..compile import Plan, cached_plan
+from ..disk import replacing
 from ..errors import GraphFormatError, RecordError
 from ..graph import Graph, Site, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
@@ -26,6 +25,8 @@ from ..serialize.allowed import FUNCTIONS
 from ..serialize.container import read, write
 from ..serialize.content import Content, content
 from ..serialize.decode import decode
+from ..serialize.tensors import write_tensors
+from ..source_location import lines_of
 from .constant_edits import edits_constants
 from .invoker import Call
 from .lacking import lacking, refuse, refuse_options, vet
@@ -234,9 +235,9 @@ class SavedGraph:
             values: What :meth:`run` returned.
             path: The file.
         """
-        found = {name: value.detach().cpu() for name, value in values.items() if isinstance(value, torch.Tensor)}
-        tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in found.items()}
-        safetensors.torch.save_file(tensors, path)
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        with replacing(path) as beside, open(beside, "wb") as file:
+            write_tensors(file, tensors)
         return [name for name in values if name not in tensors]
 
     def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -376,16 +377,10 @@ def _described(value: Any) -> Any:
     return (torch.Tensor, value.ndim, str(value.dtype)) if isinstance(value, torch.Tensor) else type(value)
 
 
-_PASS = compile("pass", "<graph>", "exec")
-_AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
-
-
 def _places(graph: Graph, flat: Flat, name: str) -> list[Any]:
-    """A line of a file that is not there for each entry: the text of its node, so that errors show it."""
-    file = f"<{name.strip('<>')}>"
+    """A line for each entry, in a file that is not there: the text of its node, so that errors show it."""
     texts = [
         entry[0] if entry[0] in ("else", "end") else node_text(node, graph.constants)
         for entry, node in zip(flat.entries, flat.origins, strict=True)
     ]
-    linecache.cache[file] = (sum(map(len, texts)), None, [f"{text}\n" for text in texts], file)
-    return [(_PASS.replace(co_filename=file, co_firstlineno=line), _AT) for line in range(1, len(texts) + 1)]
+    return lines_of(name.strip("<>"), texts)

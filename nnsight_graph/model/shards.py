@@ -1,59 +1,90 @@
-"""Activations in files: safetensors shards that are written as values come, and read when they are asked for."""
+"""Activations into a folder: safetensors shards that are written as values come.
+
+A folder has one writer at a time, and says that it is incomplete from the start of a run until that has ended well.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from ..errors import RecordError
-from ..ops.evaluate import first_argument
+from ..disk import CLAIM, Claim, is_partial, replacing
+from ..errors import GraphFormatError, RecordError
+from ..serialize.tensors import write_tensors
+from .stored import DEPTH, FORMAT, INDEX, Index, Packed, Pass, Source, Stored, is_shard, read_head, shard_path
 
 SHARD_BYTES = 256 * 2**20
 """How much is held in memory before a shard is written."""
 
-_INDEX = "index.json"
-_FORMAT = "nnsight_graph cache 1"
 
+def new_source(folder: str | Path) -> Source:
+    """A folder that a cache is to be written to.
 
-class NotKept:
-    """Stands for an object that is no tensor, container or plain value, and so is not in the files."""
+    Args:
+        folder: An empty folder, one that is not there yet, or one in which a run failed.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"NotKept({self.name})"
+    Raises:
+        RecordError: the folder holds something else.
+    """
+    path = Path(os.path.abspath(folder))
+    _refuse_content(path)
+    return Source(path, Index(format=FORMAT, generation=secrets.token_hex(8), complete=False, lists=False, names={}, modules={}))
 
 
 class Writer:
-    """Writes values into a folder.
+    """Writes what passes in a run into a folder, which is claimed from :meth:`begin` to :meth:`end`.
 
     Args:
-        folder: An empty folder, or one that is not there yet.
-
-    Raises:
-        RecordError: the folder holds something.
-
-    Attributes:
-        keys: The modules of which something has come.
+        source: The folder, and what is known of it.
+        appends: Whether it belongs to a cache that is there. Then a run that fails leaves it as it was; else it says that it is incomplete.
+        paired: Whether inputs and outputs are kept.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise RecordError(f"{self.folder} is not an empty folder: a cache does not overwrite what is there")
-        self.keys: dict[str, list[dict[str, Any]]] = {}
-        self._open: dict[str, list[dict[str, Any]]] = {}
+    def __init__(self, source: Source, appends: bool = False, paired: bool = False) -> None:
+        self.source, self.appends, self.paired = source, appends, paired
+        self.keys: dict[str, list[Pass]] = {}
+        self._open: dict[str, list[Pass]] = {}
         self._pending: dict[str, torch.Tensor] = {}
         self._bytes = self._shards = self._count = 0
-        self.paired = False
+        self._claim: Claim | None = None
+
+    def begin(self) -> None:
+        """Claim the folder.
+
+        Raises:
+            RecordError: another writer has claimed it, it holds something else, or others have written there since.
+        """
+        folder, index = self.source.folder, self.source.index
+        if not self.appends and not index.revision:
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            claim = Claim(folder)
+        except BlockingIOError as error:
+            raise RecordError(f"{error.strerror}: a folder has one writer. Give each cache a folder of its own") from None
+        except FileNotFoundError:
+            raise RecordError(f"{folder} is not there any more") from None
+        try:
+            index = self.source.index  # of now: another trace may have appended until the folder was claimed
+            if self.appends or index.revision:
+                self._refuse_changes(index)
+            else:
+                _refuse_content(folder)
+            _sweep(folder, index)
+            self._shards = index.shards
+            if not self.appends:
+                _write(folder, msgspec.structs.replace(index, complete=False))
+        except BaseException:
+            claim.release()
+            raise
+        self._claim = claim
 
     def take(self, path: str, point: str, value: Any) -> None:
         """Write what passed at ``point`` of a module; inputs come before their output."""
@@ -61,39 +92,87 @@ class Writer:
         packed = self._packed(value)
         opened = self._open.get(key)
         if point == "output" and opened:
-            opened.pop()["output"] = packed
+            opened.pop().output = packed
             return
-        entry = {point: packed}
+        entry = Pass(output=packed) if point == "output" else Pass(inputs=packed)
         if point == "inputs" and self.paired:
             self._open.setdefault(key, []).append(entry)
         self.keys.setdefault(key, []).append(entry)
 
-    def close(self, renamed: Mapping[str, str], names: Mapping[str, str], lists: bool) -> Path:
-        """Write what is left, and the index; the folder."""
-        self._flush()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        modules = {renamed[key]: passes for key, passes in self.keys.items()}
-        index = {"format": _FORMAT, "lists": lists, "names": dict(names), "modules": modules}
-        partial = self.folder / f"{_INDEX}.partial"
-        partial.write_bytes(msgspec.json.encode(index))
-        os.replace(partial, self.folder / _INDEX)
-        return self.folder
+    def end(self, passes: Mapping[str, list[Pass]], names: Mapping[str, str], complete: bool, **given: Any) -> list[tuple[str, Stored]]:
+        """Write what is left, and the index, and let the folder go.
 
-    def _packed(self, value: Any) -> dict[str, Any]:
+        Args:
+            passes: What was taken, by the names that modules have in the cache.
+            names: Other names of modules.
+            complete: Whether the run went well.
+            **given: What the index says of the cache.
+
+        Returns:
+            What has come, by module.
+        """
+        folder, old = self.source.folder, self.source.index
+        try:
+            with contextlib.nullcontext() if complete else contextlib.suppress(Exception):  # a run that failed has an error already
+                if self.appends and not complete:
+                    _sweep(folder, old)
+                    return []
+                self._flush()
+                modules = {**old.modules, **{key: [*old.modules.get(key, ()), *taken] for key, taken in passes.items()}}
+                given["lists"] |= old.lists
+                index = msgspec.structs.replace(
+                    old, revision=old.revision + complete, complete=complete, shards=self._shards, modules=modules,
+                    names={**old.names, **names}, **given,
+                )  # fmt: skip
+                _write(folder, index)
+                self.source.index = index
+            return [(key, Stored(folder, old.generation, entry)) for key, taken in passes.items() for entry in taken]
+        finally:
+            self.keys, self._open, self._pending, self._bytes = {}, {}, {}, 0
+            self.release()
+
+    def release(self) -> None:
+        """Let the folder go."""
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def _refuse_changes(self, index: Index) -> None:
+        folder = self.source.folder
+        if index.format != FORMAT:
+            raise RecordError(f"{folder} was written by an older version, which did not append: give another folder")
+        if not index.revision or not index.complete:
+            raise RecordError(f"{folder} is incomplete: the run that wrote it failed. To begin anew, give the folder: to={str(folder)!r}")
+        try:
+            found = read_head(folder)
+        except (GraphFormatError, OSError) as error:
+            raise RecordError(f"nothing can be appended: {error}") from None
+        if (found.generation, found.revision, found.complete) != (index.generation, index.revision, True):
+            raise RecordError(f"others wrote to {folder} since this cache was read: CacheDict.load({str(folder)!r}) reads it again")
+
+    def _packed(self, value: Any, depth: int = 0) -> Packed:
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
-        if isinstance(value, Mapping):
-            return {"dict": [[self._packed(name), self._packed(item)] for name, item in value.items()]}
-        if isinstance(value, (tuple, list)):
-            return {"list" if isinstance(value, list) else "tuple": [self._packed(item) for item in value]}
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return {"plain": value}
-        return {"object": f"{type(value).__module__}.{type(value).__qualname__}"}
+        if depth < DEPTH:
+            if isinstance(value, Mapping):
+                return Packed(named=[(self._key(name, depth + 1), self._packed(item, depth + 1)) for name, item in value.items()])
+            if isinstance(value, (tuple, list)):
+                items = [self._packed(item, depth + 1) for item in value]
+                return Packed(listed=items) if isinstance(value, list) else Packed(tupled=items)
+        return _plain(value)
 
-    def _tensor(self, value: torch.Tensor) -> dict[str, Any]:
+    def _key(self, value: Any, depth: int) -> Packed:
+        """A key of a dict, which will be one again."""
+        if isinstance(value, tuple) and depth < DEPTH:
+            return Packed(tupled=[self._key(item, depth + 1) for item in value])
+        return self._tensor(value) if isinstance(value, torch.Tensor) else _plain(value)
+
+    def _tensor(self, value: torch.Tensor) -> Packed:
         name, self._count = str(self._count), self._count + 1
-        reference = {"tensor": name, "shard": self._shards}
-        self._pending[name] = value.detach().cpu().contiguous()
+        kept = value.detach().cpu()
+        pairs = kept.dtype is torch.complex128  # the file format has no such type
+        reference = Packed(tensor=name, shard=self._shards, complex=pairs)
+        self._pending[name] = torch.view_as_real(kept.resolve_conj()) if pairs else kept
         self._bytes += value.numel() * value.element_size()
         if self._bytes >= SHARD_BYTES:
             self._flush()
@@ -102,79 +181,73 @@ class Writer:
     def _flush(self) -> None:
         if not self._pending:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        alone = {name: _alone(value) for name, value in self._pending.items()}
-        save_file(alone, _shard(self.folder, self._shards))
+        path = shard_path(self.source.folder, self.source.index.generation, self._shards)
+        try:
+            with open(path, "xb") as file:
+                write_tensors(file, self._pending)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         self._pending, self._bytes = {}, 0
         self._shards += 1
 
 
-def _alone(value: torch.Tensor) -> torch.Tensor:
-    """The tensor on storage of its own size, as the file format wants it."""
-    whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-    return value if whole else value.clone()
+def _plain(value: Any) -> Packed:
+    """A value that is no container, as what it is at bottom: subclasses of numbers and strings are no JSON."""
+    if value is None or isinstance(value, bool):
+        return Packed(plain=value)
+    if isinstance(value, int):
+        return Packed(plain=int(value))
+    if isinstance(value, float):
+        plain = float(value)
+        return Packed(plain=plain) if math.isfinite(plain) else Packed(number=str(plain))  # type: ignore[arg-type]
+    if isinstance(value, str) and _is_unicode(text := str.__str__(value)):
+        return Packed(plain=text)
+    return Packed(object=f"{type(value).__module__}.{type(value).__qualname__}")
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"activations-{number:05d}.safetensors"
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written: halves of surrogate pairs cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder that a cache was written to.
+def _refuse_content(folder: Path) -> None:
+    """A folder may hold nothing, or what a run left that failed.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not one of this format.
+        RecordError: it holds something else.
     """
-    if not (folder / _INDEX).is_file():
-        raise FileNotFoundError(f"{folder} holds no cache: there is no {_INDEX} in it")
+    if not folder.exists():
+        return
+    refused = f"{folder} is not an empty folder: a cache does not overwrite what is there"
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if INDEX not in names:
+        if any(name != CLAIM and not is_partial(name) for name in names):
+            raise RecordError(refused)
+        return
     try:
-        index = msgspec.json.decode((folder / _INDEX).read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{folder / _INDEX} cannot be read: {error}") from None
-    if index.get("format") != _FORMAT:
-        raise ValueError(f"{folder / _INDEX} has the format {index.get('format')!r}; this version reads {_FORMAT!r}")
-    return index
+        complete = read_head(folder).complete
+    except (GraphFormatError, OSError):
+        raise RecordError(refused) from None
+    if complete:
+        raise RecordError(f"{refused}. To append to that cache, give the cache itself: tracer.cache(to=cache)")
+    if any(name not in (INDEX, CLAIM) and not is_partial(name) and not is_shard(name) for name in names):
+        raise RecordError(refused)
 
 
-class Stored:
-    """One pass of a module, in files: ``output``, ``inputs`` and ``input`` are read each time they are asked for."""
+def _sweep(folder: Path, index: Index) -> None:
+    """Delete what no index names: shards of runs that failed, and files that a process left that was ended."""
+    for path in folder.iterdir():
+        number = path.stem.rpartition("-")[2]
+        live = path == shard_path(folder, index.generation, int(number)) and int(number) < index.shards if is_shard(path.name) else True
+        if is_partial(path.name) or not live:
+            path.unlink(missing_ok=True)
 
-    def __init__(self, folder: Path, entry: Mapping[str, Any]) -> None:
-        self._folder = folder
-        self._entry = entry
 
-    @property
-    def output(self) -> Any:
-        """What the module returned; ``None`` if that was not kept. Model outputs come back as dicts."""
-        return self._read("output")
-
-    @property
-    def inputs(self) -> Any:
-        """Its arguments, ``((positional, ...), {name: value})``; ``None`` if they were not kept."""
-        return self._read("inputs")
-
-    @property
-    def input(self) -> Any:
-        """Its first argument."""
-        inputs = self.inputs
-        return None if inputs is None else first_argument(inputs)
-
-    def __repr__(self) -> str:
-        return f"Stored({', '.join(self._entry)})"
-
-    def _read(self, point: str) -> Any:
-        packed = self._entry.get(point)
-        return None if packed is None else self._unpacked(packed)
-
-    def _unpacked(self, packed: Mapping[str, Any]) -> Any:
-        ((kind, value),) = [(kind, value) for kind, value in packed.items() if kind != "shard"]
-        if kind == "tensor":
-            with safe_open(_shard(self._folder, packed["shard"]), framework="pt") as shard:
-                return shard.get_tensor(value)
-        if kind == "dict":
-            return {self._unpacked(name): self._unpacked(item) for name, item in value}
-        if kind in ("tuple", "list"):
-            items = [self._unpacked(item) for item in value]
-            return items if kind == "list" else tuple(items)
-        return value if kind == "plain" else NotKept(value)
+def _write(folder: Path, index: Index) -> None:
+    with replacing(folder / INDEX) as beside:
+        beside.write_bytes(msgspec.json.encode(index))

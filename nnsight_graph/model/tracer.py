@@ -181,7 +181,7 @@ class Tracer(RecordedBlock):
         alias: Mapping[str, str] | None = None,
         *,
         copy: bool = False,
-        to: str | Path | None = None,
+        to: str | Path | CacheDict | None = None,
     ) -> CacheDict:
         """Keep what all modules, or many, return in this run, whatever else the block does with it.
 
@@ -200,12 +200,14 @@ class Tracer(RecordedBlock):
             copy: Whether values are copied even where they could stay on the model's own storage, because the model works in
                 place. (Modules with ``inplace=True`` are seen without it.)
             to: An empty folder: values are written there as they come, in safetensors files, and read when they are asked for.
+                Or a cache that was written to a folder: values are appended there, and it is the cache that is returned.
 
         Returns:
             A :class:`CacheDict`, filled when the block has ended.
 
         Raises:
-            RecordError: an unknown module; a folder that is not empty; in a branch, or in a loop that is recorded once.
+            RecordError: an unknown module; a folder that is not empty, or has another writer; in a branch, or in a loop that is
+                recorded once.
 
         Example:
             >>> from nnsight_graph import LanguageModel

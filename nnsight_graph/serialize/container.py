@@ -2,90 +2,57 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import msgspec
-import safetensors
 import safetensors.torch
 import torch
 
+from ..disk import opened, replacing
 from ..errors import GraphFormatError
+from .tensors import ALIGNED, MAPPED, Tensors
 
 _KEY = "nnsight_graph"
-_HEADER_MAX = 64 << 20
-_MAPPED = 1 << 20
-"""Tensors of so many bytes are mapped, smaller ones copied: then a file may be written anew while its graph is in use."""
-_ALIGNED = 64
 
 
-def write(path: str | Path, text: bytes, tensors: list[torch.Tensor]) -> bytes:
-    """Write a file at once: nobody sees half of one.
+def write(path: str | Path, text: bytes, tensors: list[torch.Tensor]) -> None:
+    """Write a file at once: nobody sees half of one, whoever else writes there.
 
-    Returns:
-        What was written.
+    A graph that was loaded from ``path`` keeps its mapped tensors: they lie in the file that was there, which lives as long as they do.
     """
     content = pack(text, tensors)
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
-    try:
+    with replacing(path) as beside:
         beside.write_bytes(content)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
-    return content
 
 
 def pack(text: bytes, tensors: list[torch.Tensor]) -> bytes:
     """The bytes of a file."""
     named = {str(place): tensor for place, tensor in enumerate(tensors)}
     content: bytes = safetensors.torch.save(named, metadata={_KEY: text.decode()})
-    if not any(tensor.nbytes >= _MAPPED for tensor in tensors):
+    if not any(tensor.nbytes >= MAPPED for tensor in tensors):
         return content
     size = int.from_bytes(content[:8], "little")
-    padding = -(8 + size) % _ALIGNED  # spaces may follow the header: so the tensors begin where kernels expect them
+    padding = -(8 + size) % ALIGNED  # spaces may follow the header: so the tensors begin where kernels expect them
     return (size + padding).to_bytes(8, "little") + content[8 : 8 + size] + b" " * padding + content[8 + size :]
 
 
 def read(path: str | Path) -> tuple[bytes, list[torch.Tensor]]:
-    """The text of a document, and its tensors.
+    """The text of a document, and its tensors, all from the file that has this name now.
 
-    Large ones are mapped into memory, if they lie there as torch itself would lay them: elsewhere kernels give other last digits.
+    Large tensors are mapped into memory; a file may be written anew by this library while its graph is in use.
 
     Raises:
         GraphFormatError: the file is no graph file.
         OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        length = os.fstat(file.fileno()).st_size
-        if not 2 <= size <= min(_HEADER_MAX, max(length - 8, 0)):
-            raise GraphFormatError(f"{Path(path).name} is no graph file: its header would be {size} bytes long")
-        header = file.read(size)
-    text = _text(header, Path(path).name)
-    try:
-        with safetensors.safe_open(path, framework="pt") as container:
-            names = sorted(container.keys(), key=len)
-            if sorted(names) != sorted(str(place) for place in range(len(names))):
-                raise GraphFormatError(f"{Path(path).name}: its tensors are not numbered from 0")
-            return text, [_apart(container.get_tensor(str(place))) for place in range(len(names))]
-    except safetensors.SafetensorError as error:
-        raise GraphFormatError(f"{Path(path).name} is no graph file: {error}") from None
-
-
-def _apart(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of a file as it is, or a copy."""
-    return tensor if tensor.nbytes >= _MAPPED and tensor.data_ptr() % _ALIGNED == 0 else tensor.clone()
-
-
-def _text(header: bytes, name: str) -> bytes:
-    try:
-        return msgspec.json.decode(header, type=_Header).__metadata__[_KEY].encode()
-    except (msgspec.DecodeError, KeyError, RecursionError, UnicodeError):
-        raise GraphFormatError(f"{name} is no graph file: its header has no {_KEY!r}") from None
-
-
-class _Header(msgspec.Struct):
-    __metadata__: dict[str, str]
+    name = Path(path).name
+    with opened(path) as file:
+        try:
+            found = Tensors(file)
+            if _KEY not in found.metadata:
+                raise GraphFormatError(f"its header has no {_KEY!r}")
+            numbers = [str(place) for place in range(len(found.names()))]
+            if found.names() != set(numbers):
+                raise GraphFormatError("its tensors are not numbered from 0")
+            return found.metadata[_KEY].encode(), [found.read(number, mapped=True) for number in numbers]
+        except (GraphFormatError, UnicodeError) as error:
+            raise GraphFormatError(f"{name} is no graph file: {error}") from None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import nnsight_graph as nnsight
-from nnsight_graph import Cache, CacheDict, Entry, LanguageModel, NNsight, NNsightError, RecordError
+from nnsight_graph import Cache, CacheDict, Entry, GraphFormatError, LanguageModel, NNsight, NNsightError, RecordError
 from nnsight_graph.model import shards
 from nnsight_graph.ops.nested import map_tensors
 
@@ -403,10 +403,10 @@ def test_a_folder_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no cache"):
         CacheDict.load(tmp_path)
     (tmp_path / "index.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(GraphFormatError, match="cannot be read"):
         CacheDict.load(tmp_path)
     (tmp_path / "index.json").write_text('{"format": "nnsight_graph cache 9"}')
-    with pytest.raises(ValueError, match="has the format 'nnsight_graph cache 9'"):
+    with pytest.raises(GraphFormatError, match="has the format 'nnsight_graph cache 9'"):
         CacheDict.load(tmp_path)
 
 
