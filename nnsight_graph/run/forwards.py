@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
 
 from ..ops.running import current
+from .apart import part, rejoin
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called with the module's own forward, and the arguments of the call."""
@@ -29,7 +31,20 @@ class _StandIn:
         self.own = module.__dict__.get(name)  # accelerate's, for one
         self.original = getattr(module, name)
         self.runs: list[tuple[Any, Replacement]] = []
-        self.forward = functools.wraps(self.original)(lambda *args, **kwargs: self._call(args, kwargs))
+        self.forward: Any = functools.wraps(self.original)(lambda *args, **kwargs: self._call(args, kwargs))
+        if isinstance(self.original, MethodType) and self.original.__self__ is module:
+            self.forward = self._method(module)
+        getattr(self.forward, "__func__", self.forward)._stood_before = (self.own,)
+
+    def _method(self, module: torch.nn.Module) -> Callable[..., Any]:
+        """A method of the module: where a class copies its attributes itself, the copy's calls the copy's own forward."""
+        function = self.original.__func__
+
+        @functools.wraps(function)
+        def forward(self_: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return self._call(args, kwargs) if self_ is module else function(self_, *args, **kwargs)
+
+        return MethodType(forward, module)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run = _asking()
@@ -55,6 +70,7 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement,
         What takes it away again.
     """
     entry = (run, replacement)
+    part(module)
     with _lock:
         stand_in = _stand_ins.get((id(module), name))
         if stand_in is None:
@@ -65,12 +81,12 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement,
     def restore() -> None:
         with _lock:
             stand_in.runs = [other for other in stand_in.runs if other is not entry]
-            if stand_in.runs:
-                return
-            del _stand_ins[id(module), name]
-            if stand_in.own is None:
-                del module.__dict__[name]
-            else:
-                module.__dict__[name] = stand_in.own
+            if not stand_in.runs:
+                del _stand_ins[id(module), name]
+                if stand_in.own is None:
+                    del module.__dict__[name]
+                else:
+                    module.__dict__[name] = stand_in.own
+        rejoin(module)
 
     return restore
