@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -19,47 +18,45 @@ _REDUCE, _STATE = "__reduce_ex__", "__getstate__"
 _lock = threading.Lock()
 
 
-class _Reduction:
-    """What a table of hooks is made of again: the user's own hooks."""
+def put(table: Any, hook: Any, value: Any) -> None:
+    """Put a hook of a run into a table, under itself as the key; copies of the table are without it.
 
-    __slots__ = ("ours", "table")
-
-    def __init__(self, table: OrderedDict[Any, Any]) -> None:
-        self.table = table
-        self.ours: set[Any] = set()
-
-    def __call__(self, _protocol: Any) -> tuple[Any, tuple[()], dict[str, Any] | None, None, Iterator[tuple[Any, Any]]]:
-        own = [(key, hook) for key, hook in list(self.table.items()) if key not in self.ours]
-        attributes = {name: value for name, value in vars(self.table).items() if value is not self}
-        return OrderedDict, (), attributes or None, None, iter(own)
-
-
-def put(table: Any, key: Any, value: Any) -> None:
-    """Put something of a run into a table of hooks, so that copies are without it."""
-    with _lock:
-        if type(table) is OrderedDict:  # plain dictionaries have no attributes
-            mark(table, key)
-        table[key] = value
-
-
-def mark(table: OrderedDict[Any, Any], key: Any) -> None:
-    """Let copies of a table be without ``key``."""
+    No lock: whoever comes, or goes, looks again after what it did.
+    """
+    if type(table) is not OrderedDict:  # others have no attributes
+        table[hook] = value
+        return
     attributes = table.__dict__
-    reduction = attributes.get(_REDUCE)
-    if reduction is None:
-        reduction = attributes[_REDUCE] = _Reduction(table)
-    reduction.ours.add(key)
+    if _REDUCE not in attributes:
+        attributes[_REDUCE] = MethodType(_reduced, table)
+    table[hook] = value
+    if _REDUCE not in attributes:  # another run has ended in between
+        attributes[_REDUCE] = MethodType(_reduced, table)
 
 
-def take(table: Any, key: Any) -> None:
+def take(table: Any, hook: Any) -> None:
     """Take out what :func:`put` has put there."""
-    with _lock:
-        table.pop(key, None)
-        reduction = table.__dict__.get(_REDUCE) if type(table) is OrderedDict else None
-        if reduction is not None:
-            reduction.ours.discard(key)
-            if not reduction.ours:
-                del table.__dict__[_REDUCE]
+    table.pop(hook, None)
+    if type(table) is OrderedDict and not (table and _ours(table)):
+        attributes = table.__dict__
+        attributes.pop(_REDUCE, None)
+        while table and _ours(table):  # another run has begun in between
+            attributes[_REDUCE] = MethodType(_reduced, table)
+            if _ours(table):
+                return
+            attributes.pop(_REDUCE, None)
+
+
+def _ours(table: OrderedDict[Any, Any]) -> bool:
+    """Whether a table has hooks of runs: those that stand under themselves; torch numbers its keys."""
+    return any(type(key) is FunctionType for key in list(table))
+
+
+def _reduced(table: OrderedDict[Any, Any], _protocol: Any) -> tuple[Any, ...]:
+    """What a table of hooks is made of again: the user's own."""
+    own = [(key, hook) for key, hook in list(table.items()) if type(key) is not FunctionType]
+    attributes = {name: value for name, value in table.__dict__.items() if name != _REDUCE}
+    return OrderedDict, (), attributes or None, None, iter(own)
 
 
 # ---------------------------------------------------------------------- replaced attributes
