@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 Place = tuple[CodeType, int]
 """A code object and the offset of an instruction in it: cheap to take, decoded only when somebody reads it."""
 
+_PASS = compile("pass", "<no file>", "exec")
+_AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
 _PACKAGE = str(Path(__file__).resolve().parent) + "/"
 _PATHS = sysconfig.get_paths()
 _FOREIGN = (_PACKAGE, *(str(Path(_PATHS[key]).resolve()) + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")))
@@ -68,6 +70,15 @@ def locate(place: Place) -> Location:
             line = number
             break
     return Location(code.co_filename, line, code.co_name)
+
+
+def place_of(location: Location) -> Place:
+    """A place on a line whose code is not there: in another process, or of a program from a file.
+
+    >>> locate(place_of(Location("a.py", 7, "f")))
+    Location(file='a.py', line=7, function='f')
+    """
+    return _PASS.replace(co_filename=location.file, co_firstlineno=location.line, co_name=location.function), _AT
 
 
 def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:

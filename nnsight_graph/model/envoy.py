@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
+from .copies import NOT_THE_MODULES, made_by, packed, unpacked, viewed
 from .eproperty import eproperty
 from .hidden import HiddenStates
+from .methods import load, of_module
 from .passes import Calls, EveryStep
 from .printing import printed
 from .tree import Scanned, Tree
@@ -331,6 +334,9 @@ class Envoy(HiddenStates):
         return iter(self._children())
 
     def __getattr__(self, name: str) -> Any:
+        if name in NOT_THE_MODULES:
+            hint = "" if name.startswith("__") else ": call super().__init__(module) before you use or set attributes"
+            raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}")
         child = self._child(name) or (self._child(name[2:]) if name.startswith("E_") else None)
         if child is not None:
             self.__dict__[name] = child
@@ -342,6 +348,8 @@ class Envoy(HiddenStates):
         trace = recording_here()
         if trace is not None and isinstance(value, torch.Tensor) and (name in self._module._parameters or name in self._module._buffers):
             return trace.parameter(f"{self._path}.{name}" if self._path else name, self._tree, value)
+        if type(value) is MethodType and value.__self__ is self._module and (hasattr(torch.nn.Module, name) or trace is None):
+            return value if name == "forward" else of_module(self, value)
         return value
 
     def _unknown(self, name: str) -> str:
@@ -374,6 +382,20 @@ class Envoy(HiddenStates):
     def __repr__(self) -> str:
         return printed(self)
 
+    # ------------------------------------------------------------------ copies
+
+    def __copy__(self) -> Any:
+        return viewed(self)
+
+    def __reduce__(self) -> Any:
+        return *made_by(type(self)), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return packed(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        unpacked(self, state)
+
     # ------------------------------------------------------------------ devices
 
     @property
@@ -385,5 +407,6 @@ class Envoy(HiddenStates):
 
     def to(self, *args: Any, **kwargs: Any) -> Envoy:
         """Move the module, as ``nn.Module.to`` does; returns the envoy."""
+        load(self)
         self._module.to(*args, **kwargs)
         return self

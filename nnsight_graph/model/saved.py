@@ -26,6 +26,7 @@ from ..serialize.allowed import FUNCTIONS
 from ..serialize.container import read, write
 from ..serialize.content import Content, content
 from ..serialize.decode import decode
+from ..source_location import Location, place_of
 from .constant_edits import edits_constants
 from .invoker import Call
 from .lacking import lacking, refuse, refuse_options, vet
@@ -376,8 +377,6 @@ def _described(value: Any) -> Any:
     return (torch.Tensor, value.ndim, str(value.dtype)) if isinstance(value, torch.Tensor) else type(value)
 
 
-_PASS = compile("pass", "<graph>", "exec")
-_AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
 
 
 def _places(graph: Graph, flat: Flat, name: str) -> list[Any]:
@@ -388,4 +387,4 @@ def _places(graph: Graph, flat: Flat, name: str) -> list[Any]:
         for entry, node in zip(flat.entries, flat.origins, strict=True)
     ]
     linecache.cache[file] = (sum(map(len, texts)), None, [f"{text}\n" for text in texts], file)
-    return [(_PASS.replace(co_filename=file, co_firstlineno=line), _AT) for line in range(1, len(texts) + 1)]
+    return [place_of(Location(file, line, "<module>")) for line in range(1, len(texts) + 1)]
