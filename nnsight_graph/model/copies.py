@@ -23,6 +23,12 @@ _FIRST = "_first"
 """Whether it is the one that others at its path are views of."""
 
 
+def missing(envoy: Envoy, name: str) -> str:
+    """The text about an envoy that lacks one of them."""
+    hint = "" if name.startswith("__") else ": call super().__init__(module) before you use or set attributes"
+    return f"{type(envoy).__name__} has no {name!r}{hint}"
+
+
 def viewed(envoy: Envoy) -> Any:
     """Another envoy of the same module."""
     made = object.__new__(type(envoy))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import MethodType
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
-from .copies import NOT_THE_MODULES, made_by, packed, unpacked, viewed
+from .attributes import attribute, load
+from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
 from .eproperty import eproperty
 from .hidden import HiddenStates
-from .methods import load, of_module
 from .passes import Calls, EveryStep
 from .printing import printed
 from .tree import Scanned, Tree
@@ -335,22 +334,12 @@ class Envoy(HiddenStates):
 
     def __getattr__(self, name: str) -> Any:
         if name in NOT_THE_MODULES:
-            hint = "" if name.startswith("__") else ": call super().__init__(module) before you use or set attributes"
-            raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}")
+            raise AttributeError(missing(self, name))
         child = self._child(name) or (self._child(name[2:]) if name.startswith("E_") else None)
         if child is not None:
             self.__dict__[name] = child
             return child
-        try:
-            value = getattr(self._module, name)
-        except AttributeError:
-            raise AttributeError(self._unknown(name)) from None
-        trace = recording_here()
-        if trace is not None and isinstance(value, torch.Tensor) and (name in self._module._parameters or name in self._module._buffers):
-            return trace.parameter(f"{self._path}.{name}" if self._path else name, self._tree, value)
-        if type(value) is MethodType and value.__self__ is self._module and (hasattr(torch.nn.Module, name) or trace is None):
-            return value if name == "forward" else of_module(self, value)
-        return value
+        return attribute(self, name)
 
     def _unknown(self, name: str) -> str:
         hint = self._tree.names.hint(self._module, self._path, name, dir(self))
@@ -382,7 +371,7 @@ class Envoy(HiddenStates):
     def __repr__(self) -> str:
         return printed(self)
 
-    # ------------------------------------------------------------------ copies
+    # ------------------------------------------------------------------ copies, devices
 
     def __copy__(self) -> Any:
         return viewed(self)
@@ -395,8 +384,6 @@ class Envoy(HiddenStates):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         unpacked(self, state)
-
-    # ------------------------------------------------------------------ devices
 
     @property
     def device(self) -> torch.device | None:

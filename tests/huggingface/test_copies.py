@@ -42,7 +42,8 @@ def loaded(net):
 def test_a_copy_of_a_loaded_model(make, net):
     lm = loaded(net)
     other = make(lm)
-    assert type(other) is LanguageModel and other.dispatched
+    assert type(other) is LanguageModel
+    assert other.dispatched
     assert next_word(other) == next_word(lm) == " Paris"
     assert other.layers[0].path == "model.transformer.h.0"
     assert (other.lm_head.weight is lm.lm_head.weight) == (make is copy.copy)
@@ -55,9 +56,11 @@ def test_a_copy_of_a_loaded_model(make, net):
 def test_a_copy_of_a_model_without_weights_loads_them_itself(make):
     lm = LanguageModel(CAPITALS, rename={"transformer.h": "blocks"})
     other = make(lm)
-    assert not other.dispatched and other.device.type == "meta"
+    assert not other.dispatched
+    assert other.device.type == "meta"
     assert next_word(other) == " Paris"
-    assert other.dispatched and other.blocks[0].mlp.c_fc.weight.device.type == "cpu"
+    assert other.dispatched
+    assert other.blocks[0].mlp.c_fc.weight.device.type == "cpu"
     assert lm.dispatched == (make is copy.copy)  # which is another view of the same model
     assert next_word(lm) == " Paris"
 
@@ -80,7 +83,8 @@ class Reader(LanguageModel):
 @each_copy
 def test_own_envoys_stay_when_the_weights_come(make):
     lm = make(Reader(CAPITALS))
-    assert type(lm) is Reader and next_word(lm) == " Paris"
+    assert type(lm) is Reader
+    assert next_word(lm) == " Paris"
     assert lm.middle._module is lm._module.transformer.h[4]
 
 
@@ -103,38 +107,48 @@ def test_blocks_that_are_shown_as_tuples_stay_so(make):
 
 def test_methods_that_return_the_model(net):
     lm = loaded(net)
-    assert lm.eval() is lm and lm.float() is lm and lm.transformer.h[0].eval() is lm.transformer.h[0]
+    assert lm.eval() is lm
+    assert lm.float() is lm
+    assert lm.transformer.h[0].eval() is lm.transformer.h[0]
     assert lm.lm_head.to("cpu") is lm.lm_head
 
 
 @pytest.mark.parametrize("convert", [lambda e: e.double(), lambda e: e.to(torch.float64), lambda e: e.type(torch.float64)])
 def test_weights_are_loaded_before_they_are_converted(convert):
     lm = LanguageModel(CAPITALS)
-    assert convert(lm) is lm and lm.dispatched
-    assert lm.lm_head.weight.dtype is torch.float64 and next_word(lm) == " Paris"
+    assert convert(lm) is lm
+    assert lm.dispatched
+    assert lm.lm_head.weight.dtype is torch.float64
+    assert next_word(lm) == " Paris"
     part = LanguageModel(CAPITALS)
     head = part.transformer.ln_f
-    assert convert(head) is head and part.dispatched
+    assert convert(head) is head
+    assert part.dispatched
     assert (head.weight.dtype, part.lm_head.weight.dtype) == (torch.float64, torch.float32)
 
 
 def test_a_model_without_weights_is_moved():
     lm = LanguageModel(CAPITALS)
-    assert lm.cpu() is lm and lm.device.type == "cpu" and next_word(lm) == " Paris"
+    assert lm.cpu() is lm
+    assert lm.device.type == "cpu"
+    assert next_word(lm) == " Paris"
 
 
 def test_what_is_set_before_the_weights_come_is_set_afterwards():
     lm = LanguageModel(CAPITALS)
     seen = []
-    assert lm.train() is lm and lm.transformer.h[1].eval() is lm.transformer.h[1]
+    assert lm.train() is lm
+    assert lm.transformer.h[1].eval() is lm.transformer.h[1]
     assert lm.lm_head.requires_grad_(False) is lm.lm_head
     handle = lm.transformer.ln_f.register_forward_hook(lambda _module, _args, output: seen.append(output.shape[-1]))
     assert not lm.dispatched
     net = lm.dispatch()._module
     assert (net.training, net.transformer.h[0].training, net.transformer.h[1].mlp.training) == (True, True, False)
-    assert not net.lm_head.weight.requires_grad and net.transformer.ln_f.weight.requires_grad
+    assert not net.lm_head.weight.requires_grad
+    assert net.transformer.ln_f.weight.requires_grad
     next_word(lm)
     assert seen == [96]
     handle.remove()
     next_word(lm)
-    assert seen == [96] and not net.transformer.ln_f._forward_hooks
+    assert seen == [96]
+    assert not net.transformer.ln_f._forward_hooks

@@ -16,6 +16,7 @@ from torch import nn
 
 import nnsight_graph as nnsight
 from nnsight_graph import Envoy, NNsight, eproperty, requires_output
+from nnsight_graph.model.tuples import TupleEnvoy
 
 X = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
 
@@ -37,6 +38,10 @@ class Inner(nn.Module):
 
     def child(self):
         return self.linear
+
+
+class Own(Envoy):
+    """What mirrors a block."""
 
 
 class Net(nn.Sequential):
@@ -126,9 +131,10 @@ def zeroed(hidden):
 @each_copy
 def test_a_copy_traces(net, make):
     model = NNsight(net)
-    list(model), model[0].linear  # noqa: B018
+    assert [list(model), model[0].linear]  # envoys that are kept at hand
     other = make(model)
-    assert type(other) is NNsight and other is not model
+    assert type(other) is NNsight
+    assert other is not model
     assert torch.equal(traced(other), by_hand(net, zeroed))
     assert torch.equal(traced(model), by_hand(net, zeroed))
     assert other[0].linear.path == "model.0.linear"
@@ -137,7 +143,8 @@ def test_a_copy_traces(net, make):
 def test_a_shallow_copy_has_the_same_weights_and_edits_of_its_own(net):
     model = NNsight(net)
     other = copy.copy(model)
-    assert other._module is net and other[0].linear.weight is net[0].linear.weight
+    assert other._module is net
+    assert other[0].linear.weight is net[0].linear.weight
     with other.edit(inplace=True):
         other[0].output = other[0].output * 0
     assert torch.equal(other(X), by_hand(net, lambda h: h * 0))
@@ -154,14 +161,16 @@ def test_a_deep_copy_has_weights_of_its_own(net, make):
         other[0].linear.weight.zero_()
         other[1].bias.zero_()
     assert torch.equal(model(X), expected)
-    assert torch.equal(other(X), by_hand(other._module)) and not torch.equal(other(X), expected)
+    assert torch.equal(other(X), by_hand(other._module))
+    assert not torch.equal(other(X), expected)
 
 
 @each_copy
 def test_names_classes_and_own_attributes_are_copied(net, make):
     model = Mine(net, 4)
     other = make(model)
-    assert type(other) is Mine and other.scale == 4
+    assert type(other) is Mine
+    assert other.scale == 4
     assert other.first is other[0].linear if make is not copy.copy else other.first is model.first
     assert [envoy.path for envoy in other.pair] == ["model.0", "model.1"]
     assert other[0].activation is other[0].act
@@ -210,7 +219,8 @@ def test_edits_are_copied(net, make):
             out = other.output.save()
         assert torch.equal(out, expected)
     other.clear_edits()
-    assert torch.equal(other(X), by_hand(net)) and torch.equal(model(X), expected)
+    assert torch.equal(other(X), by_hand(net))
+    assert torch.equal(model(X), expected)
 
 
 @each_deep
@@ -234,7 +244,8 @@ def test_a_trained_vector_of_an_edit_is_copied(net):
     before = other(X)
     with torch.no_grad():
         vector.add_(1)
-    assert torch.equal(other(X), before) and not torch.equal(model(X), before)
+    assert torch.equal(other(X), before)
+    assert not torch.equal(model(X), before)
 
 
 def test_a_tensor_that_was_computed_is_shared_by_edits(net):
@@ -255,7 +266,8 @@ def test_a_module_called_in_an_edit_is_the_copys(net, make):
     with torch.no_grad():
         other[1].weight.zero_()
         other[1].bias.fill_(2)
-    assert other(X).eq(2).all() and not model(X).eq(2).all()
+    assert other(X).eq(2).all()
+    assert not model(X).eq(2).all()
 
 
 def test_attached_modules_are_copied(net):
@@ -266,7 +278,8 @@ def test_attached_modules_are_copied(net):
         probed = other[0].probe(other[0].output, hook=True)
         inside = other[0].probe.output.save()
         probed = probed.save()
-    assert torch.equal(probed, net[0].probe(net[0](X))) and torch.equal(inside, probed)
+    assert torch.equal(probed, net[0].probe(net[0](X)))
+    assert torch.equal(inside, probed)
     assert other[0].probe.weight is not net[0].probe.weight
 
 
@@ -306,8 +319,10 @@ def test_a_model_whose_module_knows_an_envoy(net, make, begin):
 def test_a_deep_copy_of_an_envoy_mirrors_a_copy(net, make):
     model = NNsight(net)
     other = make(model[0].linear)
-    assert type(other) is Envoy and other.path == "model.0.linear"
-    assert torch.equal(other.weight, net[0].linear.weight) and other.weight is not net[0].linear.weight
+    assert type(other) is Envoy
+    assert other.path == "model.0.linear"
+    assert torch.equal(other.weight, net[0].linear.weight)
+    assert other.weight is not net[0].linear.weight
     assert torch.equal(other(X), net[0].linear(X))
 
 
@@ -315,12 +330,14 @@ def test_a_deep_copy_of_an_envoy_mirrors_a_copy(net, make):
 def test_envoys_in_one_container_stay_envoys_of_one_model(net, make):
     model = NNsight(net)
     first, whole, parts = make([model[0], model, {"last": model[1], "again": model[0]}])
-    assert first is whole[0] is parts["again"] and parts["last"] is whole[1]
+    assert first is whole[0] is parts["again"]
+    assert parts["last"] is whole[1]
     with torch.no_grad(), whole.trace(X):
         hidden = first.output.save()
         parts["last"].output = parts["last"].output + hidden
         out = whole.output.save()
-    assert torch.equal(hidden, net[0](X)) and torch.equal(out, by_hand(net) + net[0](X))
+    assert torch.equal(hidden, net[0](X))
+    assert torch.equal(out, by_hand(net) + net[0](X))
 
 
 @each_deep
@@ -329,14 +346,17 @@ def test_a_model_and_its_edited_view_stay_of_one_model(net, make):
     with model.edit() as edited:
         model[0].output = model[0].output * 0
     view, whole = make((edited, model))
-    assert view._module is whole._module and whole.modules()[0] is whole
-    assert torch.equal(view(X), by_hand(net, lambda h: h * 0)) and torch.equal(whole(X), by_hand(net))
+    assert view._module is whole._module
+    assert whole.modules()[0] is whole
+    assert torch.equal(view(X), by_hand(net, lambda h: h * 0))
+    assert torch.equal(whole(X), by_hand(net))
 
 
 def test_a_shallow_copy_of_an_envoy_is_of_the_same_model(net):
     model = NNsight(net)
     other = copy.copy(model[0])
-    assert other is not model[0] and other._module is net[0]
+    assert other is not model[0]
+    assert other._module is net[0]
     with torch.no_grad(), model.trace(X):
         other.output = other.output * 0
         out = model.output.save()
@@ -349,7 +369,8 @@ def test_a_shallow_copy_of_an_envoy_is_of_the_same_model(net):
 def test_operations_are_copied(net, make):
     model = NNsight(net)
     whole, source, operation = make(model), make(model[0].source), make(model[0].source.self_act_0)
-    assert source.names == model[0].source.names and operation.path == "model.0.source.self_act_0"
+    assert source.names == model[0].source.names
+    assert operation.path == "model.0.source.self_act_0"
     if make is copy.deepcopy:
         whole, operation = make([model, model[0].source.self_act_0])
         with torch.no_grad(), whole.trace(X):
@@ -360,8 +381,21 @@ def test_operations_are_copied(net, make):
 def test_a_module_that_copies_itself_in_its_own_way_is_copied_as_such(net):
     graph = torch.fx.symbolic_trace(net)
     other = copy.deepcopy(NNsight(graph))
-    assert type(other) is NNsight and isinstance(other._module, torch.fx.GraphModule)
+    assert type(other) is NNsight
+    assert isinstance(other._module, torch.fx.GraphModule)
     assert torch.equal(other(X), by_hand(net))
+
+
+@each_deep
+def test_an_envoy_of_two_classes_is_copied(net, make):
+    model = NNsight(net, envoys={Inner: Own})
+    model._tree.shown = {"0": TupleEnvoy}
+    other, whole = make((model[0], model))
+    assert isinstance(other, Own)
+    assert isinstance(other, TupleEnvoy)
+    with torch.no_grad(), whole.trace(X):
+        first = other.output[0].save()
+    assert torch.equal(first, net[0](X))
 
 
 # ---------------------------------------------------------------------- processes
@@ -380,7 +414,8 @@ def test_a_spawned_worker_gets_a_model(net):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         out, paths, called = pool.apply(in_a_worker, (model,))
     resource_sharer.stop(timeout=10)  # the thread that hands weights over
-    assert torch.allclose(torch.tensor(out), by_hand(net, zeroed) + 3) and paths == ["model.0", "model.1"]
+    assert torch.allclose(torch.tensor(out), by_hand(net, zeroed) + 3)
+    assert paths == ["model.0", "model.1"]
     assert torch.allclose(torch.tensor(called), by_hand(net) + 3)
 
 
@@ -408,7 +443,9 @@ def test_what_such_methods_do_is_done(net):
     model[0].eval()
     assert (net[0].linear.training, net[1].training) == (False, True)
     assert model.train(False).requires_grad_(False).double() is model
-    assert not net[1].training and not net[1].weight.requires_grad and net[1].weight.dtype is torch.float64
+    assert not net[1].training
+    assert not net[1].weight.requires_grad
+    assert net[1].weight.dtype is torch.float64
     seen = []
     model.apply(seen.append)
     assert seen[-1] is net
@@ -419,7 +456,8 @@ def test_what_such_methods_do_is_done(net):
 
 def test_methods_of_ones_own(net):
     model = NNsight(net)
-    assert model[0].frozen() is model[0] and not net[0].linear.weight.requires_grad
+    assert model[0].frozen() is model[0]
+    assert not net[0].linear.weight.requires_grad
     assert model[0].child() is net[0].linear
     with model.trace(X):
         gated = model[0].gate(model[0].output).save()
@@ -429,10 +467,12 @@ def test_methods_of_ones_own(net):
 
 def test_other_methods_are_the_modules(net):
     model = NNsight(net)
-    assert model.forward == net.forward and model[0].gate.__self__ is net[0]
+    assert model.forward == net.forward
+    assert model[0].gate.__self__ is net[0]
     assert inspect.signature(model[0].gate) == inspect.signature(net[0].gate)
     assert inspect.getsource(model[0].frozen) == inspect.getsource(Inner.frozen)
-    assert isinstance(model[0].gate, types.MethodType) and model[0].gate.__name__ == "gate"
+    assert isinstance(model[0].gate, types.MethodType)
+    assert model[0].gate.__name__ == "gate"
     assert model.state_dict().keys() == net.state_dict().keys()
     assert [id(each) for each in model.parameters()] == [id(each) for each in net.parameters()]
     assert dict(model.named_parameters()).keys() == dict(net.named_parameters()).keys()
@@ -443,4 +483,5 @@ def test_a_container_that_grows_returns_its_envoy(net):
     model = NNsight(net)
     assert len(list(model)) == 2
     assert model.append(nn.ReLU()) is model
-    assert model[2]._module is net[2] and model.path == "model"
+    assert model[2]._module is net[2]
+    assert model.path == "model"

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 import nnsight_graph as nnsight
 
 X = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
-OWN = {name for name in vars(nn.Module())}
+OWN = set(vars(nn.Module()))
 
 
 def saved(module):
@@ -103,9 +103,10 @@ def test_a_copy_made_in_a_run_is_free_of_it(lines, make):
     other = copied_in_a_run(net, lines, make)
     for module in (*other.modules(), *net.layer.modules()):
         assert set(vars(module)) <= OWN | {"in_features", "out_features"}
-        assert not any(vars(module)[name] for name in OWN if name.endswith("hooks") or name.endswith("kwargs"))
+        assert not any(vars(module)[name] for name in OWN if name.endswith(("hooks", "kwargs")))
         assert type(module._parameters) is type(module._buffers) is dict
-        assert not vars(module._forward_hooks) and not vars(module._forward_pre_hooks_with_kwargs)
+        assert not vars(module._forward_hooks)
+        assert not vars(module._forward_pre_hooks_with_kwargs)
     assert torch.equal(other(X), expected)
 
 
@@ -147,7 +148,8 @@ def test_a_class_that_copies_its_attributes_itself_runs_on_its_own_weights():
             other.linear.parametrizations.weight.original.zero_()
             other.linear.bias.fill_(3)
         assert torch.equal(other(X), torch.full((2, 2), 3.0))
-        assert not other.linear._forward_hooks and not other.linear._forward_pre_hooks
+        assert not other.linear._forward_hooks
+        assert not other.linear._forward_pre_hooks
 
 
 def test_one_that_copies_its_attributes_itself_is_free_of_a_run_in_its_next_copy():
@@ -179,7 +181,8 @@ def test_a_bar_and_limits_are_not_copied():
         out = (model.layer.output + 1).save()
     tracer.graph.run(model, X, limits=nnsight.Limits())
     assert found == [(1, []), (1, [])]
-    assert copied_hooks(net) == [] and torch.equal(out, net.layer(X) + 1)
+    assert copied_hooks(net) == []
+    assert torch.equal(out, net.layer(X) + 1)
 
 
 def copied_hooks(net):

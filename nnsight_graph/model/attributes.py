@@ -1,10 +1,14 @@
-"""Methods of modules, called on their envoys: where a module returns itself, as ``eval()`` does, its envoy comes."""
+"""Attributes of modules, asked of their envoys; where a method returns the module itself, as ``eval()`` does, the envoy comes."""
 
 from __future__ import annotations
 
 import functools
 from types import MethodType
 from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..record import recording_here
 
 if TYPE_CHECKING:
     from .envoy import Envoy
@@ -13,6 +17,25 @@ _CONVERT = frozenset(
     ("apply", "bfloat16", "cpu", "cuda", "double", "float", "half", "ipu", "mtia", "share_memory", "to", "type", "xpu")
 )  # fmt: skip
 """Methods that change the weights themselves: weights that are loaded later would know nothing of it."""
+
+
+def attribute(envoy: Envoy, name: str) -> Any:
+    """An attribute of an envoy's module: in a trace a parameter is a value of it.
+
+    Raises:
+        AttributeError: there is none; says what is near.
+    """
+    module = envoy._module
+    try:
+        value = getattr(module, name)
+    except AttributeError:
+        raise AttributeError(envoy._unknown(name)) from None
+    trace = recording_here()
+    if trace is not None and isinstance(value, torch.Tensor) and (name in module._parameters or name in module._buffers):
+        return trace.parameter(f"{envoy._path}.{name}" if envoy._path else name, envoy._tree, value)
+    if type(value) is MethodType and value.__self__ is module and name != "forward" and (trace is None or hasattr(torch.nn.Module, name)):
+        return of_module(envoy, value)
+    return value
 
 
 def of_module(envoy: Envoy, method: MethodType) -> MethodType:
