@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
@@ -14,6 +15,9 @@ from .names import Names
 
 if TYPE_CHECKING:
     from .envoy import Envoy
+
+
+_lock = threading.Lock()
 
 
 class Scanned(NamedTuple):
@@ -29,6 +33,7 @@ class Tree:
     __slots__ = ("_root", "envoys", "index", "kinds", "loaded", "names", "scan", "shown", "views")
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
+        self._root: torch.nn.Module | None = None
         self.index = ModuleIndex(root)
         self.kinds = kinds  # which class mirrors which module, where that is not Envoy
         self.names = Names()
@@ -47,8 +52,10 @@ class Tree:
     def __getattr__(self, name: str) -> Any:
         if name != "index":
             raise AttributeError(name)
-        self.index = ModuleIndex(self._root)  # of a copy, only now: before, the copy of its model may have been unfinished
-        del self._root
+        with _lock:
+            if self._root is not None:  # of a copy, only now: before, the copy of its model may have been unfinished
+                self.index = ModuleIndex(self._root)
+                self._root = None
         return self.index
 
     def kind_of(self, path: str, module: torch.nn.Module) -> type[Envoy] | None:

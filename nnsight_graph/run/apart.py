@@ -7,6 +7,7 @@ without those of runs (an attribute of this one table, while there are any). A m
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from types import FunctionType, MethodType
@@ -69,7 +70,7 @@ def part(module: torch.nn.Module) -> None:
     with _lock:
         users = _parted[id(module)] = _parted.get(id(module), 0) + 1
         if users == 1 and _STATE not in module.__dict__:
-            module.__dict__[_STATE] = MethodType(_state, module)
+            module.__dict__[_STATE] = _State(module, _STATE)
 
 
 def rejoin(module: torch.nn.Module) -> None:
@@ -78,15 +79,49 @@ def rejoin(module: torch.nn.Module) -> None:
         _parted[id(module)] -= 1
         if not _parted[id(module)]:
             del _parted[id(module)]
-            if getattr(module.__dict__.get(_STATE), "__func__", None) is _state:
+            if type(module.__dict__.get(_STATE)) is _State:
                 del module.__dict__[_STATE]
 
 
-def _state(module: torch.nn.Module) -> Any:
-    """What a copy of a module is made of."""
-    plain = getattr(type(module), _STATE, None)
-    state = dict(module.__dict__) if plain is None else plain(module)
-    return _without(state) if isinstance(state, dict) else state
+class InPlace:
+    """What stands in the place of a module's method for a run.
+
+    Attributes:
+        before: What stood there in the module's own dictionary; ``None`` for nothing.
+    """
+
+    def __init__(self, module: torch.nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        self.before = module.__dict__.get(name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """For classes that copy their attributes themselves: the copy's own method."""
+        copied = memo.get(id(self.module))
+        if copied is None or self.before is not None:
+            return copy.deepcopy(self.before, memo)
+        return MethodType(getattr(type(copied), self.name), copied)
+
+
+class _State(InPlace):
+    """Gives what a copy of a module is made of."""
+
+    def __call__(self) -> Any:
+        plain = getattr(type(self.module), _STATE, None)
+        state = dict(self.module.__dict__) if plain is None else plain(self.module)
+        return _without(state) if isinstance(state, dict) else state
+
+
+class Table(dict):  # type: ignore[type-arg]
+    """A dictionary that stands, for a run, in the place of its ``original``; copies of it are plain."""
+
+    __slots__ = ("original",)
+
+    def __init__(self, original: dict[str, Any]) -> None:
+        super().__init__(original)
+        self.original = original
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return dict, (), None, None, iter(list(dict.items(self)))
 
 
 def own_attributes(module: torch.nn.Module) -> dict[str, Any]:
@@ -98,32 +133,10 @@ def own_attributes(module: torch.nn.Module) -> dict[str, Any]:
 def _without(attributes: dict[str, Any]) -> dict[str, Any]:
     made = {}
     for name, value in attributes.items():
-        before = _stood_before(value) or (value,)
-        if before[0] is not None or before[0] is value:
-            made[name] = before[0]
-    if getattr(made.get(_STATE), "__func__", None) is _state:
-        del made[_STATE]
+        if isinstance(value, Table):
+            made[name] = value.original
+        elif not isinstance(value, InPlace):
+            made[name] = value
+        elif value.before is not None:
+            made[name] = value.before
     return made
-
-
-def _stood_before(value: Any) -> tuple[Any, ...]:
-    """What stood where a run has put ``value``, ``None`` for nothing; empty if no run has put it there."""
-    if isinstance(value, MethodType):
-        value = value.__func__
-    if isinstance(value, FunctionType):
-        before: tuple[Any, ...] = value.__dict__.get("_stood_before", ())
-        return before
-    return (value.original,) if isinstance(value, InPlace) else ()
-
-
-class InPlace(dict):  # type: ignore[type-arg]
-    """A dictionary that stands, for a run, in the place of its ``original``; copies of it are plain."""
-
-    __slots__ = ("original",)
-
-    def __init__(self, original: dict[str, Any]) -> None:
-        super().__init__(original)
-        self.original = original
-
-    def __reduce_ex__(self, _protocol: Any) -> Any:
-        return dict, (), None, None, iter(list(dict.items(self)))

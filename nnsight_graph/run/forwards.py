@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import torch
 
 from ..ops.running import current
-from .apart import part, rejoin
+from .apart import InPlace, part, rejoin
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called with the module's own forward, and the arguments of the call."""
@@ -24,29 +23,16 @@ _lock = threading.Lock()
 _asking = current.get
 
 
-class _StandIn:
+class _StandIn(InPlace):
     """What a module's forward is replaced by while any run asks for it."""
 
     def __init__(self, module: torch.nn.Module, name: str) -> None:
-        self.own = module.__dict__.get(name)  # accelerate's, for one
         self.original = getattr(module, name)
+        functools.update_wrapper(self, self.original)
+        super().__init__(module, name)  # accelerate has a forward on a module, for one
         self.runs: list[tuple[Any, Replacement]] = []
-        self.forward: Any = functools.wraps(self.original)(lambda *args, **kwargs: self._call(args, kwargs))
-        if isinstance(self.original, MethodType) and self.original.__self__ is module:
-            self.forward = self._method(module)
-        getattr(self.forward, "__func__", self.forward)._stood_before = (self.own,)
 
-    def _method(self, module: torch.nn.Module) -> Callable[..., Any]:
-        """A method of the module: where a class copies its attributes itself, the copy's calls the copy's own forward."""
-        function = self.original.__func__
-
-        @functools.wraps(function)
-        def forward(self_: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            return self._call(args, kwargs) if self_ is module else function(self_, *args, **kwargs)
-
-        return MethodType(forward, module)
-
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run = _asking()
         forward: Callable[..., Any] = self.original
         if run is not None and not run.busy:
@@ -75,7 +61,7 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement,
         stand_in = _stand_ins.get((id(module), name))
         if stand_in is None:
             stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
-            module.__dict__[name] = stand_in.forward
+            module.__dict__[name] = stand_in
         stand_in.runs = [*stand_in.runs, entry]
 
     def restore() -> None:
@@ -83,10 +69,10 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement,
             stand_in.runs = [other for other in stand_in.runs if other is not entry]
             if not stand_in.runs:
                 del _stand_ins[id(module), name]
-                if stand_in.own is None:
+                if stand_in.before is None:
                     del module.__dict__[name]
                 else:
-                    module.__dict__[name] = stand_in.own
+                    module.__dict__[name] = stand_in.before
         rejoin(module)
 
     return restore

@@ -14,13 +14,13 @@ import torch
 
 from ..errors import NNsightError
 from ..ops.running import current
-from .apart import InPlace, part, rejoin
+from .apart import Table, part, rejoin
 
 _lock = threading.Lock()
 _asking = current.get
 
 
-class _Table(InPlace):
+class _Table(Table):
     """A module's table of parameters, or of buffers, while a run replaces some of them."""
 
     __slots__ = ("path", "users")
