@@ -293,9 +293,28 @@ class LanguageModel(NNsight):
 
 
 def _carry_over(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
-    """Modules that were attached to a model before its weights were there are in the loaded one, too; what it has no more is not."""
+    """What was done to a model before its weights were there is done to the loaded one, too.
+
+    That is: modules that were attached (what it has no more is not carried over), hooks, ``train()``, ``requires_grad_(False)``.
+    """
     there = dict(loaded.named_modules())
     for path, module in before.named_modules():
         owner, _, name = path.rpartition(".")
-        if path not in there and owner in there and not any(weight.is_meta for weight in module.parameters()):
+        if path in there:
+            _carry_state(module, there[path])
+        elif owner in there and not any(weight.is_meta for weight in module.parameters()):
             there[owner].add_module(name, module)
+
+
+def _carry_state(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
+    loaded.training = before.training
+    for name, weight in before._parameters.items():
+        other = loaded._parameters.get(name)
+        if weight is not None and other is not None and not weight.requires_grad:
+            other.requires_grad_(False)
+    for name, table in before.__dict__.items():
+        if name in _HOOKS and table and not loaded.__dict__.get(name):
+            loaded.__dict__[name] = table  # the table itself: a handle takes its hook out of that
+
+
+_HOOKS = [name for name, table in torch.nn.Module().__dict__.items() if isinstance(table, dict) and "_hooks" in name]

@@ -14,6 +14,7 @@ from ..ops.ambient import modes
 from ..record import Recording, recording_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
+from .copies import viewed
 from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
@@ -188,17 +189,11 @@ class NNsight(Envoy):
             >>> out.abs().tolist()
             [[0.0, 0.0]]
         """
-        return Editor(self, self if inplace else self._view())
+        return Editor(self, self if inplace else viewed(self))
 
     def clear_edits(self) -> None:
         """Take back all edits of this model."""
         self.__dict__["_edits"] = ()
-
-    def _view(self) -> NNsight:
-        made = object.__new__(type(self))
-        made.__dict__.update({name: value for name, value in self.__dict__.items() if not isinstance(value, Envoy)})
-        self._tree.views.add(made)
-        return made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, edits and all: on traced values as part of the trace, else directly."""

@@ -28,6 +28,7 @@ from ..serialize.decode import decode
 from ..serialize.tensors import write_tensors
 from ..source_location import lines_of
 from .constant_edits import edits_constants
+from .copies import viewed
 from .invoker import Call
 from .lacking import lacking, refuse, refuse_options, vet
 from .rehearsing import check
@@ -223,7 +224,7 @@ class SavedGraph:
         if self.kind != "edit":
             raise RecordError(f"this is a {self.kind}, not an edit: graph.run(model, ...) runs it")
         refuse(model, self._graph.sites, edited=True)
-        edited = model if inplace else model._view()
+        edited = model if inplace else viewed(model)
         edited.__dict__["_edits"] = (*edited._edits, self._recording({}))
         return edited
 

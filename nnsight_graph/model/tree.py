@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from .envoy import Envoy
 
 
+_lock = threading.Lock()
+
+
 class Scanned(NamedTuple):
     """What a scan found that a module takes and returns: specs of tensors, or why that is unknown."""
 
@@ -26,9 +30,10 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("envoys", "index", "kinds", "loaded", "names", "scan", "shown", "views")
+    __slots__ = ("_root", "envoys", "index", "kinds", "loaded", "names", "scan", "shown", "views")
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
+        self._root: torch.nn.Module | None = None
         self.index = ModuleIndex(root)
         self.kinds = kinds  # which class mirrors which module, where that is not Envoy
         self.names = Names()
@@ -36,13 +41,28 @@ class Tree:
         self.scan: Scan | None = None  # the last one
         self.loaded = True  # whether the weights are there
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
-        self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
+        self.views: WeakSet[Envoy] = WeakSet()  # further envoys: the model with edits, copies
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return _empty, (), (self.index.root, self.kinds, self.names, self.shown, self.loaded)
+
+    def __setstate__(self, state: Any) -> None:
+        self._root, self.kinds, self.names, self.shown, self.loaded = state
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "index":
+            raise AttributeError(name)
+        with _lock:
+            if self._root is not None:  # of a copy, only now: before, the copy of its model may have been unfinished
+                self.index = ModuleIndex(self._root)
+                self._root = None
+        return self.index
 
     def kind_of(self, path: str, module: torch.nn.Module) -> type[Envoy] | None:
         """Which class mirrors a module, where that is not Envoy."""
         own = None if self.kinds is None else self.kinds.of(path, module)
         shown = self.shown.get(self.index.canonical(module, path)) if self.shown else None
-        return own if shown is None else shown if own is None else type(own.__name__, (shown, own), {})
+        return own if shown is None else shown if own is None else both(shown, own)
 
     def names_of(self, path: str) -> list[str]:
         """All paths of a parameter, or a buffer: tied ones have several."""
@@ -60,10 +80,37 @@ class Tree:
     def replace(self, root: torch.nn.Module) -> None:
         """Let the envoys mirror another module of the same shape (real weights in place of none)."""
         self.index = ModuleIndex(root)
-        for path, envoy in [*self.envoys.items(), *(("", view) for view in self.views)]:
+        for path, envoy in [*self.envoys.items(), *((view._path, view) for view in self.views)]:
             try:
                 object.__setattr__(envoy, "_module", root.get_submodule(path))
             except AttributeError:  # the model has no such module any more
                 self.envoys.pop(path, None)
-            for name in [name for name, value in envoy.__dict__.items() if name == "_items" or getattr(value, "_tree", None) is self]:
+            for name in children_at_hand(envoy):
                 del envoy.__dict__[name]
+
+
+def _empty() -> Tree:
+    made = object.__new__(Tree)
+    made.envoys, made.views, made.scan = WeakValueDictionary(), WeakSet(), None
+    return made
+
+
+def both(shown: type[Envoy], own: type[Envoy]) -> type[Envoy]:
+    """The class of modules that are shown in another way, and have a class of their own."""
+    return type(own.__name__, (shown, own), {"_of_both": True})
+
+
+def children_at_hand(envoy: Envoy) -> list[str]:
+    """The names in an envoy's dictionary that only save looking a child up once more."""
+    own, tree, path = envoy.__dict__, envoy._tree, envoy._path
+    found = ["_items"] if "_items" in own else []
+    for name, value in own.items():
+        if getattr(value, "_tree", None) is tree and getattr(value, "_path", None) in _meant(tree, path, name):
+            found.append(name)
+    return found
+
+
+def _meant(tree: Tree, path: str, name: str) -> tuple[str | None, ...]:
+    """The paths that a name of a child may stand for."""
+    below = f"{path}." if path else ""
+    return f"{below}{name}", f"{below}{name.removeprefix('E_')}", tree.names.real(path, name)

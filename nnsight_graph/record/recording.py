@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import types
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..graph import Graph, Site, Turn, build_graph
 from ..graph.laws import law_of
 from ..ops.nested import versions_of
-from ..source_location import Place, locate
+from ..source_location import Location, Place, locate, place_of
 from .every import EVERY, gather
 
 if TYPE_CHECKING:
@@ -88,6 +92,25 @@ class Recording:
         made.foreign, made.strange = True, None
         return made
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle has of it: hashes are those of one process, and code is no data."""
+        state = {name: getattr(self, name) for name in Recording.__slots__}
+        places = [tuple(locate(place)) for place in self.places]
+        return {**state, "_key": None, "places": places, "entries": [_exchanged(entry, _NAMED) for entry in self.entries]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.places = [place_of(Location(*at)) for at in state["places"]]
+        self.entries = [_exchanged(entry, _KINDS) for entry in state["entries"]]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
+        made = memo[id(self)] = Recording.__new__(Recording)
+        for name in Recording.__slots__:
+            setattr(made, name, getattr(self, name))
+        made.constants = [_apart(value, memo) for value in self.constants]
+        return made
+
     def plain(self) -> Graph:
         """The program as it was written, lines about every step where they stand."""
         return build_graph(self.entries, self.indices, self.constants, self.shared, tuple(map(_line_of, self.places)))
@@ -134,6 +157,30 @@ class Recording:
             return graph
         turns = tuple(Turn(*turn[:5], _line_of(turn[5]) if lines else None) for turn in self.turns)
         return Graph(graph.body, graph.constants, graph.shared, graph.lines, turns)
+
+
+class _Kind(str):
+    """The name in ``types`` of a class that stands under none in its own module, where pickle would look for it."""
+
+    __slots__ = ()
+
+
+_KINDS = {_Kind(name): getattr(types, name) for name in types.__all__ if isinstance(getattr(types, name), type)}
+_NAMED = {kind: name for name, kind in _KINDS.items()}
+
+
+def _exchanged(part: Any, by: dict[Any, Any]) -> Any:
+    """An entry with what it says of its constants exchanged."""
+    if type(part) is tuple:
+        return tuple([_exchanged(item, by) for item in part])
+    return by[part] if isinstance(part, (type, _Kind)) and part in by else part
+
+
+def _apart(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy of a constant; a tensor that was computed from others stays with them, as torch has it."""
+    if isinstance(value, torch.Tensor) and not value.is_leaf:
+        return value
+    return copy.deepcopy(value, memo)
 
 
 def _line_of(place: Place) -> tuple[str, int, str]:

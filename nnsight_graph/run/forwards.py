@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..ops.running import current
+from .apart import InPlace, part, rejoin
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called with the module's own forward, and the arguments of the call."""
@@ -22,16 +23,16 @@ _lock = threading.Lock()
 _asking = current.get
 
 
-class _StandIn:
+class _StandIn(InPlace):
     """What a module's forward is replaced by while any run asks for it."""
 
     def __init__(self, module: torch.nn.Module, name: str) -> None:
-        self.own = module.__dict__.get(name)  # accelerate's, for one
         self.original = getattr(module, name)
+        functools.update_wrapper(self, self.original)
+        super().__init__(module, name)  # accelerate has a forward on a module, for one
         self.runs: list[tuple[Any, Replacement]] = []
-        self.forward = functools.wraps(self.original)(lambda *args, **kwargs: self._call(args, kwargs))
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run = _asking()
         forward: Callable[..., Any] = self.original
         if run is not None and not run.busy:
@@ -55,22 +56,23 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement,
         What takes it away again.
     """
     entry = (run, replacement)
+    part(module)
     with _lock:
         stand_in = _stand_ins.get((id(module), name))
         if stand_in is None:
             stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
-            module.__dict__[name] = stand_in.forward
+            module.__dict__[name] = stand_in
         stand_in.runs = [*stand_in.runs, entry]
 
     def restore() -> None:
         with _lock:
             stand_in.runs = [other for other in stand_in.runs if other is not entry]
-            if stand_in.runs:
-                return
-            del _stand_ins[id(module), name]
-            if stand_in.own is None:
-                del module.__dict__[name]
-            else:
-                module.__dict__[name] = stand_in.own
+            if not stand_in.runs:
+                del _stand_ins[id(module), name]
+                if stand_in.before is None:
+                    del module.__dict__[name]
+                else:
+                    module.__dict__[name] = stand_in.before
+        rejoin(module)
 
     return restore

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..compile.plan import Passes
 from ..ops.running import current
+from .apart import put, take
 from .capture import capture_hooks
 from .engine import Run
 from .forwards import replace_forward
@@ -176,17 +178,17 @@ def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: 
     hooks: OrderedDict[Any, Hook] = module.__dict__[table]
     if not with_kwargs:
         capturing = [key for key, other in list(hooks.items()) if _captures(other)] if hooks else ()
-        hooks[hook] = hook
+        put(hooks, hook, hook)
         for key in capturing:  # transformers keeps its hooks once it has captured: they record what the model goes on with
             hooks.move_to_end(key)
-        return lambda: hooks.pop(hook, None) and None
+        return partial(take, hooks, hook)
     flags: dict[Any, bool] = module.__dict__[table + "_with_kwargs"]
-    flags[hook] = True
-    hooks[hook] = hook
+    put(flags, hook, True)
+    put(hooks, hook, hook)
 
     def remove() -> None:
-        hooks.pop(hook, None)
-        flags.pop(hook, None)
+        take(hooks, hook)
+        take(flags, hook)
 
     return remove
 

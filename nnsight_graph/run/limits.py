@@ -17,6 +17,7 @@ from ..ops.data import Withheld, reject_non_data
 from ..ops.evaluate import CLEAR, SPECIAL, run_code
 from ..ops.nested import storage_of
 from ..ops.running import call_listening, call_module
+from .apart import put, take
 from .counts import ends_the_process, made_bytes, work
 from .plain import Plain, plain_name
 
@@ -151,12 +152,12 @@ class Meter:
                 raise LimitError(f"the program runs more than {self._limits.forwards} forwards: Limits(forwards=...)")
 
         self._owned |= {storage_of(tensor) for tensor in (*root.parameters(), *root.buffers())} - {0}
-        hook = root.register_forward_pre_hook(forward)
+        put(root._forward_pre_hooks, forward, forward)
         try:
             with self._models if whole else nullcontext(), gradients_kept(root):
                 yield
         finally:
-            hook.remove()
+            take(root._forward_pre_hooks, forward)
 
     def _check(self, function: Callable[..., Any], values: list[Any]) -> None:
         """Refuse an operation on what is no data, or of which the result would be too large."""

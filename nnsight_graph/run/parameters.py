@@ -14,19 +14,20 @@ import torch
 
 from ..errors import NNsightError
 from ..ops.running import current
+from .apart import Table, part, rejoin
 
 _lock = threading.Lock()
 _asking = current.get
 
 
-class _Table(dict):  # type: ignore[type-arg]
+class _Table(Table):
     """A module's table of parameters, or of buffers, while a run replaces some of them."""
 
-    __slots__ = ("original", "path", "users")
+    __slots__ = ("path", "users")
 
     def __init__(self, original: dict[str, Any], path: str) -> None:
         super().__init__(original)
-        self.original, self.path, self.users = original, path, 1
+        self.path, self.users = path, 1
 
     def __getitem__(self, name: str) -> Any:
         run = _asking()
@@ -42,6 +43,7 @@ class _Table(dict):  # type: ignore[type-arg]
 def watch_parameters(module: torch.nn.Module, path: str) -> Callable[[], None]:
     """Let runs replace parameters and buffers of ``module``; what is returned ends that."""
     names = ("_parameters", "_buffers")
+    part(module)
     with _lock:
         for name in names:
             table = module.__dict__[name]
@@ -60,6 +62,7 @@ def watch_parameters(module: torch.nn.Module, path: str) -> Callable[[], None]:
                         table.original.clear()
                         table.original.update(dict.items(table))
                     module.__dict__[name] = table.original
+        rejoin(module)
 
     return restore
 

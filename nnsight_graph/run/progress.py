@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..ops.running import current
+from .apart import put, take
 
 
 @contextmanager
@@ -34,8 +35,8 @@ def progress(run: Any, root: torch.nn.Module, total: int | None) -> Iterator[Non
             if current.get() is run and not run.busy:
                 advance()
 
-        hook = root.register_forward_hook(tick)
+        put(root._forward_hooks, tick, tick)
         try:
             yield
         finally:
-            hook.remove()
+            take(root._forward_hooks, tick)
