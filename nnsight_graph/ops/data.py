@@ -176,8 +176,8 @@ def _with_items(value: Any, items: dict[Any, Any]) -> Any:
     return made
 
 
-def admitted(value: Any, depth: int = 0) -> Any:
-    """What a stranger's program gets of what passes at a site.
+def admitted(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """What a stranger's program gets of what passes at a site; ``above``: the containers that it stands in.
 
     Example:
         >>> admitted({"hidden": 1, "function": print})
@@ -187,10 +187,11 @@ def admitted(value: Any, depth: int = 0) -> Any:
         return value.copy()
     if is_plain(value) or type(value) is Withheld:
         return value
-    items = None if depth > _DEEPEST else items_of(value)
+    items = None if len(above) > _DEEPEST or id(value) in above else items_of(value)
     if items is None:
         return Withheld(value)
-    return _with_items(value, {key: admitted(item, depth + 1) for key, item in items.items()})
+    above = (*above, id(value))
+    return _with_items(value, {key: admitted(item, above) for key, item in items.items()})
 
 
 _NOTHING = object()
@@ -227,6 +228,18 @@ def delivered(
     before = items_of(present) or {}
     changed = {key: delivered(item, before.get(key, _NOTHING), apart, depth + 1) for key, item in items.items()}
     return _with_items(value, changed)
+
+
+def texts_in(value: Any) -> set[str | bytes]:
+    """The texts in a value and its containers: they may be names, of what a model looks up.
+
+    >>> sorted(texts_in(["a", {"b": ("c", 1)}]))
+    ['a', 'c']
+    """
+    if isinstance(value, (str, bytes)):
+        return {value}
+    items = {} if is_plain(value) or type(value) is Withheld else items_of(value) or {}
+    return set().union(*map(texts_in, items.values()))
 
 
 def differs(value: Any, present: Any) -> bool:

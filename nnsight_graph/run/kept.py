@@ -71,9 +71,9 @@ def _walk(held: Iterable[Any]) -> Iterator[Any]:
         if isinstance(value, (torch.Tensor, numpy.ndarray)):
             yield value
         if isinstance(value, dict):
-            ahead += value.values()
+            ahead += [item for item in value.values() if type(item) not in _EMPTY]
         elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            ahead += value
+            ahead += [item for item in value if type(item) not in _EMPTY]
         elif kind is MethodType:
             ahead.append(value.__self__)
         elif kind is functools.partial:
@@ -90,7 +90,7 @@ def _fields(value: Any, kind: type) -> list[Any]:
     for each in kind.__mro__:
         names = each.__dict__.get("__slots__", ())
         for name in (names,) if isinstance(names, str) else names:
-            slot = each.__dict__.get(name)
+            slot: Any = each.__dict__.get(name)
             if type(slot) is _SLOT:
                 try:
                     found.append(slot.__get__(value))
@@ -103,7 +103,7 @@ class _Slotted:
     __slots__ = ("slot",)
 
 
-_SLOT: type = type(_Slotted.__dict__["slot"])
+_SLOT: Any = type(_Slotted.__dict__["slot"])
 
 
 def _of_class(kind: type) -> list[Any]:

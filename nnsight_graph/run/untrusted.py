@@ -12,7 +12,7 @@ import torch
 from ..compile import Plan
 from ..errors import NNsightError
 from ..ops import portable
-from ..ops.data import admitted, delivered, differs, tensors_changed
+from ..ops.data import admitted, delivered, differs, tensors_changed, texts_in
 from ..ops.effect import written
 from ..ops.nested import tensors_in
 from ..ops.table import effect_of, name_of
@@ -118,10 +118,17 @@ class UntrustedRun(Run):
         super().keep_last(index, admitted(value))
 
     def _delivered(self, index: int, value: Any, present: Any) -> Any:
+        visit = self.plan.visits[index]
         try:
+            self._reject_texts(visit.path, value, present)
             return delivered(value, present, self.apart)
         except TypeError as error:
-            raise self._refused(str(error), self.plan.visits[index].nodes[-1]) from None
+            raise self._refused(str(error), visit.nodes[-1]) from None
+
+    def _reject_texts(self, path: str, value: Any, present: Any) -> None:
+        """Inside a forward a text may be the name of what the model looks up next."""
+        if self.modules is not None and path not in self.modules.modules and texts_in(value) - texts_in(present):
+            raise TypeError("a program handles data: it cannot put another text into a forward")
 
     def _refused(self, text: str, node: int) -> Leave:
         self.error, self.failed, self.busy = NNsightError(text), ("refused", node), True
@@ -129,6 +136,7 @@ class UntrustedRun(Run):
 
     def skip(self, path: str, leaves: tuple[int, ...]) -> None:
         delivered(self.slots[leaves[0]])
+        self._reject_texts(path, self.slots[leaves[0]], None)
         super().skip(path, leaves)
 
     def replace(self, path: str, name: str, leaf: int) -> None:
