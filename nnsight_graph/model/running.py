@@ -20,6 +20,7 @@ from ..run.early import end_early
 from ..run.failures import explain, missed, unset_reasons
 from ..run.limits import Meter
 from ..run.progress import progress
+from ..run.untrusted import UntrustedRun
 from ..source_location import traceback_at
 from .cache import Caches
 from .invoker import UNKNOWN, Call
@@ -76,6 +77,8 @@ def run_trace(
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     run = prepare(plan, constants, modules, call.rows)
+    if whole and isinstance(run, UntrustedRun):
+        give = run.exporting(give)
     if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -264,9 +264,9 @@ def _check(most: int, value: Any) -> None:
 
 
 @contextmanager
-def gradients_kept(module: torch.nn.Module) -> Iterator[None]:
-    """What backward passes leave in ``.grad`` of the parameters is gone afterwards, and what was there before is there again."""
-    before = [(parameter, parameter.grad) for parameter in module.parameters()]
+def gradients_kept(module: torch.nn.Module, others: Iterable[torch.Tensor] = ()) -> Iterator[None]:
+    """What backward passes leave in ``.grad`` of parameters, and of others, is gone afterwards, and what was there before is again."""
+    before = [(parameter, parameter.grad) for parameter in (*module.parameters(), *others)]
     for parameter, _ in before:
         parameter.grad = None
     try:

@@ -40,8 +40,9 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     Raises:
         Exception: what the model itself raised.
     """
-    plan = run.plan
-    if plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited):
+    plan, given = run.plan, (args, kwargs)
+    called = isinstance(run, UntrustedRun) and not all(is_parameter for _, is_parameter in plan.modules)  # it may work in place
+    if called or (plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited)):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: list[Callable[[], None]] = []
@@ -50,7 +51,7 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     token = current.set(run)
     try:
         if isinstance(run, UntrustedRun):
-            run.guard(modules.root, undo)
+            run.guard(modules.root, given, undo)
         if plan.prologue:
             _start(run)
         install(run, modules, undo)

@@ -168,7 +168,7 @@ def _perform(
         changed = site.before((args, kwargs))
         if changed is not None:
             if isinstance(run, UntrustedRun):
-                target = run.permit_call(site.path, target, original, kwargs, changed)
+                target = run.permit_call(site.path, target, original, (args, kwargs), changed)
             args, kwargs = changed
 
     def perform(*args: Any, **kwargs: Any) -> Any:
