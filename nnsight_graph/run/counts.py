@@ -40,6 +40,11 @@ def made_bytes(kind: str, args: Any, kwargs: dict[str, Any]) -> int:
         return len(args[1]) * VIEW
     if kind == "nonzero":
         return int(torch.count_nonzero(given)) * given.dim() * _WORD
+    if kind in ("masked_select", "binomial"):
+        return _broadcast(given.shape, args[1].shape) * _WORD
+    if kind == "linalg_lstsq":
+        columns = args[1].shape[-1] if args[1].dim() == given.dim() else 1
+        return _broadcast(given.shape[:-2], args[1].shape[: given.dim() - 2]) * given.shape[-1] * columns * given.element_size()
     if kind in ("mvlgamma", "mvlgamma_"):
         return max(given.numel(), 1) * max(int(args[1]), 0) * _WORD
     if kind.startswith(("histogram", "_histogramdd", "histc")):
@@ -80,24 +85,30 @@ def _columns(
         return 0
     shape = None if bias is None else bias.shape
     try:
-        chosen = torch._C._select_conv_backend(
-            given, weight, bias, stride, padding, dilation, transposed, output_padding, groups, shape
-        )
+        chosen = torch._C._select_conv_backend(given, weight, bias, stride, padding, dilation, transposed, output_padding, groups, shape)
     except (RuntimeError, TypeError):  # arguments that it does not take
         return 0
     name = str(getattr(chosen, "name", chosen)).rpartition(".")[2]
     if not name.startswith("Slow"):
         return 0
     count = given.shape[0] if name in ("Slow2d", "Slow3d") else 1  # the others go through the batch one by one
-    per_place = math.prod(weight.shape[1:])
-    if transposed:
-        return count * per_place * math.prod(given.shape[2:])
-    sizes = zip(given.shape[2:], weight.shape[2:], _each(padding, weight), _each(stride, weight), _each(dilation, weight), strict=True)
-    return count * per_place * math.prod(max(0, (size + 2 * pad - far * (width - 1) - 1) // step + 1) for size, width, pad, step, far in sizes)
+    places = [int(size) for size in given.shape[2:]]
+    if not transposed:
+        numbers = zip(places, weight.shape[2:], *(_each(one, weight) for one in (padding, stride, dilation)), strict=True)
+        places = [max(0, (size + 2 * pad - far * (width - 1) - 1) // step + 1) for size, width, pad, step, far in numbers]
+    return int(count * math.prod(weight.shape[1:]) * math.prod(places))
 
 
 def _each(numbers: Sequence[int], weight: torch.Tensor) -> Sequence[int]:
     return numbers if len(numbers) == weight.dim() - 2 else [numbers[0]] * (weight.dim() - 2)
+
+
+def _broadcast(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many numbers two tensors have that broadcast together; 0 where they do not."""
+    sizes = zip(reversed(one), reversed(other), strict=False)
+    if any(size != wide and 1 not in (size, wide) for size, wide in sizes):
+        return 0
+    return math.prod(torch.broadcast_shapes(tuple(one), tuple(other)))
 
 
 def _parts(kind: str, given: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> int:

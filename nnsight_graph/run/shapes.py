@@ -11,8 +11,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import LimitError
 
-_NOT_LARGER = frozenset(""" """.split())
+_NOT_LARGER = frozenset("""
+ equal is_set_to _local_scalar_dense nonzero _unique _unique2 unique_dim unique_consecutive unique_dim_consecutive _aminmax geqrf
+ _cummax_helper _cummin_helper _logcumsumexp _sample_dirichlet bincount repeat_interleave masked_select binomial
+ histogram _histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors linalg_lstsq mvlgamma""".split())
 """Results hang on numbers in the tensors, and are no larger than these (or are measured: ``counts.py``), or are no tensors."""
+_INDEXING = ("index", "_unsafe_index", "index_put", "index_put_", "_unsafe_index_put", "_index_put_impl_")
 
 
 def shapes_of(function: Any, kind: str, args: Any, kwargs: dict[str, Any], most: int) -> Any:
@@ -30,13 +34,15 @@ def shapes_of(function: Any, kind: str, args: Any, kwargs: dict[str, Any], most:
         Exception: it would fail.
     """
     try:
+        if kind in _INDEXING:
+            args = (args[0], _places(args[1]), *args[2:])
         shapes = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
         return function(*shapes[0], **{**shapes[1], **({"device": torch.device("meta")} if _takes_device(function) else {})})
     except Exception as error:
         if not kind or kind in _NOT_LARGER:
             return None
         if _has_no_shapes(error):
-            raise LimitError(f"how large the result of torch's {kind} would be cannot be known before: it may not stand in a file") from None
+            raise LimitError(f"how large the result of torch's {kind} will be cannot be known before it runs: use another") from None
         numbers = [abs(int(value)) for value in tree_leaves((args, kwargs)) if isinstance(value, (int, float)) and math.isfinite(value)]
         if math.prod(number for number in numbers if number > 1) * 16 > most:
             raise
@@ -50,6 +56,17 @@ def _takes_device(function: Any) -> bool:
 
 def _has_no_shapes(error: Exception) -> bool:
     return isinstance(error, NotImplementedError)
+
+
+def _places(indices: Any) -> list[Any]:
+    """Indices with what a mask stands for in its place: as many places as there are true ones, in each of its dimensions."""
+    found: list[Any] = []
+    for index in indices:
+        if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
+            found += [torch.empty(int(torch.count_nonzero(index)), dtype=torch.int64, device="meta")] * index.dim()
+        else:
+            found.append(index)
+    return found
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
