@@ -15,8 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..compile.emit import COPYING
 from ..errors import LimitError, NNsightError
-from ..ops.control import run_branch, run_loop
 from ..ops.data import refuse_machinery
 from ..ops.evaluate import CLEAR, SPECIAL, run_code
 from ..ops.nested import storage_of
@@ -92,17 +92,13 @@ class Meter:
             for failing in code:
                 self._charge()
                 if failing[0] == SPECIAL:
-                    self._special(failing[1], failing[5], run)
+                    with self._copies if failing[1] in COPYING else nullcontext():
+                        failing[1](run, failing[5])
                 else:
                     self._execute(failing, slots, run)
         except BaseException:
             run.failed = run.failed or failing
             raise
-
-    def _special(self, function: Callable[[Any, Any], None], rest: Any, run: Any) -> None:
-        """What the run does itself: copies, backward passes; in branches and loops are instructions, each of which is executed here."""
-        with nullcontext() if function in _CONTROL else self._copies:
-            function(run, rest)
 
     def _execute(self, instruction: Any, slots: list[Any], run: Any) -> None:
         kind, function, out, a, b, rest, _ = instruction
@@ -224,7 +220,6 @@ class Meter:
 _metered: ContextVar[Meter | None] = ContextVar("nnsight_graph_metered", default=None)
 """Whose forward this is."""
 
-_CONTROL = (run_branch, run_loop)
 _CALLS = (call_module, call_listening)
 _REQUIRING = (".requires_grad_", ".retain_grad", "setattr")
 _OWNED = "this is a weight of the model: an edit in place would change it for good. Edit a .clone() of it."
@@ -294,7 +289,7 @@ class _Growing(TorchDispatchMode):
 
 
 class _Holding(TorchDispatchMode):
-    """Counts what is made as held by the program."""
+    """Counts copies that the run itself makes, since lines above an edit are to see what was before it, as held by the program."""
 
     def __init__(self, held: Held) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -302,7 +297,7 @@ class _Holding(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if makes_anew(function) and not in_backward():
+        if makes_anew(function):
             self._held.note(tensors_of(result))
         return result
 

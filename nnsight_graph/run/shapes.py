@@ -16,7 +16,8 @@ _NOT_LARGER = frozenset("""
  _cummax_helper _cummin_helper _logcumsumexp _sample_dirichlet bincount repeat_interleave masked_select binomial
  histogram _histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors linalg_lstsq mvlgamma""".split())
 """Results hang on numbers in the tensors, and are no larger than these (or are measured: ``counts.py``), or are no tensors."""
-_INDEXING = ("index", "_unsafe_index", "index_put", "index_put_", "_unsafe_index_put", "_index_put_impl_")
+_PUTS = ("index_put", "index_put_", "_unsafe_index_put", "_index_put_impl_")
+_INDEXING = ("index", "_unsafe_index", *_PUTS)
 
 
 def shapes_of(function: Any, kind: str, args: Any, kwargs: dict[str, Any], most: int) -> Any:
@@ -55,7 +56,22 @@ def _takes_device(function: Any) -> bool:
 
 
 def _has_no_shapes(error: Exception) -> bool:
-    return isinstance(error, NotImplementedError)
+    return isinstance(error, NotImplementedError) and "not implemented for '" not in str(error)  # which is about a dtype
+
+
+def written(kind: str, args: Any) -> int:
+    """How many numbers an operation writes by indices: places may come again and again, so it is no shape of a result.
+
+    >>> written("index_put_", (torch.ones(1, 3), [torch.zeros(50, dtype=torch.int64)], torch.ones(())))
+    150
+    """
+    if kind not in _PUTS:
+        return 0
+    try:
+        indices = tree_map_only(torch.Tensor, _on_meta, _places(args[1]))
+        return int(torch.ops.aten.index.Tensor(_on_meta(args[0]), indices).numel())
+    except Exception:  # it will fail
+        return 0
 
 
 def _places(indices: Any) -> list[Any]:

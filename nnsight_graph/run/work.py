@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .held import tensors_of
+from .shapes import written
 
 _NUMBERS = 10_000_000
 _STEPS = 1_000_000
@@ -35,6 +36,7 @@ def work(kind: str, args: Any, made: Any) -> int:
     count = sum(arg.numel() for arg in [*given, *results]) // _NUMBERS
     if isinstance(made, (list, tuple)):
         count += len(made) // 4  # views by the thousand
+    count += written(kind, args) // _STEPS
     if "_polynomial_" in kind:
         return count + _degrees(args, given)
     if kind == "convolution":
@@ -63,7 +65,9 @@ def _multiplied(kind: str, given: list[torch.Tensor]) -> int:
 
 
 def _products(count: int, one: torch.Tensor) -> int:
-    return count // (_PRODUCTS if one.is_floating_point() or one.is_complex() else _NUMBERS)
+    if one.is_floating_point() or one.is_complex():
+        return count // (_PRODUCTS if one.element_size() > 2 or one.device.type != "cpu" else _PRODUCTS // 10)
+    return count // _NUMBERS
 
 
 def _kernel(size: Any, kind: str) -> int:

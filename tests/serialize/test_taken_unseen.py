@@ -184,6 +184,39 @@ def test_the_models_own_is_not_the_programs() -> None:
     assert all(one[:3].tolist() == [2.0, 2.0, 1.0] for one in large)
 
 
+def test_copies_that_a_run_makes_are_held() -> None:
+    """A line above an edit sees what was before it: the run keeps a copy."""
+    model = NNsight(nn.Linear(4, 4))
+    with model.trace(run=False) as tracer:
+        kept, base = [], model.output.new_zeros(1 << 18)
+        for _ in range(12):
+            kept.append(base.clone()[:2].save())
+            base[0] += 1
+    with pytest.raises(LimitError, match="held_bytes"):
+        tracer.graph.run(model, X, limits=SMALL)
+    model = NNsight(nn.Sequential(*[nn.Linear(1 << 9, 1 << 9) for _ in range(12)]))
+    with model.trace(run=False) as tracer:
+        for layer in model:
+            before = layer.output * 1
+            layer.output[:] = 0
+            nnsight.save(before.sum())
+    assert len(tracer.graph.run(model, torch.ones(400, 1 << 9), limits=SMALL)) == 12
+
+
+def test_activations_of_sessions_are_held() -> None:
+    model = NNsight(nn.Sequential(*[nn.Linear(100, 100) for _ in range(30)]))
+    for gradients in (True, False):
+        with model.session(run=False) as session:
+            with torch.set_grad_enabled(gradients), model.trace(torch.ones(2_000, 100)):
+                model.output.sum().save("out")
+        if gradients:  # each of them is kept for a backward pass
+            with pytest.raises(LimitError, match="held_bytes"):
+                session.graph.run(model, limits=SMALL)
+        else:
+            with torch.no_grad():
+                assert session.graph.run(model, limits=SMALL)["out"].numel() == 1
+
+
 # ---------------------------------------------------------------------- workspaces and work
 
 
@@ -224,6 +257,8 @@ def test_histograms() -> None:
         (torch.nn.functional.max_pool2d, (torch.ones(1, 1, 500, 500), [250, 250], 1)),
         (torch.nn.functional.lp_pool2d, (torch.ones(1, 1, 500, 500), 2, 250, 1)),
         (torch.matmul, (torch.ones(3_000, 3_000, dtype=torch.int64), torch.ones(3_000, 3_000, dtype=torch.int64))),
+        (torch.matmul, (torch.ones(6_000, 6_000, dtype=torch.float16), torch.ones(6_000, 6_000, dtype=torch.float16))),
+        (torch.index_put, (torch.ones(1, 50_000), [torch.zeros(50_000, dtype=torch.int64)], torch.ones(()))),
     ],
 )
 def test_work_counts_as_operations(function: Callable[..., Any], operands: Any) -> None:
@@ -241,8 +276,27 @@ def test_shapes_that_torch_cannot_tell() -> None:
     assert within(torch.unique, given).tolist() == [0, 1, 3]
     assert within(torch.masked_select, given, given > 1).tolist() == [3, 3]
     assert operation("getitem", given, given > 1).tolist() == [3, 3]
+    edited = torch.zeros(3)
+    operation("setitem", edited, given[:3] > 1, 5.0)
+    assert edited.tolist() == [5.0, 0.0, 5.0]
     with pytest.raises(RuntimeError, match="shape"):
         within(torch.matmul, torch.ones(2, 3), torch.ones(2, 3))
+    with pytest.raises(NotImplementedError, match="not implemented for 'Float'"):
+        within(torch.gcd, torch.ones(2), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("function", "operands"),
+    [
+        (torch.masked_select, (torch.ones(1_000, 1), torch.ones(1, 1_000, dtype=torch.bool))),
+        (torch.Tensor.__getitem__, (torch.ones(1_000, 1), (torch.ones(1_000, dtype=torch.bool), torch.zeros(1_000, 1, dtype=torch.int64)))),
+        (torch.binomial, (torch.ones(1_000, 1), torch.ones(1, 1_000))),
+        (torch.linalg.lstsq, (torch.ones(1, 1_000), torch.ones(1, 1_000))),
+    ],
+)
+def test_products_of_shapes_that_torch_cannot_tell(function: Callable[..., Any], operands: Any) -> None:
+    with pytest.raises(LimitError, match="value_bytes"):
+        within(function, *operands)
 
 
 # ---------------------------------------------------------------------- the clock
