@@ -118,6 +118,16 @@ def test_runs_are_within_limits(files: Path, capsys: pytest.CaptureFixture[str])
     tracer.graph.save(files / "large.nng")
     assert run("run", files / "large.nng", "--model", MODEL, "--prompt", PROMPT) == 1
     assert "Limits(value_bytes=...)" in capsys.readouterr().err
+    with lm.trace(run=False) as tracer:
+        lm.lm_head.output[0, -1].argmax().save("token")
+    tracer.graph.save(files / "small.nng")
+    given = ["run", files / "small.nng", "--model", MODEL, "--prompt", PROMPT, "--seconds"]
+    assert run(*given, "1e-9") == 1
+    assert "Limits(seconds=...)" in capsys.readouterr().err
+    assert run(*given, "1000") == 0
+    assert "token: " in capsys.readouterr().out
+    assert run(*given, "1000", "--unlimited") == 1
+    assert "leave out --unlimited" in capsys.readouterr().err
 
 
 def test_files_reach_no_look_ups(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,9 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "replace": lambda run, rest: run.replace(*rest),
 }
 
+COPYING = frozenset(_SPECIAL[name] for name in ("protect", "snapshot", "join", "piece"))
+"""Those that make copies of values."""
+
 
 class Emitter:
     """Writes the code of one segment."""
