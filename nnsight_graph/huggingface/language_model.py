@@ -10,9 +10,12 @@ from typing import Any, cast
 import torch
 
 from ..model import NNsight
+from ..model.arguments import spread
 from ..model.invoker import Call, Invoke
 from ..model.names import Rename
+from ..model.nnsight import NONE
 from ..model.tuples import TupleEnvoy
+from ..ops.nested import tensors_in
 from ..ops.rows import Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
@@ -21,13 +24,14 @@ from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
-from .needs import Needs, read_needs
+from .needs import CACHES, INPUTS, Needs, read_needs
 from .prompts import read_prompt
 from .scanning import GenerationStep, forward_of
 from .standard import standard_names
+from .tokenizing import options_for
 from .verify import compare_rows
 
-_INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
+_INPUTS = ("input_ids", "inputs_embeds", *(name for name in INPUTS if name != "pixel_values"))  # pictures may go with a text
 
 
 class LanguageModel(NNsight):
@@ -187,7 +191,7 @@ class LanguageModel(NNsight):
 
     def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
         if call.function == "generate":
-            if row_multiples(call.kwargs, self._module):
+            if row_multiples(call.kwargs, self._module) or "input_ids" not in call.kwargs:
                 return None
             takes = inspect.signature(self._module.forward).parameters
             given = {name: value for name, value in call.kwargs.items() if name in takes}
@@ -225,16 +229,25 @@ class LanguageModel(NNsight):
         return HookNames(self)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
+        kwargs = spread(self, function, kwargs)
         if function == "generate":
             check_mode(kwargs, self._module)
-        if not args and not any(name in kwargs for name in _INPUTS):
+        names = (*_INPUTS, self._needs().main, *(("inputs",) if function == "generate" else ()))
+        if not args and all(kwargs.get(name) is None for name in names):
             return None
-        return self._joined([self._invoked(args, kwargs)], {}, function)
+        return self._joined([self._invoked(args, kwargs, function)], {}, function)
 
-    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
-        return (read_prompt(self.tokenizer, args, kwargs, self._needs()),), {}
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", shared: Mapping[str, Any] = NONE) -> Invoke:
+        own, around = spread(self, function, kwargs), spread(self, function, shared)
+        return (read_prompt(self.tokenizer, args, own, self._needs(), around, generate=function == "generate"),), {}
+
+    def _named_options(self, function: str) -> frozenset[str]:
+        return options_for(function == "generate") | set(CACHES)
 
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
+        shared = spread(self, function, shared)
+        if not invokes and any(True for _ in tensors_in(shared)):  # what it is called with has no prompt, but may be an input
+            invokes, shared = [self._invoked((), shared, function)], {}
         generate = function == "generate"
         batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared, generate=generate)
         width = max(length for args, _ in invokes for length in args[0].lengths)

@@ -20,6 +20,7 @@ from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.steps import Steps
 from ..run.site_values import Failure
+from .arguments import check_names
 from .block import RecordedBlock
 from .cache import Cache, Caches
 from .entries import CacheDict
@@ -105,9 +106,10 @@ class Tracer(RecordedBlock):
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)
+        check_names(self._envoy, self._function, kwargs, "invoke")
         if holds_proxy((args, kwargs), Proxy):
             raise RecordError("an input has to be there when the trace is written; this one comes while it runs: make it above")
-        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs))
+        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs, self._function, self._shared))
 
     def barrier(self, _count: int) -> Callable[[], None]:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""
