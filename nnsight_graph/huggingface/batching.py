@@ -69,9 +69,12 @@ def make_batch(
         >>> batch.rows, batch.inputs["attention_mask"].tolist(), batch.inputs["position_ids"].tolist()
         (((0, 1), (1, 2)), [[1, 1, 1], [0, 0, 1]], [[0, 1, 2], [0, 0, 0]])
     """
-    around = dict(shared or {})
-    prompts = [read_prompt(tokenizer, args, kwargs, needs, around, generate=generate) for args, kwargs in invokes if args or kwargs]
-    return join_prompts(tokenizer, needs, prompts, shared, generate=generate)
+    options, around = take_options(shared or {}, needs, generate)
+    given = [(args, *take_options(kwargs, needs, generate)) for args, kwargs in invokes if args or kwargs]
+    prompts = [
+        read_prompt(tokenizer, args, kwargs, needs, {**options, **own}, around, generate=generate) for args, own, kwargs in given
+    ]
+    return join_prompts(tokenizer, needs, prompts, around, generate=generate)
 
 
 def join_prompts(
@@ -101,9 +104,7 @@ def join_prompts(
     """
     if not prompts:
         raise RecordError('a batch of nothing: give a prompt to the trace or to an invoke, as in tracer.invoke("The Eiffel Tower is in")')
-    around = rename_cache(shared or {}, needs)
-    take_options(around, needs, generate)  # the tokenizer has followed them
-    options = _options(prompts, around)
+    options = _options(prompts, rename_cache(shared or {}, needs))
     layout = _layout(tokenizer, needs, prompts, generate)
     if len(prompts) == 1 and not prompts[0].ragged:
         inputs = as_given(prompts[0])

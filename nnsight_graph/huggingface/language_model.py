@@ -10,10 +10,9 @@ from typing import Any, cast
 import torch
 
 from ..model import NNsight
-from ..model.arguments import spread
+from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
 from ..model.names import Rename
-from ..model.nnsight import NONE
 from ..model.tuples import TupleEnvoy
 from ..ops.nested import tensors_in
 from ..ops.rows import Rows
@@ -28,7 +27,7 @@ from .needs import CACHES, INPUTS, Needs, read_needs
 from .prompts import read_prompt
 from .scanning import GenerationStep, forward_of
 from .standard import standard_names
-from .tokenizing import options_for
+from .tokenizing import NO_INPUTS, options_for, take_options
 from .verify import compare_rows
 
 _INPUTS = ("input_ids", "inputs_embeds", *(name for name in INPUTS if name != "pixel_values"))  # pictures may go with a text
@@ -229,26 +228,31 @@ class LanguageModel(NNsight):
         return HookNames(self)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
-        kwargs = spread(self, function, kwargs)
+        given = spread(self, function, kwargs)
         if function == "generate":
-            check_mode(kwargs, self._module)
+            check_mode(given, self._module)
         names = (*_INPUTS, self._needs().main, *(("inputs",) if function == "generate" else ()))
-        if not args and all(kwargs.get(name) is None for name in names):
+        if not args and all(given.get(name) is None for name in names):
             return None
         return self._joined([self._invoked(args, kwargs, function)], {}, function)
 
-    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", shared: Mapping[str, Any] = NONE) -> Invoke:
-        own, around = spread(self, function, kwargs), spread(self, function, shared)
-        return (read_prompt(self.tokenizer, args, own, self._needs(), around, generate=function == "generate"),), {}
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", shared: dict[str, Any] | None = None) -> Invoke:
+        needs, generate = self._needs(), function == "generate"
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            check_names(self, function, [name for name in args[0] if name not in NO_INPUTS], "the prompt")
+        options, own = take_options(kwargs, needs, generate)
+        around, others = take_options(shared or {}, needs, generate)
+        own, others = spread(self, function, own), spread(self, function, others)
+        return (read_prompt(self.tokenizer, args, own, needs, {**around, **options}, others, generate=generate),), {}
 
     def _named_options(self, function: str) -> frozenset[str]:
         return options_for(function == "generate") | set(CACHES)
 
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
-        shared = spread(self, function, shared)
+        generate = function == "generate"
         if not invokes and any(True for _ in tensors_in(shared)):  # what it is called with has no prompt, but may be an input
             invokes, shared = [self._invoked((), shared, function)], {}
-        generate = function == "generate"
+        shared = spread(self, function, take_options(shared, self._needs(), generate)[1])
         batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared, generate=generate)
         width = max(length for args, _ in invokes for length in args[0].lengths)
         inputs, steps = batch.inputs, 1

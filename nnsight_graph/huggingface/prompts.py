@@ -11,7 +11,7 @@ from ..errors import RecordError
 from ..ops.nested import tensors_in
 from .continuing import Past, cache_in, cached_tokens, check_whole, rename_cache, split_mask
 from .needs import INPUTS, Needs
-from .tokenizing import fills, refuse_options, take_options, tokenize, without_extras
+from .tokenizing import NONE, fills, refuse_options, tokenize, without_extras
 
 Rows: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 """One named input of an invoke: a tensor whose first dimension is its rows, or a list with a tensor for each row."""
@@ -58,7 +58,8 @@ def read_prompt(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     needs: Needs | None = None,
-    shared: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] = NONE,
+    shared: Mapping[str, Any] = NONE,
     *,
     generate: bool = False,
 ) -> Prompt:
@@ -68,9 +69,10 @@ def read_prompt(
         tokenizer: For prompts that are text; ``None`` where there is none.
         args: At most one prompt: a string, token ids (a list, a tensor or an array), a list of several of either,
             an encoding or another mapping of names to values.
-        kwargs: Arguments for the model, which win over what the prompt brings, and options for the tokenizer.
+        kwargs: Arguments for the model; they win over what the prompt brings.
         needs: What is known about the model.
-        shared: Arguments of the trace around it: options for the tokenizer, and a cache, count here, too.
+        options: For the tokenizer.
+        shared: Arguments of the trace around it: a cache among them counts here, too.
         generate: Whether the call is ``model.generate`` and not the forward.
 
     Raises:
@@ -82,12 +84,10 @@ def read_prompt(
     needs = needs or Needs()
     if len(args) > 1:
         raise RecordError(f"one prompt, not {len(args)}: put several in a list, and pass the model's other arguments by name")
-    around, own = dict(shared or {}), dict(kwargs)
-    options = {**take_options(around, needs, generate), **take_options(own, needs, generate)}
     is_text = bool(args) and _kinds(args[0]) == {"strings"}
     if not is_text:
         refuse_options(options)
-    fields = {**(_fields(tokenizer, args[0], options, needs, generate) if args else {}), **own}
+    fields = {**(_fields(tokenizer, args[0], options, needs, generate) if args else {}), **kwargs}
     fields = _input_ids(rename_cache(fields, needs), needs, generate)
     if args and not isinstance(args[0], Mapping) and "attention_mask" not in kwargs and not needs.accepts("attention_mask"):
         fields.pop("attention_mask", None)
@@ -96,9 +96,9 @@ def read_prompt(
         return _by_name(main, fields)
     rows = _main_rows(main, fields[main])
     lengths = [rows.shape[1]] * rows.shape[0] if isinstance(rows, torch.Tensor) else [row.shape[0] for row in rows]
-    cache = cache_in({**rename_cache(around, needs), **fields})
+    cache = cache_in({**shared, **fields})
     past, before = None, cached_tokens(cache) if needs.decoder is None else 0
-    _check_lengths(lengths, args, needs, 0 if generate else before or 0)
+    _check_lengths(lengths, args, needs, None if generate else before or 0)
     if generate:
         check_whole(lengths, fields.get("attention_mask"), before)
     elif before != 0:
@@ -192,7 +192,8 @@ def _main(fields: Mapping[str, Any], has_prompt: bool, needs: Needs) -> str:
     if given:
         raise RecordError("input_ids and inputs_embeds are two forms of one input: give one of them")
     others = [name for name in (needs.main, *INPUTS) if fields.get(name) is not None]
-    others += [name for name, value in fields.items() if _has_rows(name, value, -1)]
+    takes = needs.takes if needs.takes is not None else frozenset[str]() if has_prompt else fields
+    others += [name for name, value in fields.items() if name in takes and name not in TOKENS and _has_rows(name, value, -1)]
     if others:
         return others[0]
     if has_prompt:
@@ -221,14 +222,16 @@ _WANTED = {
 }
 
 
-def _check_lengths(lengths: list[int], args: Sequence[Any], needs: Needs, before: int) -> None:
+def _check_lengths(lengths: list[int], args: Sequence[Any], needs: Needs, before: int | None) -> None:
     if not min(lengths):
         raise RecordError(f"the prompt {_prompt_of(args, lengths.index(0))!r} has no tokens")
-    if needs.limit is not None and max(lengths) + before > needs.limit:
+    if needs.limit is not None and max(lengths) + (before or 0) > needs.limit:
         behind = f" behind {before} in the cache" if before else ""
+        room = needs.limit - (before or 0)
+        cut = f"truncation=True, max_length={room}"
+        cut = f"tokenizer_kwargs=dict({cut})" if before is None else cut  # generate has a max_length of its own
         raise RecordError(
-            f"a prompt has {max(lengths)} tokens{behind}, but {needs.name} has positions for {needs.limit}: shorten it, "
-            f"or cut text with tokenizer_kwargs={{'truncation': True, 'max_length': {needs.limit - before}}}"
+            f"a prompt has {max(lengths)} tokens{behind}, but {needs.name} has positions for {needs.limit}: shorten it, or pass {cut}"
         )
 
 

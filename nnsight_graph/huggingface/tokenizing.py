@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import RecordError
@@ -14,9 +15,13 @@ OPTIONS = frozenset(
 )
 """Arguments of traces and invokes that are for the tokenizer; ``tokenizer_kwargs`` holds any others."""
 
+NONE: Mapping[str, Any] = MappingProxyType({})
+"""No options, or no arguments."""
+
 _FOR_ANY_PROMPT = frozenset({"padding", "padding_side", "return_tensors"})
 _LONGEST = (True, "longest")
-_NO_INPUTS = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "overflowing_tokens", "num_truncated_tokens")
+NO_INPUTS = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "overflowing_tokens", "num_truncated_tokens")
+"""What an encoding tells the tokenizer's user, and no model."""
 
 
 def options_for(generate: bool) -> frozenset[str]:
@@ -28,21 +33,26 @@ def options_for(generate: bool) -> frozenset[str]:
     return OPTIONS - {"max_length"} if generate else OPTIONS
 
 
-def take_options(kwargs: dict[str, Any], needs: Needs, generate: bool) -> dict[str, Any]:
-    """Take the options for the tokenizer out of ``kwargs``; those that the forward itself has stay.
+def take_options(kwargs: Mapping[str, Any], needs: Needs, generate: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options for the tokenizer, and the other arguments; those that the forward itself has are among the latter.
+
+    >>> take_options({"truncation": True, "use_cache": False}, Needs(), generate=False)
+    ({'truncation': True}, {'use_cache': False})
 
     Raises:
         RecordError: ``tokenizer_kwargs`` is no dictionary, or a side is none.
     """
     own = needs.takes or frozenset[str]()
-    taken = {name: kwargs.pop(name) for name in [*kwargs] if name in options_for(generate) and name not in own}
+    names = options_for(generate) - own
+    taken = {name: value for name, value in kwargs.items() if name in names}
+    rest = {name: value for name, value in kwargs.items() if name not in names}
     more = taken.pop("tokenizer_kwargs", None)
     if more is not None and not isinstance(more, Mapping):
         raise RecordError(f"tokenizer_kwargs is a dictionary of options for the tokenizer, not {type(more).__name__}")
     taken.update(more or {})
     if taken.get("padding_side") not in (None, "left", "right"):
         raise RecordError(f"padding_side is 'left' or 'right', not {taken['padding_side']!r}")
-    return taken
+    return taken, rest
 
 
 def refuse_options(options: Mapping[str, Any]) -> None:
@@ -92,6 +102,4 @@ def fills(options: Mapping[str, Any]) -> bool:
 
 def without_extras(encoding: Mapping[str, Any], needs: Needs) -> dict[str, Any]:
     """An encoding without what a tokenizer tells its user, and the model has no use for."""
-    extras = [name for name in (*_NO_INPUTS, "token_type_ids") if name in encoding and not needs.accepts(name)]
-    extras += [name for name in _NO_INPUTS if name in encoding and needs.takes is None]
-    return {name: value for name, value in encoding.items() if name not in extras}
+    return {name: value for name, value in encoding.items() if name not in NO_INPUTS or (needs.takes is not None and name in needs.takes)}

@@ -93,7 +93,8 @@ def _taken(model: NNsight, method: str) -> tuple[frozenset[str], Signature] | No
 
 def _refuse_unknown(model: NNsight, method: str, signature: Signature, takes: frozenset[str], name: str, call: str) -> None:
     """Raise for a name that the method does not have; unless it may be handed on."""
-    module, options = model._module, (*_OF["trace"], *_OF.get(call, ()), HAND_ON, *model._named_options("" if method == "forward" else method))
+    module, own = model._module, model._named_options("" if method == "forward" else method)
+    options = (*_OF["trace"], *_OF.get(call, ()), HAND_ON, *own)
     if signature.documented and is_modality_of(module, name):
         return
     if signature.open and not signature.documented:

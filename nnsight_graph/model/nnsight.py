@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,9 +26,6 @@ from .scanning_tracer import ScanningTracer
 from .session import Session, SessionTracer
 from .tracer import Tracer
 from .tree import Tree
-
-NONE: Mapping[str, Any] = MappingProxyType({})
-"""No named arguments."""
 
 
 class NNsight(Envoy):
@@ -142,7 +138,7 @@ class NNsight(Envoy):
         kwargs = spread(self, function, kwargs) if kwargs else kwargs
         return Call(args, kwargs, (), function, UNKNOWN if function else 1) if args or kwargs else None
 
-    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", _shared: Mapping[str, Any] = NONE) -> Invoke:
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", _shared: dict[str, Any] | None = None) -> Invoke:
         """The input of one invoke, in a trace with named arguments of its own."""
         return args, spread(self, function, kwargs) if kwargs else kwargs
 
