@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from ..errors import RecordError
 from .needs import Needs
@@ -78,6 +82,7 @@ def tokenize(tokenizer: Any, prompt: str | Sequence[str], options: Mapping[str, 
     if tokenizer is None:
         raise RecordError("this model was given without a tokenizer: pass token ids, or LanguageModel(model, tokenizer=...)")
     own = {name: value for name, value in options.items() if name != "return_tensors"}
+    _check_names(tokenizer, own)
     if fills(own):
         if generate and needs.decoder is None:
             own.setdefault("padding_side", "left")
@@ -92,6 +97,17 @@ def tokenize(tokenizer: Any, prompt: str | Sequence[str], options: Mapping[str, 
             raise
         raise RecordError(f"the tokenizer cannot follow {', '.join(own)}: {error}") from error
     return without_extras(made, needs)
+
+
+def _check_names(tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """Refuse options that transformers' tokenizers would take in their ``**kwargs``, and not follow."""
+    if not options or OPTIONS.issuperset(options) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    known = {*OPTIONS, *inspect.signature(type(tokenizer).__call__).parameters, "split_special_tokens", "add_prefix_space"}
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 2, 0.75)
+            raise RecordError(f"the tokenizer has no option {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
 
 
 def fills(options: Mapping[str, Any]) -> bool:

@@ -46,6 +46,8 @@ def check_names(model: NNsight, function: str, names: Iterable[str], call: str =
     if taken is None:
         return
     takes, signature = taken
+    if call == "the call":  # of the module itself: nothing of the library's stands between
+        takes = signature.names
     for name in names:
         if name not in takes:
             _refuse_unknown(model, method, signature, takes, name, call)
