@@ -78,7 +78,8 @@ def read_needs(model: torch.nn.Module) -> Needs:
     main = getattr(model, "main_input_name", "input_ids")
     main = main if isinstance(main, str) else "input_ids"
     unnamed = not any(name in parameters for name in ("input_ids", "inputs_embeds", main, *INPUTS))
-    open_ended = unnamed and any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    takes_more = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    open_ended = unnamed and takes_more
     takes = frozenset() if open_ended else frozenset(parameters)
     family = str(getattr(config, "model_type", kind))
     table, positions = _position_table(model, config), _positions(family, takes)
@@ -96,14 +97,15 @@ def read_needs(model: torch.nn.Module) -> Needs:
         pad=_token(getattr(config, "pad_token_id", None)),
         vocabulary=_token(getattr(config, "vocab_size", None)),
         main=main,
-        cache=_cache(model, takes),
+        cache=_cache(model if takes_more else None, takes),
     )
 
 
-def _cache(model: torch.nn.Module, takes: frozenset[str]) -> str | None:
-    """The name of a KV cache: of the forward itself, or of the model within it that it hands its arguments on to."""
-    inner = (inspect.signature(type(module).forward).parameters for module in model.modules() if hasattr(module, "config"))
-    return next((name for names in (takes, *inner) for name in CACHES if name in names), None)
+def _cache(model: torch.nn.Module | None, takes: frozenset[str]) -> str | None:
+    """The name of a KV cache: of the forward itself, or of one in ``model``, that it hands its other arguments on to."""
+    within = [] if model is None else [module for module in model.modules() if hasattr(module, "config")]
+    names = (takes, *(inspect.signature(type(module).forward).parameters for module in within))
+    return next((name for one in names for name in CACHES if name in one), None)
 
 
 def _positions(family: str, takes: frozenset[str]) -> Literal["index", "mask"] | None:

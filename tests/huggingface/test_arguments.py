@@ -149,7 +149,8 @@ def test_an_adapter_hands_on_what_it_does_not_know() -> None:
 def test_arguments_of_generate() -> None:
     for options in ({"num_beams": 2}, {"do_sample": False, "min_new_tokens": 1}, {"output_scores": False}, {"use_cache": False}):
         model().generate(IDS, max_new_tokens=2, trace=False, **options)
-    for name, near in {"max_new_tokns": "max_new_tokens", "top_kk": "top_k", "progres": "progress", "attention_maks": "attention_mask"}.items():
+    slips = {"max_new_tokns": "max_new_tokens", "top_kk": "top_k", "progres": "progress", "attention_maks": "attention_mask"}
+    for name, near in slips.items():
         with pytest.raises(RecordError, match=rf"'{name}' is taken by nothing: neither generate nor .*near: {near}"):
             model().generate(IDS, **{name: 1})
         with pytest.raises(RecordError, match=rf"near: {near}"), model().generate(max_new_tokens=2) as tracer:
@@ -187,7 +188,8 @@ def test_programs_that_are_run_again() -> None:
     graph = tracer.graph.detach()
     assert torch.allclose(graph.run(model(), "w3 w4", truncation=True, max_length=1)["logits"], logits[:, :1], atol=1e-5)
     for use in (graph.run, graph.check):
-        for name, message in {"validat": "near: validate", "limit": "no argument of graph", "max_new_tokens": "an argument of generate"}.items():
+        messages = {"validat": "near: validate", "limit": "no argument of graph", "max_new_tokens": "an argument of generate"}
+        for name, message in messages.items():
             with pytest.raises(RecordError, match=message):
                 use(model(), IDS, **{name: 1})
 

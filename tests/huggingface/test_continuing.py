@@ -185,7 +185,7 @@ def test_generate_takes_the_whole_text(name: str) -> None:
         assert result.tolist() == right.tolist()
         assert seen.tolist() == [AFTER]
     for prompt in (AFTER, text(AFTER)):
-        with pytest.raises(RecordError, match=r"generate takes the whole text, what the cache holds \(5 tokens\) included: the prompt has 3"):
+        with pytest.raises(RecordError, match=r"takes the whole text, what the cache holds \(5 tokens\) included: the prompt has 3"):
             lm.generate(prompt, max_new_tokens=4, **{name: cache})
 
 
@@ -213,7 +213,8 @@ def test_the_state_of_a_recurrent_model() -> None:
 
 
 def test_a_model_without_a_cache() -> None:
-    lm = LanguageModel(transformers.DistilBertForMaskedLM(transformers.DistilBertConfig(vocab_size=40, dim=16, n_heads=2, n_layers=1, hidden_dim=16)))
+    config = transformers.DistilBertConfig(vocab_size=40, dim=16, n_heads=2, n_layers=1, hidden_dim=16)
+    lm = LanguageModel(transformers.DistilBertForMaskedLM(config))
     with pytest.raises(RecordError, match="distilbert takes no cache"):
         lm.trace([3, 4], cache=transformers.DynamicCache())
     lm.trace([3, 4], cache=None, trace=False)

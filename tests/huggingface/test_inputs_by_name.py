@@ -28,7 +28,8 @@ def whisper() -> Any:
 @functools.cache
 def speech() -> Any:
     layers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
-    conv = {"conv_dim": (8, 8), "conv_stride": (4, 4), "conv_kernel": (8, 4), "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    conv = {"conv_dim": (8, 8), "conv_stride": (4, 4), "conv_kernel": (8, 4)}
+    conv |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
     torch.manual_seed(0)
     return transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**layers, **conv, num_feat_extract_layers=2)).eval()
 

@@ -106,7 +106,7 @@ def edited(module: torch.nn.Module, **kwargs: Any) -> list[float]:
 def again(module: torch.nn.Module, **kwargs: Any) -> list[float]:
     model = NNsight(module)
     with model.trace(X) as tracer:
-        out = tracer.result.save()  # noqa: F841
+        out = tracer.result.save()
     tracer.graph.check(model, X, **kwargs)
     return tracer.graph.run(model, X, **kwargs)["out"].flatten().tolist()
 
@@ -235,7 +235,7 @@ def test_a_subclass_may_keep_an_argument() -> None:
 def test_modules_of_torch() -> None:
     linear = torch.nn.Linear(2, 2)
     assert torch.equal(NNsight(linear).trace(input=X, trace=False), linear(X))
-    with pytest.raises(RecordError, match="'inputs' is taken by nothing.*near: input"):
+    with pytest.raises(RecordError, match=r"'inputs' is taken by nothing.*near: input"):
         NNsight(linear).trace(inputs=X)
 
 
@@ -253,7 +253,7 @@ def test_the_error_stands_on_the_users_line() -> None:
 def test_estimates_and_tables_of_sites() -> None:
     model = NNsight(Scaled())
     with model.trace(X) as tracer:
-        out = model.output.save()  # noqa: F841
+        out = model.output.save()
     assert "output" in str(model.sites("*", X, scale=2))
     for call in (lambda: model.sites("", X, scal=2), lambda: tracer.graph.estimate(X, scal=2), lambda: model(X, scal=2)):
         with pytest.raises(RecordError, match="near: scale"):
