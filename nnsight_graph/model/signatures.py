@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import re
 import sys
@@ -13,7 +14,7 @@ import torch
 
 _MODALITIES = ("image_", "video_", "audio_")  # transformers hands what follows on to the encoder of that modality
 _OF_A_LOSS = frozenset({"shift_labels", "ignore_index"})
-_OF_GENERATE = frozenset({"debug_io", "mm_encoder_outputs", "trust_remote_code", "max_cache_len"})  # taken out of its **kwargs
+_OF_GENERATE = frozenset({"debug_io", "mm_encoder_outputs", "tokenizer", "assistant_tokenizer"})  # functions that it calls take them
 _UNPACKED = re.compile(r"Unpack\[\"?'?(\w+)")
 _PLAIN_CALL = torch.nn.Module.__call__
 
@@ -94,23 +95,24 @@ def _documented(module: torch.nn.Module, name: str) -> set[str]:
     """What transformers' own methods take in ``**kwargs``."""
     names = _typed_keys(getattr(sys.modules.get("transformers.utils.generic"), "TransformersKwargs", None))
     for each in [module, *(inner for inner in module.modules() if _is_pretrained(inner))]:
+        names |= {f"output_{key}" for key in getattr(each, "_can_record_outputs", None) or ()}
         for layer in _layers(function_of(each, "forward")):
-            names |= _words(layer) | _unpacked(layer)
+            names |= _taken_by(layer) | _unpacked(layer)
     names |= _OF_A_LOSS if "labels" in names else set()
     if name != "forward":
         for layer in _layers(function_of(module, name)):
-            names |= _words(layer)
-    return names | (_for_generate(module) if name == "generate" else set())
+            names |= _taken_by(layer)
+    return names | (_for_generate(module, names) if name == "generate" else set())
 
 
-def _for_generate(module: Any) -> set[str]:
+def _for_generate(module: Any, of_forwards: set[str]) -> set[str]:
     """What ``generate`` takes: options of a generation, and what it checks by itself when it has begun."""
     kind = getattr(sys.modules.get("transformers"), "GenerationConfig", None)
     configs = [getattr(module, "generation_config", None), None if kind is None else kind()]
     names = {name for config in configs if config is not None for name in vars(config) if name[0] != "_"}
     for layer in _layers(function_of(module, "prepare_inputs_for_generation")):
-        names |= _words(layer)
-    names |= {f"decoder_{name}" for name in names} if getattr(module.config, "is_encoder_decoder", False) else set()
+        names |= _taken_by(layer)
+    names |= {f"decoder_{name}" for name in of_forwards} if getattr(module.config, "is_encoder_decoder", False) else set()
     return names | _OF_GENERATE
 
 
@@ -138,13 +140,38 @@ def _unpacked(layer: Any) -> set[str]:
 
 
 def _words(layer: Any) -> set[str]:
-    """The names of a function's parameters, and those that stand in its code as strings, or were given to what made it."""
+    """The names of a function's parameters, and those that stand in its code as strings: it may read them from any dictionary."""
     code = getattr(layer, "__code__", None)
     if not isinstance(code, CodeType):
         return set()
-    said = {word for word in code.co_consts if isinstance(word, str)} | _held(layer)
-    said |= {word for each in code.co_consts if isinstance(each, (tuple, frozenset)) for word in each if isinstance(word, str)}
-    return {word for word in said if word.isidentifier()} | set(_named(_parameters(layer) or {}))
+    return {word for word in code.co_consts if isinstance(word, str) and word.isidentifier()} | set(_named(_parameters(layer) or {}))
+
+
+def _taken_by(layer: Any) -> set[str]:
+    """The names of a function's parameters, those that it takes out of its ``**kwargs``, and those that its decorator was made with."""
+    code, parameters = getattr(layer, "__code__", None), _parameters(layer) or {}
+    if not isinstance(code, CodeType):
+        return set()
+    more = next((name for name, each in parameters.items() if each.kind is each.VAR_KEYWORD), None)
+    lines = [] if more is None else [(line.argval, _is_constant(line)) for line in dis.get_instructions(code)]
+    taken = set(_named(parameters)) | {word for word in _held(layer) if word.isidentifier()}
+    for place, (value, constant) in enumerate(lines):
+        if constant and isinstance(value, str) and any(_loads(other, more) for other, _ in _around(lines, place)):
+            taken.add(value)
+    return {name for name in taken if name.isidentifier()}
+
+
+def _around(lines: list[tuple[Any, bool]], place: int) -> list[tuple[Any, bool]]:
+    """Where ``kwargs`` stands in ``kwargs.pop("name")``, ``kwargs["name"]`` and ``"name" in kwargs``: up to two before, or one after."""
+    return [*lines[max(place - 2, 0) : place], *lines[place + 1 : place + 2]]
+
+
+def _loads(value: Any, name: str | None) -> bool:
+    return value == name or (isinstance(value, tuple) and name in value)
+
+
+def _is_constant(line: dis.Instruction) -> bool:
+    return "CONST" in line.opname
 
 
 def _held(layer: Any) -> set[str]:
