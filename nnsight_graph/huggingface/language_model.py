@@ -143,13 +143,14 @@ class LanguageModel(NNsight):
             trace: ``False`` generates at once and returns the result.
             progress: Whether to show a bar with one tick per step.
             remote: Not available in this version.
-            **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...
+            **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...; and options for the
+                tokenizer, which stand in ``tokenizer_kwargs={...}``.
 
         Returns:
             A :class:`Tracer`, to be used in a ``with`` statement.
 
         Raises:
-            RecordError: a kind of generation whose forwards are not one step each (assisted, contrastive ...).
+            RecordError: an argument that nothing takes, or a kind of generation whose forwards are not one step each (assisted, contrastive ...).
 
         Example:
             >>> import nnsight_graph as nnsight

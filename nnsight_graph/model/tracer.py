@@ -92,13 +92,13 @@ class Tracer(RecordedBlock):
                 Without an input the block sees the rows of all inputs before it.
             scan: As for :meth:`trace <nnsight_graph.NNsight.trace>`, for the whole batch.
             validate: The same.
-            **kwargs: Named arguments of the model's call for this input.
+            **kwargs: Named arguments of the model's call for this input; of a language model, options for its tokenizer, too.
 
         Returns:
             A block in which values are this input's rows.
 
         Raises:
-            RecordError: the trace has an input of its own, or nothing can be made of this one.
+            RecordError: the trace has an input of its own, nothing can be made of this one, or nothing takes an argument.
         """
         if self._call is not None:
             raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
