@@ -150,7 +150,8 @@ class LanguageModel(NNsight):
             A :class:`Tracer`, to be used in a ``with`` statement.
 
         Raises:
-            RecordError: an argument that nothing takes, or a kind of generation whose forwards are not one step each (assisted, contrastive ...).
+            RecordError: an argument that nothing takes, or a kind of generation whose forwards are not one step each (assisted,
+                contrastive ...).
 
         Example:
             >>> import nnsight_graph as nnsight
