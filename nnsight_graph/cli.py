@@ -52,7 +52,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             command.add_argument("--unlimited", action="store_true", help="run it without limits: it is your own, or of somebody you trust")
             command.add_argument("--seconds", type=_seconds, metavar="S", help="how long it may take; by default for ever")
             command.add_argument("--out", type=Path, metavar="FILE", help="write the saved tensors there, as safetensors")
-    return parser.parse_args(argv)
+    given, strange = parser.parse_known_args(argv)
+    if strange:
+        options = ["--" + name.replace("_", "-") for name in vars(given) if name not in ("command", "file", "other")]
+        near = [f"; near: {name}" for name in difflib.get_close_matches(strange[0].partition("=")[0], options, 1)]
+        parser.error(f"{given.command} does not take {' '.join(strange)}{''.join(near)}")
+    return given
 
 
 def main(argv: Sequence[str] | None = None) -> int:

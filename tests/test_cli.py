@@ -88,6 +88,11 @@ def test_what_is_wrong_says_so(files: Path, capsys: pytest.CaptureFixture[str], 
     with pytest.raises(SystemExit) as caught:
         run("frobnicate", files)
     assert caught.value.code == 2
+    for slip, near in {("--promt", "x"): "run does not take --promt x; near: --prompt", ("--unlimted",): "near: --unlimited"}.items():
+        with pytest.raises(SystemExit) as caught:
+            run("run", files, "--model", "nnsight-graph/capitals", *slip)
+        assert caught.value.code == 2
+        assert near in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         run("--help")
     assert caught.value.code == 0

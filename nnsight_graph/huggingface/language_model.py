@@ -11,9 +11,11 @@ from typing import Any, cast
 import torch
 
 from ..model import NNsight
+from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
 from ..model.names import Rename
 from ..model.tuples import TupleEnvoy
+from ..ops.nested import tensors_in
 from ..ops.rows import Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
@@ -22,14 +24,15 @@ from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
-from .needs import Needs, read_needs
+from .needs import CACHES, INPUTS, Needs, read_needs
 from .padding import PaddingCheck
 from .prompts import Prompt, read_prompt
 from .scanning import GenerationStep, forward_of
 from .standard import standard_names
+from .tokenizing import NO_INPUTS, options_for, take_options
 from .verify import compare_rows
 
-_INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
+_INPUTS = ("input_ids", "inputs_embeds", *(name for name in INPUTS if name != "pixel_values"))  # pictures may go with a text
 
 
 class LanguageModel(NNsight):
@@ -142,13 +145,15 @@ class LanguageModel(NNsight):
             trace: ``False`` generates at once and returns the result.
             progress: Whether to show a bar with one tick per step.
             remote: Not available in this version.
-            **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...
+            **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...; and options for the
+                tokenizer, which stand in ``tokenizer_kwargs={...}``.
 
         Returns:
             A :class:`Tracer`, to be used in a ``with`` statement.
 
         Raises:
-            RecordError: a kind of generation whose forwards are not one step each (assisted, contrastive ...).
+            RecordError: an argument that nothing takes, or a kind of generation whose forwards are not one step each (assisted,
+                contrastive ...).
 
         Example:
             >>> import nnsight_graph as nnsight
@@ -189,7 +194,7 @@ class LanguageModel(NNsight):
 
     def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
         if call.function == "generate":
-            if row_multiples(call.kwargs, self._module):
+            if row_multiples(call.kwargs, self._module) or "input_ids" not in call.kwargs:
                 return None
             takes = inspect.signature(self._module.forward).parameters
             given = {name: value for name, value in call.kwargs.items() if name in takes}
@@ -227,17 +232,31 @@ class LanguageModel(NNsight):
         return HookNames(self)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
+        given = spread(self, function, kwargs)
         if function == "generate":
-            check_mode(kwargs, self._module)
-        if not args and not any(name in kwargs for name in _INPUTS):
+            check_mode(given, self._module)
+        names = (*_INPUTS, self._needs().main, *(("inputs",) if function == "generate" else ()))
+        if not args and all(given.get(name) is None for name in names):
             return None
-        return self._joined([self._invoked(args, kwargs)], {}, function)
+        return self._joined([self._invoked(args, kwargs, function)], {}, function)
 
-    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
-        return (read_prompt(self.tokenizer, args, kwargs, self._needs()),), {}
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", shared: dict[str, Any] | None = None) -> Invoke:
+        needs, generate = self._needs(), function == "generate"
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            check_names(self, function, [name for name in args[0] if name not in NO_INPUTS], "the prompt")
+        options, own = take_options(kwargs, needs, generate)
+        around, others = take_options(shared or {}, needs, generate)
+        own, others = spread(self, function, own), spread(self, function, others)
+        return (read_prompt(self.tokenizer, args, own, needs, {**around, **options}, others, generate=generate),), {}
+
+    def _named_options(self, function: str) -> frozenset[str]:
+        return options_for(function == "generate") | set(CACHES)
 
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
         generate = function == "generate"
+        if not invokes and any(True for _ in tensors_in(shared)):  # what it is called with has no prompt, but may be an input
+            invokes, shared = [self._invoked((), shared, function)], {}
+        shared = spread(self, function, take_options(shared, self._needs(), generate)[1])
         batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared, generate=generate)
         width = max(length for args, _ in invokes for length in args[0].lengths)
         inputs, steps = batch.inputs, 1
@@ -247,9 +266,9 @@ class LanguageModel(NNsight):
             multiples, steps = row_multiples(inputs, self._module), most_steps(inputs, self._module)
         rows = tuple(Rows(start, stop, batch.size, width, multiples) for start, stop in batch.rows)
         before = None
-        if batch.padded and self._padding_check.wanted(batch.left):
+        if sides := [left for left in batch.padded if self._padding_check.wanted(left)]:
             prompts = [args[0]._replace(options={}) if generate else args[0] for args, _ in invokes]
-            before = partial(self._check_padding, prompts, inputs, batch.left)
+            before = partial(self._check_padding, prompts, inputs, sides)
         return Call((), inputs, rows, function, steps, before)
 
     @property
@@ -259,11 +278,12 @@ class LanguageModel(NNsight):
         known: PaddingCheck = self.__dict__["_known_padding"]
         return known
 
-    def _check_padding(self, prompts: Sequence[Prompt], inputs: Mapping[str, Any], left: bool) -> None:
+    def _check_padding(self, prompts: Sequence[Prompt], inputs: Mapping[str, Any], sides: Sequence[bool]) -> None:
         def join(some: Sequence[Prompt]) -> dict[str, Any]:
-            return join_prompts(self.tokenizer, self._needs(), some, left=left).inputs
+            return join_prompts(self.tokenizer, self._needs(), some).inputs
 
-        self._padding_check.check(self._module, self._callable(), prompts, inputs, join, left)
+        for left in sides:
+            self._padding_check.check(self._module, self._callable(), prompts, inputs, join, left)
 
     def _needs(self) -> Needs:
         if "_known_needs" not in self.__dict__:

@@ -15,6 +15,7 @@ from ..run.failures import rehearsed
 from ..run.limits import Limits
 from ..run.rehearsal import rehearse
 from ..run.site_values import Failure
+from .arguments import check_names
 from .estimate import Estimate, estimate
 from .invoker import Call
 from .rehearsing import CallSource
@@ -132,6 +133,7 @@ class GraphHandle:
             >>> print(tracer.graph.estimate())
             40 B saved, 80 B at the peak; nothing is needed after 0.output
         """
+        check_names(self._envoy, "", kwargs, "estimate")
         call = self._envoy._prepared(plain(args), plain(kwargs)) if args or kwargs else self._call
         if call is None:
             raise RecordError("an estimate needs an input: tracer.graph.estimate(input)")

@@ -11,9 +11,11 @@ from ..config import CONFIG
 from ..errors import NNsightError, RecordError, RemoteError
 from ..graph import Site
 from ..ops.ambient import modes
+from ..ops.nested import tensors_in
 from ..record import Recording, recording_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
+from .arguments import check_names, spread
 from .copies import viewed
 from .editor import Editor
 from .envoy import Envoy
@@ -92,21 +94,27 @@ class NNsight(Envoy):
                 what ``CONFIG.APP.VALIDATE`` says.
             run: ``False`` records the block only: ``tracer.graph`` is there, and its values are not. It needs no input.
             remote: Not available in this version.
-            **kwargs: Named arguments of the model's call.
+            **kwargs: Named arguments of the model's call. ``forward_kwargs={...}`` hands on to it whatever the dictionary holds, where a
+                name is refused, or is one of the library's own.
 
         Returns:
             A :class:`Tracer`, to be used in a ``with`` statement.
 
         Raises:
+            RecordError: a named argument that neither this method nor the model takes.
             RemoteError: ``remote=True``.
         """
         kwargs = plain(kwargs) if kwargs else kwargs
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
         fn = "" if fn == "forward" else fn
+        if kwargs:
+            check_names(self, fn, kwargs, "generate" if fn == "generate" else "trace")
         here = recording_here()
         if trace and here is not None and here.session is not None:
-            return SessionTracer(self, here, args, kwargs, fn, validate)
+            if not run:
+                raise RecordError("a trace in a session runs when the session does: model.session(run=False) records it only")
+            return SessionTracer(self, here, args, kwargs, fn, True if scan and validate is None else validate)
         if fn and not callable(getattr(self._module, fn, None)):
             raise RecordError(self._unknown(fn))
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
@@ -116,6 +124,8 @@ class NNsight(Envoy):
             if scan is not None or validate is not None or CONFIG.APP.SCAN:
                 self._prepare_checks(made, call, CONFIG.APP.SCAN if scan is None else scan, validate)
             return made
+        if call is None and any(True for _ in tensors_in(kwargs)):
+            call = self._joined([], kwargs, fn)
         if call is None:
             raise RecordError("the model needs an input: model.trace(x, trace=False)")
         if self._edits:
@@ -129,17 +139,22 @@ class NNsight(Envoy):
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         """The call that a trace makes; ``None`` if its input comes from invokes."""
+        kwargs = spread(self, function, kwargs) if kwargs else kwargs
         return Call(args, kwargs, (), function, UNKNOWN if function else 1) if args or kwargs else None
 
-    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
-        """The input of one invoke."""
-        return args, kwargs
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", _shared: dict[str, Any] | None = None) -> Invoke:
+        """The input of one invoke, in a trace with named arguments of its own."""
+        return args, spread(self, function, kwargs) if kwargs else kwargs
+
+    def _named_options(self, _function: str) -> frozenset[str]:
+        """Named arguments that this class takes besides those of the model's method."""
+        return frozenset()
 
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
         """One call for all invokes of a trace."""
         if not invokes:
             raise RecordError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
-        call = concatenate(invokes, shared)
+        call = concatenate(invokes, spread(self, function, shared) if shared else shared)
         return call._replace(function=function, steps=UNKNOWN) if function else call
 
     def _callable(self, function: str = "") -> Callable[..., Any]:
@@ -197,7 +212,10 @@ class NNsight(Envoy):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, edits and all: on traced values as part of the trace, else directly."""
-        if not self._edits or recording_here() is not None:
+        recording = recording_here() is not None
+        if kwargs and not recording:
+            check_names(self, "", kwargs, "the call")
+        if recording or not self._edits:
             return super().__call__(*args, **kwargs)
         with self.trace(*args, **kwargs) as tracer:
             result = tracer.result.save()
@@ -255,6 +273,7 @@ class NNsight(Envoy):
             10
         """
         kwargs = plain(kwargs)
+        check_names(self, "", kwargs, "scan")
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs)
         return ScanningTracer(self, call, {} if call else kwargs)
 
@@ -277,6 +296,7 @@ class NNsight(Envoy):
             model.0.output  float32[1, 10] on cpu
         """
         if args or kwargs:
+            check_names(self, "", kwargs, "sites")
             call = self._prepared(plain(args), plain(kwargs))
             if call is not None:
                 self._scan(call)

@@ -27,10 +27,11 @@ from ..serialize.content import Content, content
 from ..serialize.decode import decode
 from ..serialize.tensors import write_tensors
 from ..source_location import lines_of
+from .arguments import check_names
 from .constant_edits import edits_constants
 from .copies import viewed
 from .invoker import Call
-from .lacking import lacking, refuse, refuse_options, vet
+from .lacking import lacking, refuse, vet
 from .rehearsing import check
 from .running import run_trace
 from .session_run import SessionRun, Traced
@@ -184,8 +185,7 @@ class SavedGraph:
         if self._fits is None or not hasattr(model, "_tree") or model._edits or self._fits() is not model._tree.index:
             refuse(model, self._sites)
             self._fits = weakref.ref(model._tree.index)
-        refuse_options(model, self._document.function, kwargs)
-        call = self._call(model, inputs, kwargs)
+        call = self._call(model, inputs, kwargs, "graph.run")
         values: dict[int, Any] = {}
         if not self._own:
             _compiled(recording, call)
@@ -208,7 +208,7 @@ class SavedGraph:
             refuse(one, sites)
         if self.kind == "session":
             return
-        recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs)
+        recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs, "graph.check")
         plan = _compiled(recording, call)
         with trusted_program(self._own):
             problem = check(model, recording, call, plan, sys._getframe(1), True)
@@ -241,9 +241,10 @@ class SavedGraph:
             write_tensors(file, tensors)
         return [name for name in values if name not in tensors]
 
-    def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any], method: str) -> Any:
         function = self._document.function
         invokes = self._invokes
+        check_names(model, function, kwargs, method)
         if not invokes:
             call = model._prepared(inputs, kwargs, function)
             if call is None:
@@ -251,7 +252,11 @@ class SavedGraph:
             return call
         if len(inputs) != invokes:
             raise RecordError(f"the program has {invokes} invokes, and needs an input for each; {len(inputs)} were given")
-        given = [model._invoked((), dict(one)) if isinstance(one, Mapping) else model._invoked((one,), {}) for one in inputs]
+        named = [isinstance(one, Mapping) for one in inputs]
+        pairs = [((), dict(one)) if by_name else ((one,), {}) for one, by_name in zip(inputs, named, strict=True)]
+        for _, arguments in pairs:
+            check_names(model, function, arguments, method)
+        given = [model._invoked(args, arguments, function, kwargs) for args, arguments in pairs]
         return model._joined(given, kwargs, function)
 
     def _models(self, model: Any) -> list[tuple[NNsight, tuple[Site, ...]]]:

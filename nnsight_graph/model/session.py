@@ -17,6 +17,7 @@ from ..record.functions import stop
 from ..record.name import Name
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
+from .arguments import check_names
 from .block import RecordedBlock
 from .handle import GraphHandle
 from .invoker import Call, Invoke, Invoker
@@ -114,7 +115,7 @@ class SessionTracer(Tracer):
         call: Call | None = None
         if not holds_proxy((args, kwargs), Proxy):
             call = envoy._prepared(args, kwargs, function)
-        super().__init__(envoy, call, {}, function)
+        super().__init__(envoy, call, {} if call else kwargs, function)
         self._recorder = recorder
         self._arguments = args, kwargs
         self._number = -1
@@ -126,15 +127,17 @@ class SessionTracer(Tracer):
         """The graph of a trace in a session is a part of the session's."""
         raise RecordError("a trace in a session is a part of its graph: print(session.graph) when the session has ended")
 
-    def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
+    def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
         """Add an input to the batch, as in any trace; it may come from lines above the trace."""
         if self._call is not None:
             raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)
-        if not holds_proxy((args, kwargs), Proxy):
-            self._envoy._invoked(args, kwargs)
+        check_names(self._envoy, self._function, kwargs, "invoke")
+        if not holds_proxy((args, kwargs, self._shared), Proxy):
+            self._envoy._invoked(args, kwargs, self._function, self._shared)
         elif self._come_later((*args, *kwargs.values())):
             raise RecordError("an input has to be there before its trace runs; this one comes while it runs: make it above the trace")
         given: Invoke = (args, kwargs)

@@ -21,6 +21,7 @@ from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.steps import Steps
 from ..run.site_values import Failure
+from .arguments import check_names
 from .block import RecordedBlock
 from .cache import Cache, Caches
 from .entries import CacheDict
@@ -92,13 +93,13 @@ class Tracer(RecordedBlock):
                 Without an input the block sees the rows of all inputs before it.
             scan: As for :meth:`trace <nnsight_graph.NNsight.trace>`, for the whole batch.
             validate: The same.
-            **kwargs: Named arguments of the model's call for this input.
+            **kwargs: Named arguments of the model's call for this input; of a language model, options for its tokenizer, too.
 
         Returns:
             A block in which values are this input's rows.
 
         Raises:
-            RecordError: the trace has an input of its own, or nothing can be made of this one.
+            RecordError: the trace has an input of its own, nothing can be made of this one, or nothing takes an argument.
         """
         if self._call is not None:
             raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
@@ -106,9 +107,10 @@ class Tracer(RecordedBlock):
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)
+        check_names(self._envoy, self._function, kwargs, "invoke")
         if holds_proxy((args, kwargs), Proxy):
             raise RecordError("an input has to be there when the trace is written; this one comes while it runs: make it above")
-        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs))
+        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs, self._function, self._shared))
 
     def barrier(self, _count: int) -> Callable[[], None]:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""

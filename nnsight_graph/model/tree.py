@@ -30,7 +30,7 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("_root", "envoys", "index", "kinds", "loaded", "names", "scan", "shown", "views")
+    __slots__ = ("_root", "envoys", "index", "kinds", "loaded", "names", "scan", "shown", "takes", "views")
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
         self._root: torch.nn.Module | None = None
@@ -39,6 +39,7 @@ class Tree:
         self.names = Names()
         self.shown: dict[str, type[Envoy]] = {}  # of modules that are shown in another way, by canonical path
         self.scan: Scan | None = None  # the last one
+        self.takes: dict[str, Any] = {}  # what its methods take by name: model/arguments.py
         self.loaded = True  # whether the weights are there
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
         self.views: WeakSet[Envoy] = WeakSet()  # further envoys: the model with edits, copies
@@ -91,7 +92,7 @@ class Tree:
 
 def _empty() -> Tree:
     made = object.__new__(Tree)
-    made.envoys, made.views, made.scan = WeakValueDictionary(), WeakSet(), None
+    made.envoys, made.views, made.scan, made.takes = WeakValueDictionary(), WeakSet(), None, {}
     return made
 
 
