@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,16 +14,17 @@ from ..model import NNsight
 from ..model.invoker import Call, Invoke
 from ..model.names import Rename
 from ..model.tuples import TupleEnvoy
-from ..ops.rows import Rows
+from ..ops.layout import Answer, Held, Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
+from ..run.specs import Spec
 from .batching import join_prompts
 from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import Needs, read_needs
-from .prompts import read_prompt
+from .prompts import DECODER, TOKENS, read_prompt
 from .scanning import GenerationStep, forward_of
 from .standard import standard_names
 from .verify import compare_rows
@@ -64,6 +66,8 @@ class LanguageModel(NNsight):
         >>> model.tokenizer.decode(token)
         ' Paris'
     """
+
+    _shares_named = False  # what is not a prompt is an option of the call in any case
 
     def __init__(
         self,
@@ -189,10 +193,29 @@ class LanguageModel(NNsight):
         if call.function == "generate":
             if row_multiples(call.kwargs, self._module):
                 return None
-            takes = inspect.signature(self._module.forward).parameters
-            given = {name: value for name, value in call.kwargs.items() if name in takes}
+            given = {name: value for name, value in call.kwargs.items() if name in self._takes}
             return call.args, given, GenerationStep(given, step)
         return None if call.function or step else (call.args, call.kwargs, forward_of(self._module, call.kwargs))
+
+    _tokens = TOKENS | DECODER
+
+    def _row_arguments(self, call: Call) -> Mapping[str, Any]:
+        return {name: value for name, value in call.kwargs.items() if name in self._takes} if call.function else call.kwargs
+
+    def _row_forwards(self, call: Call, repeats: bool) -> list[tuple[tuple[Any, ...], dict[str, Any], Forward]]:
+        if call.function != "generate":
+            return super()._row_forwards(call, repeats)
+        given = {name: value for name, value in call.kwargs.items() if name in self._takes}
+        found = [(call.args, given, GenerationStep(given, step)) for step in range(1 + repeats)]
+        if "decoder_input_ids" in self._takes:  # what encodes runs before the first step
+            start = Spec(given["input_ids"].shape, torch.long, given["input_ids"].device) if "input_ids" in given else None
+            found.append((call.args, {"decoder_input_ids": start, **given}, forward_of(self._module, given)))
+        return found
+
+    @cached_property
+    def _takes(self) -> frozenset[str]:
+        """The names of the arguments of the model's forward."""
+        return frozenset(inspect.signature(self._module.forward).parameters)
 
     def _lengthened(self, call: Call) -> Call | None:
         return call._replace(args=resized(call.args, 1), kwargs=resized(call.kwargs, 1))
@@ -237,14 +260,15 @@ class LanguageModel(NNsight):
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
         generate = function == "generate"
         batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared, generate=generate)
-        width = max(length for args, _ in invokes for length in args[0].lengths)
         inputs, steps = batch.inputs, 1
         multiples: tuple[int, ...] = ()
         if generate:
             check_mode(inputs, self._module)
             multiples, steps = row_multiples(inputs, self._module), most_steps(inputs, self._module)
-        rows = tuple(Rows(start, stop, batch.size, width, multiples) for start, stop in batch.rows)
-        return Call((), inputs, rows, function, steps)
+        rows = tuple(Rows(start, stop, batch.size, multiples) for start, stop in batch.rows)
+        options = {*shared, *(name for args, _ in invokes for name in args[0].options)} - {n for args, _ in invokes for n in args[0].inputs}
+        held = {name: Answer.NONE if name in options else Held(0) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        return Call((), inputs, rows, function, steps, ((), held))
 
     def _needs(self) -> Needs:
         if "_known_needs" not in self.__dict__:

@@ -54,6 +54,7 @@ class NNsight(Envoy):
 
     envoys: Any = None
     tracer_class: type[Tracer] = Tracer
+    _shares_named = True  # named arguments of a trace may belong to the call of its invokes
 
     def __init__(
         self, module: torch.nn.Module, *, envoys: Any = None, rename: Rename | None = None, alias: Mapping[str, str] | None = None
@@ -111,7 +112,7 @@ class NNsight(Envoy):
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
             made = self.tracer_class(self, call, {} if call else kwargs, fn, progress)
-            made._runs = run
+            made._runs, made._named = run, kwargs if self._shares_named and not args else None
             if scan is not None or validate is not None or CONFIG.APP.SCAN:
                 self._prepare_checks(made, call, CONFIG.APP.SCAN if scan is None else scan, validate)
             return made
@@ -321,6 +322,18 @@ class NNsight(Envoy):
     def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
         """How a step of a call is scanned: arguments, named ones, and what the model needs besides."""
         return None if call.function or step else (call.args, call.kwargs, PLAIN_FORWARD)
+
+    _tokens: frozenset[str] = frozenset()
+    """Named arguments whose second dimension is the length of rows, which may be any."""
+
+    def _row_arguments(self, call: Call) -> Mapping[str, Any]:
+        """The named arguments that what passes in a forward depends on."""
+        return call.kwargs
+
+    def _row_forwards(self, call: Call, _repeats: bool) -> list[tuple[tuple[Any, ...], dict[str, Any], Forward]]:
+        """The forwards that are scanned to learn where rows lie: that of the first step, and of a later one."""
+        forward = self._forward(call, 0)
+        return [] if forward is None else [forward]
 
     def _lengthened(self, _call: Call) -> Call | None:
         """A call with rows of another length, as further inputs may make them; ``None`` where they do not."""

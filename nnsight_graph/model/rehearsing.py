@@ -12,18 +12,20 @@ import torch
 from ..compile import Plan
 from ..errors import MissedSiteError, NNsightError, OutOfOrderError, RecordError, add_note, derived
 from ..graph import Const, Group, Node, Operand, Ref, Site, references_of, walk
-from ..ops.rows import Rows
+from ..compile.sites import DIRECTIONS
+from ..ops.layout import NOTHING_KNOWN, Layout, Rows
 from ..record import Recorder, Recording
 from ..run import Run
 from ..run.failures import explain, missed, rehearsed
 from ..run.likeness import is_plain
-from ..run.local import rows_in
+from ..run.evidence import rows_in
 from ..run.rehearsal import Rehearsal, rehearse
 from ..run.scan import Scan, Unknown
 from ..run.site_values import Failure, Source
 from ..run.specs import PLAIN, spec_of
 from ..source_location import locate, traceback_at
 from .invoker import Call, Invoke
+from .layouts import layouts_of
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
@@ -60,8 +62,14 @@ class CallSource(Source):
         kind, number = words.split(":")
         if self._words:
             rows = self._call.rows
-            return Rows(0, rows[-1].stop, rows[-1].size, rows[-1].length, rows[-1].multiples) if words == self._words and rows else None
-        return rows_in(kind, int(number), self._call.rows)
+            return Rows(0, rows[-1].stop, rows[-1].size, rows[-1].multiples) if words == self._words and rows else None
+        return rows_in((kind, int(number), "", "any", 0, 0), self._call.rows)
+
+    def layout(self, site: Site) -> Layout:
+        """Where the rows of invokes lie in what passes at a site."""
+        layouts = layouts_of(self._envoy, self._call, self._envoy._tree.declared, self._call.steps > 1)
+        step = 0 if site.step == 0 else 1
+        return NOTHING_KNOWN if layouts is None else layouts.at(site.path, DIRECTIONS[site.point], step, site.call)
 
 
 class Numbers:

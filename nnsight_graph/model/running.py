@@ -23,6 +23,7 @@ from ..run.progress import progress
 from ..source_location import traceback_at
 from .cache import Caches
 from .invoker import UNKNOWN, Call
+from .layouts import layouts_of
 from .rehearsing import check, note_changes
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def run_trace(
         function = partial(envoy.interleave, function)
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
-    run = prepare(plan, constants, modules, call.rows)
+    layouts = layouts_of(envoy, call, tree.declared, plan.repeats) if plan.layouts and len(call.rows) > 1 else None
+    run = prepare(plan, constants, modules, call.rows, layouts)
     if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:

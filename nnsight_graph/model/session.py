@@ -116,6 +116,7 @@ class SessionTracer(Tracer):
         super().__init__(envoy, call, {}, function)
         self._recorder = recorder
         self._arguments = args, kwargs
+        self._named = kwargs if envoy._shares_named and not args else None
         self._number = -1
         self._back: Callable[[], bool] | None = None
         self._validate = CONFIG.APP.VALIDATE if validate is None else validate
@@ -127,8 +128,7 @@ class SessionTracer(Tracer):
 
     def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
         """Add an input to the batch, as in any trace; it may come from lines above the trace."""
-        if self._call is not None:
-            raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        self._share_named()
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)

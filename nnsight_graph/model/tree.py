@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 import torch
 
 from ..run import ModuleIndex
+from ..run.evidence import Evidence, Layouts
 from ..run.scan import Scan
 from .kinds import Kinds
 from .names import Names
@@ -26,7 +28,7 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("envoys", "index", "kinds", "loaded", "names", "scan", "shown", "views")
+    __slots__ = ("declared", "envoys", "evidence", "index", "kinds", "layouts", "loaded", "names", "scan", "shown", "views")
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
         self.index = ModuleIndex(root)
@@ -35,6 +37,9 @@ class Tree:
         self.shown: dict[str, type[Envoy]] = {}  # of modules that are shown in another way, by canonical path
         self.scan: Scan | None = None  # the last one
         self.loaded = True  # whether the weights are there
+        self.evidence: dict[Hashable, Evidence] = {}  # of rows, for calls of one structure
+        self.layouts: dict[Hashable, Layouts] = {}  # the same, with what was declared
+        self.declared: dict[str, Any] = {}  # which dimension holds rows, by canonical path
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
         self.views: WeakSet[Envoy] = WeakSet()  # the model with edits
 
@@ -60,6 +65,7 @@ class Tree:
     def replace(self, root: torch.nn.Module) -> None:
         """Let the envoys mirror another module of the same shape (real weights in place of none)."""
         self.index = ModuleIndex(root)
+        self.evidence, self.layouts = {}, {}
         for path, envoy in [*self.envoys.items(), *(("", view) for view in self.views)]:
             try:
                 object.__setattr__(envoy, "_module", root.get_submodule(path))

@@ -10,7 +10,8 @@ import torch
 from ..compile.plan import CacheSpec
 from ..ops.evaluate import literal
 from ..ops.nested import clone, map_tensors, storages_of, versions_of
-from ..ops.rows import Rows, rows_of
+from ..ops.layout import Rows
+from ..ops.rows import rows_of
 from ..ops.running import current
 from .engine import Run
 from .modules import ModuleIndex

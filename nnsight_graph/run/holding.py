@@ -11,7 +11,8 @@ from ..errors import NNsightError
 from ..ops.evaluate import run_code
 from ..ops.joined import StandIn, stand_ins
 from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
-from ..ops.rows import Rows, join_rows, rows_of
+from ..ops.layout import Layout, Rows, leaves_beside, map_beside
+from ..ops.rows import join_rows, rows_of
 from .contained import Contained
 from .modules import ModuleIndex
 
@@ -35,6 +36,8 @@ class Holding:
     error: BaseException | None = None
     failed: Any = None
     lost = -1
+    layouts: Any = None
+    shared: dict[int, tuple[torch.Tensor, Layout]] = {}  # noqa: RUF012  (replaced, never filled)
     _owned: set[int] | None = None
 
     def contain(self, container: int, values: tuple[tuple[int, bool], ...], cells: tuple[int, ...]) -> None:
@@ -96,9 +99,26 @@ class Holding:
             if known and versions_of(slots[slot]) != known and self.error is None:
                 self.failed, self.error, self.lost = ("overwritten", slot), NNsightError("overwritten"), slot
 
-    def protect(self, target: int, cells: tuple[int, ...]) -> None:
+    def share(self, tensor: torch.Tensor, layout: Layout) -> None:
+        """An invoke was given what all rows lie on: no invoke may edit it."""
+        if self.plan.edited:
+            self.shared = {**self.shared, storage_of(tensor): (tensor, layout)}
+
+    def _refuse_shared(self, value: Any) -> None:
+        for tensor in tensors_in(value):
+            known = self.shared.get(storage_of(tensor))
+            if known is not None and storage_of(known[0]):
+                shape, name = list(known[0].shape), known[1].name
+                raise NNsightError(
+                    f"{name} is the same for all inputs, or their rows lie on one memory (its shape is {shape}): an edit in one invoke "
+                    f"would change the others. Edit a .clone(); or edit it outside the invokes, for all of them."
+                )
+
+    def protect(self, target: int, cells: tuple[int, ...], rows: int = -1) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
         value = self.slots[target]
+        if self.shared and rows >= 0 and not self.slots[rows].whole:
+            self._refuse_shared(value)
         if cells or type(value) is not torch.Tensor:
             self.protect_value(value, cells)
         elif self._owns(value):
@@ -148,18 +168,18 @@ class Holding:
 
     def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
         """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
-        views = iter(list(tensors_in(rows_of(whole, rows))))
+        views = {place: view for view, _, place in leaves_beside(rows_of(whole, rows), None, None)}
 
-        def back(tensor: torch.Tensor) -> torch.Tensor:
-            view = next(views, tensor)
-            if self.pieces.get(id(tensor)) is not tensor:
+        def back(tensor: torch.Tensor, _answer: Any, place: tuple[Any, ...]) -> torch.Tensor:
+            if self.pieces.get(id(tensor)) is not tensor or place not in views:
                 return tensor
+            view = views[place]
             if tensor._version:  # else nobody has edited it
                 self.protect_value(view, cells)
                 view.copy_(tensor)
             return view
 
-        return map_tensors(piece, back)
+        return map_beside(piece, None, None, back)
 
     def piece(self, out: int, leaves: tuple[int, ...]) -> None:
         """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
@@ -167,9 +187,11 @@ class Holding:
         if not torch.is_grad_enabled():
             self.slots[out] = rows_of(whole, rows)
             return
-        self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
+        mine = rows_of(whole, rows)
+        self.slots[out] = piece = whole if rows.whole else _copied(mine, {id(tensor) for tensor in tensors_in(whole)})
         if not rows.whole:
-            self.pieces = {**self.pieces, **{id(tensor): tensor for tensor in tensors_in(piece)}}
+            copies = {id(tensor): tensor for new, old in zip(tensors_in(piece), tensors_in(mine), strict=True) if (tensor := new) is not old}
+            self.pieces = {**self.pieces, **copies}
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
@@ -185,3 +207,9 @@ class Holding:
         for slot, base, made in views:
             if before[slot] is not None and shares(before[slot], before[base]):
                 run_code((made,), self.slots, self)
+
+
+def _copied(rows: Any, whole: set[int]) -> Any:
+    """Copies of rows; what has none is no copy."""
+    copies = iter(copy_together([[tensor for tensor in tensors_in(rows) if id(tensor) not in whole]])[0])
+    return map_tensors(rows, lambda tensor: tensor if id(tensor) in whole else next(copies))

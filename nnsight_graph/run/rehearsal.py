@@ -14,7 +14,7 @@ from ..graph.laws import LAWS
 from ..ops.ambient import modes
 from ..ops.data import bound
 from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, assume, literal, set_item, unpack
-from ..ops.rows import Rows
+from ..ops.layout import Rows
 from ..ops.table import effect_of, function_of
 from ..record import Recording
 from .failures import description

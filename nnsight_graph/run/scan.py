@@ -16,6 +16,7 @@ from ..errors import NNsightError
 from ..graph import Site
 from ..ops.evaluate import first_argument
 from .fakes import Fakes, fake_of, is_blind, quietly
+from .guesses import Guesses
 from .specs import PLAIN, Spec, map_items, spec_of
 from .twin import Mirror, dissolve
 
@@ -150,10 +151,16 @@ def scan_changed(
     return _scan(module, args, kwargs, forward, changes)
 
 
+def scan_sizes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward) -> Scan:
+    """A scan that is only asked which sizes differ from those of another: it goes on where sizes depend on data, and is not remembered."""
+    return _scan(module, args, kwargs, forward, mode=Guesses(forward.number))
+
+
 def _scan(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any] | None = None
-) -> Scan:
-    mode = Fakes(forward.number)
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any] | None = None,
+    mode: Fakes | None = None,
+) -> Scan:  # fmt: skip
+    mode = mode or Fakes(forward.number)
     visits = _Visits(changes or {}, mode)
     hooked = tuple(path for path, each in module.named_modules() if _has_hooks(each))
     twin = None

@@ -1,0 +1,111 @@
+"""Where the rows of invokes lie: two scans of the model, made once, when a trace has a second invoke."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..ops.ambient import modes
+from ..ops.layout import Answer, Held, part_of
+from ..run.evidence import Evidence, Layouts
+from ..run.scan import Scan, scan_sizes
+from ..run.specs import PLAIN, Spec
+from .invoker import Call
+
+if TYPE_CHECKING:
+    from .nnsight import NNsight
+
+_LENGTH = 7
+"""How long rows of length 1 are in scans: models treat a single token in ways of their own."""
+
+
+def layouts_of(envoy: NNsight, call: Call, declarations: Mapping[str, Any], repeats: bool = False) -> Layouts | None:
+    """Where the rows lie at the sites of a model, for calls like this one; ``None`` where one input has them all.
+
+    Args:
+        envoy: The model.
+        call: The call.
+        declarations: What was declared, by path.
+        repeats: Whether steps after the first matter.
+    """
+    if len(call.rows) < 2:
+        return None
+    tree = envoy._tree
+    key = (_structure(envoy, call), repeats, torch.is_grad_enabled())
+    known = tree.layouts.get((key, *declarations.items()) if declarations else key)
+    if known is None:
+        evidence = tree.evidence.get(key)
+        if evidence is None:
+            evidence = tree.evidence[key] = _evidence(envoy, call, repeats)
+        own = not call.function
+        known = Layouts(evidence, tree.index, declarations, call.held if own else None, own and envoy._returns_result)
+        tree.layouts[(key, *declarations.items()) if declarations else key] = known
+    return known
+
+
+def _structure(envoy: NNsight, call: Call) -> Hashable:
+    """What the dimensions of what passes hang on: which arguments there are, but not how long they are."""
+    args, named = call.held if call.held is not None else ((), {})
+    given = [_sketch(value, part_of(args, place, None)) for place, value in enumerate(call.args)]
+    wanted = envoy._row_arguments(call)
+    return call.function, envoy._module.training, *given, *((name, _sketch(value, named.get(name))) for name, value in wanted.items())
+
+
+def _sketch(value: Any, held: Any) -> Hashable:
+    if isinstance(value, torch.Tensor):
+        return value.dim(), held
+    return value if type(value) in PLAIN else type(value)
+
+
+def _evidence(envoy: NNsight, call: Call, repeats: bool) -> Evidence:
+    """Two scans of each step, with n rows and with one more; nothing where they cannot be made."""
+    if call.held is None:
+        return Evidence()
+    call = _lengthened(envoy, call)
+    sizes = {size for value, held in _arguments(call) for dim, size in enumerate(value.shape) if not _is_held(held, dim)}
+    rows = next(count for count in range(2, 1000) if not {count, count + 1} & sizes)
+    one, other = list(_scans(envoy, call, rows, repeats)), list(_scans(envoy, call, rows + 1, repeats))
+    return Evidence(list(zip(one, other, strict=True)), rows)
+
+
+def _scans(envoy: NNsight, call: Call, rows: int, repeats: bool) -> Iterator[Scan]:
+    sized = _with_sizes(call, lambda shape, held: [rows if _is_held(held, dim) else size for dim, size in enumerate(shape)])
+    for args, kwargs, how in envoy._row_forwards(sized, repeats):
+        with modes(call.modes):
+            yield scan_sizes(envoy._module, args, kwargs, how)
+
+
+def _is_held(held: Any, dim: int) -> bool:
+    return type(held) is Held and held.dim == dim
+
+
+def _arguments(call: Call) -> Iterator[tuple[Any, Any]]:
+    """The tensors among the arguments, with what is known of their rows."""
+    args, named = call.held
+    for value, held in (*zip(call.args, args, strict=True), *((value, named.get(name, Answer.NONE)) for name, value in call.kwargs.items())):
+        if isinstance(value, (torch.Tensor, Spec)):
+            yield value, held
+
+
+def _with_sizes(call: Call, sizes: Any) -> Call:
+    """A call of specs, of other sizes, in place of its tensors with rows."""
+    def sized(value: Any, held: Any) -> Any:
+        if type(held) is not Held or not isinstance(value, (torch.Tensor, Spec)):
+            return value
+        shape = torch.Size(sizes(value.shape, held))
+        return Spec(shape, value.dtype, value.device, value.requires_grad, torch.strided, torch.empty(shape, device="meta").stride())
+
+    args, named = call.held
+    made = tuple([sized(value, held) for value, held in zip(call.args, args, strict=True)])
+    return call._replace(args=made, kwargs={name: sized(value, named.get(name)) for name, value in call.kwargs.items()})
+
+
+def _lengthened(envoy: NNsight, call: Call) -> Call:
+    """The call with longer rows, where they are of one token."""
+    def longer(shape: torch.Size, _held: Any) -> list[int]:
+        return [shape[0], _LENGTH, *shape[2:]] if shape[1:2] == (1,) else list(shape)
+
+    tokens = {name: held for name, held in call.held[1].items() if name in envoy._tokens}
+    return call._replace(kwargs=_with_sizes(call._replace(args=(), held=((), tokens)), longer).kwargs)
