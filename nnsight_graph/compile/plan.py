@@ -14,8 +14,8 @@ Passes = dict[tuple[int | str, int], int]
 
 
 LayoutKey = tuple[str, int, str, str, int, int]
-"""Whose rows: of one invoke (``"rows"``, number), or of all before one (``"before"``, count); and at which visit: path, direction (``"any"``
-for rows as such), step (0, or 1 for all later ones), call."""
+"""Whose rows: of one invoke (``"rows"``, number), or of all before one (``"before"``, count); and at which visit: path, direction
+(``"any"`` for rows as such), step (0, or 1 for all later ones), call."""
 
 
 class CacheSpec(NamedTuple):

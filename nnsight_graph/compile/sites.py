@@ -124,7 +124,7 @@ class SiteWriter:
         return cell
 
     def layout(self, rows: tuple[str, int], cell: Cell | None = None, direction: str = "") -> Slot:
-        """The slot in which a run puts which rows an invoke sees, and where they lie in what passes at a visit; steps after the first are alike."""
+        """The slot in which a run puts which rows an invoke sees, and where they lie at a visit; steps after the first are alike."""
         if cell is None:
             return self.layouts.setdefault((*rows, "", "any", 0, 0), Slot())
         step, call = cell.turn

@@ -206,7 +206,8 @@ class LanguageModel(NNsight):
         if call.function != "generate":
             return super()._row_forwards(call, repeats)
         given = {name: value for name, value in call.kwargs.items() if name in self._takes}
-        found = [(call.args, given, GenerationStep(given, step)) for step in range(1 + repeats)]
+        steps: list[Forward] = [GenerationStep(given, step) for step in range(1 + repeats)]
+        found = [(call.args, given, step) for step in steps]
         if "decoder_input_ids" in self._takes:  # what encodes runs before the first step
             start = Spec(given["input_ids"].shape, torch.long, given["input_ids"].device) if "input_ids" in given else None
             found.append((call.args, {"decoder_input_ids": start, **given}, forward_of(self._module, given)))

@@ -13,6 +13,7 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
+from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
 from .passes import Calls, EveryStep
@@ -36,6 +37,7 @@ class Envoy(HiddenStates):
     """
 
     _record_assignment = True
+    rows = Declared()
 
     def __init__(self, module: torch.nn.Module, tree: Tree | None = None, path: str = "") -> None:
         set_ = object.__setattr__
@@ -349,7 +351,7 @@ class Envoy(HiddenStates):
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}{hint}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty):
+        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty) or (name == "rows" and not has_rows(self)):
             object.__setattr__(self, name, value)
         elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
             path = f"{self._path}.{name}" if self._path else name

@@ -56,7 +56,7 @@ def _structure(envoy: NNsight, call: Call) -> Hashable:
 def _sketch(value: Any, held: Any) -> Hashable:
     if isinstance(value, torch.Tensor):
         return value.dim(), held
-    return value if type(value) in PLAIN else type(value)
+    return (value,) if type(value) in PLAIN else (type(value), None)
 
 
 def _evidence(envoy: NNsight, call: Call, repeats: bool) -> Evidence:
@@ -84,7 +84,8 @@ def _is_held(held: Any, dim: int) -> bool:
 def _arguments(call: Call) -> Iterator[tuple[Any, Any]]:
     """The tensors among the arguments, with what is known of their rows."""
     args, named = call.held
-    for value, held in (*zip(call.args, args, strict=True), *((value, named.get(name, Answer.NONE)) for name, value in call.kwargs.items())):
+    by_name = [(value, named.get(name, Answer.NONE)) for name, value in call.kwargs.items()]
+    for value, held in (*zip(call.args, args, strict=True), *by_name):
         if isinstance(value, (torch.Tensor, Spec)):
             yield value, held
 

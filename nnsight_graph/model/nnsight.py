@@ -14,6 +14,7 @@ from ..ops.ambient import modes
 from ..record import Recording, recording_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
+from .declared import declare
 from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
@@ -187,6 +188,40 @@ class NNsight(Envoy):
             [[0.0, 0.0]]
         """
         return Editor(self, self if inplace else self._view())
+
+    def declare_rows(self, path: str, rows: Any) -> None:
+        """Say which dimension of what a module takes and returns holds the rows of a batch; ``model.path.rows = rows`` does the same.
+
+        It is needed where the model cannot tell: two scans of it, with n and with n + 1 rows, show most of the time. Where a module
+        passes several tensors, it speaks for those of which scans do not tell.
+
+        Args:
+            path: The module, as in ``"transformer.h.3.mlp.gate"``, or an operation, ``"attn.source.split_0"``.
+            rows: A dimension; ``None`` for what does not depend on the inputs; ``(dim, "tokens")`` where each row has several entries
+                in that dimension, one after the other.
+
+        Raises:
+            NNsightError: there is no such module, or ``rows`` is none of these.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Flatten(0, 1), torch.nn.Linear(3, 2)))
+            >>> model.declare_rows("1", (0, "tokens"))
+            >>> with model.trace() as tracer:
+            ...     with tracer.invoke(torch.zeros(1, 4, 3)):
+            ...         four = model[1].output.save()
+            ...     with tracer.invoke(torch.ones(2, 4, 3)):
+            ...         eight = model[1].output.save()
+            >>> four.shape, eight.shape
+            (torch.Size([4, 2]), torch.Size([8, 2]))
+        """
+        try:
+            found = self.get(path)
+        except AttributeError as error:
+            raise NNsightError(str(error)) from None
+        if not isinstance(found, Envoy):
+            raise NNsightError(f"{path} is neither a module of the model nor an operation inside one")
+        declare(self._tree, found._output.path, rows)
 
     def clear_edits(self) -> None:
         """Take back all edits of this model."""

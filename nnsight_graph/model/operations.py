@@ -136,8 +136,8 @@ class OperationEnvoy(Envoy):
         raise AttributeError(f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("input", "inputs", "output") and not isinstance(getattr(type(self), name, None), eproperty):
-            raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input and .inputs")
+        if name not in ("input", "inputs", "output", "rows") and not isinstance(getattr(type(self), name, None), eproperty):
+            raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input, .inputs and .rows")
         object.__setattr__(self, name, value)
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..compile import Plan
+from ..compile.sites import DIRECTIONS
 from ..errors import MissedSiteError, NNsightError, OutOfOrderError, RecordError, add_note, derived
 from ..graph import Const, Group, Node, Operand, Ref, Site, references_of, walk
-from ..compile.sites import DIRECTIONS
 from ..ops.layout import NOTHING_KNOWN, Layout, Rows
 from ..record import Recorder, Recording
 from ..run import Run
+from ..run.evidence import rows_in
 from ..run.failures import explain, missed, rehearsed
 from ..run.likeness import is_plain
-from ..run.evidence import rows_in
 from ..run.rehearsal import Rehearsal, rehearse
 from ..run.scan import Scan, Unknown
 from ..run.site_values import Failure, Source

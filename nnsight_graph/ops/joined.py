@@ -75,5 +75,5 @@ def _kept(tensor: torch.Tensor, replaced: Sequence[Span]) -> list[Span]:
     for span in sorted(replaced):
         if at < span.start:
             kept.append(Span(dim, at, span.start - at, 1))
-        at = max(at, span.start + span.count)
+        at = max(at, span.start + span.length)
     return [*kept, Span(dim, at, tensor.shape[dim] - at, 1)] if at < tensor.shape[dim] else kept

@@ -53,7 +53,9 @@ class Layout:
 
     __slots__ = ("answers", "name", "otherwise", "path", "seen")
 
-    def __init__(self, path: str = "", name: str = "this value", answers: Answers = Answer.UNKNOWN, otherwise: Any = Answer.UNKNOWN) -> None:
+    def __init__(
+        self, path: str = "", name: str = "this value", answers: Answers = Answer.UNKNOWN, otherwise: Any = Answer.UNKNOWN
+    ) -> None:
         self.path, self.name, self.answers, self.otherwise = path, name, answers, otherwise
         self.seen: dict[tuple[Any, ...], dict[int, torch.Size]] = {}
 
@@ -90,11 +92,11 @@ class Rows(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Where rows lie in a tensor: ``tensor.narrow(dim, start, count)``; ``times`` entries for each."""
+    """Where rows lie in a tensor: ``tensor.narrow(dim, start, length)``; ``times`` entries for each."""
 
     dim: int
     start: int
-    count: int
+    length: int
     times: int
 
 

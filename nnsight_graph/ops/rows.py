@@ -121,7 +121,7 @@ def _joined_tensor(value: torch.Tensor, placed: list[tuple[Rows, Any]], answer: 
             continue
         _check_piece(piece, value, span)
         parts += [value.narrow(dim, at, span.start - at), piece]
-        at = span.start + span.count
+        at = span.start + span.length
     if not parts:
         return value
     return torch.cat([part for part in (*parts, value.narrow(dim, at, value.shape[dim] - at)) if part.shape[dim]], dim)
@@ -136,12 +136,12 @@ def is_in_place(value: torch.Tensor, piece: Any, span: Span) -> bool:
 
 
 def _expected(value: torch.Tensor, span: Span) -> torch.Size:
-    return torch.Size([*value.shape[: span.dim], span.count, *value.shape[span.dim + 1 :]])
+    return torch.Size([*value.shape[: span.dim], span.length, *value.shape[span.dim + 1 :]])
 
 
 def _check_piece(piece: Any, value: torch.Tensor, span: Span) -> None:
     if not isinstance(piece, torch.Tensor):
-        raise NNsightError(f"a {type(piece).__name__} cannot stand where a tensor of {span.count} rows passes")
+        raise NNsightError(f"a {type(piece).__name__} cannot stand where a tensor of {span.length} rows passes")
     if piece.shape != _expected(value, span):
         raise NNsightError(f"the rows of this invoke are {list(_expected(value, span))}; what is put there is {list(piece.shape)}")
     if piece.dtype != value.dtype:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import NNsightError
 from ..ops.evaluate import CLEAR
-from ..ops.nested import clone
 from ..ops.layout import Rows
+from ..ops.nested import clone
 from ..ops.rows import join_rows, stack_rows
 from .holding import Holding
 

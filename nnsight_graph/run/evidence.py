@@ -98,7 +98,9 @@ class Layouts:
         return self._made.setdefault(key, self._layout(*key)) if made is None else made
 
     def _layout(self, path: str, direction: str, step: int, call: int) -> Layout:
-        answers = Answer.UNKNOWN if direction == "result" and not self._result else self._evidence.answers(path, _POINTS[direction], step, call)
+        answers: Answers = Answer.UNKNOWN
+        if direction != "result" or self._result:
+            answers = self._evidence.answers(path, _POINTS[direction], step, call)
         if not path and direction == "in" and self._given is not None:
             answers = self._given
         if answers is Answer.UNKNOWN:
@@ -129,7 +131,7 @@ def of_torch(module: torch.nn.Module | None, direction: str) -> Answers:
         states = (state, state) if isinstance(module, nn.LSTM) else state
         return (passing, states) if direction == "out" else ((passing, states), {"input": passing, "hx": states})
     layers = module.layers[0] if isinstance(module, (nn.TransformerEncoder, nn.TransformerDecoder)) else module
-    attention = getattr(layers, "self_attn", layers)
+    attention: Any = getattr(layers, "self_attn", layers)
     if not isinstance(layers, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer, nn.MultiheadAttention)):
         return Answer.UNKNOWN
     passing = Held(0 if attention.batch_first else 1, rank=3)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import NNsightError
-from ..ops.nested import shares
 from ..ops.layout import Layout, leaves_beside
+from ..ops.nested import shares
 from ..ops.rows import rows_of
 
 Level = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]

@@ -10,8 +10,8 @@ from ..compile import Plan
 from ..errors import NNsightError
 from ..ops.evaluate import run_code
 from ..ops.joined import StandIn, stand_ins
-from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
 from ..ops.layout import Layout, Rows, leaves_beside, map_beside
+from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
 from ..ops.rows import join_rows, rows_of
 from .contained import Contained
 from .modules import ModuleIndex
@@ -190,8 +190,8 @@ class Holding:
         mine = rows_of(whole, rows)
         self.slots[out] = piece = whole if rows.whole else _copied(mine, {id(tensor) for tensor in tensors_in(whole)})
         if not rows.whole:
-            copies = {id(tensor): tensor for new, old in zip(tensors_in(piece), tensors_in(mine), strict=True) if (tensor := new) is not old}
-            self.pieces = {**self.pieces, **copies}
+            pairs = zip(tensors_in(piece), tensors_in(mine), strict=True)
+            self.pieces = {**self.pieces, **{id(new): new for new, old in pairs if new is not old}}
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""

@@ -9,8 +9,8 @@ import torch
 
 from ..compile import Plan
 from ..compile.plan import Visit
-from ..ops.nested import map_tensors
 from ..ops.layout import Rows
+from ..ops.nested import map_tensors
 from ..ops.running import current
 from .detours import Leave
 from .engine import Run
