@@ -66,15 +66,22 @@ def _evidence(envoy: NNsight, call: Call, repeats: bool) -> Evidence:
     call = _lengthened(envoy, call)
     sizes = {size for value, held in _arguments(call) for dim, size in enumerate(value.shape) if not _is_held(held, dim)}
     rows = next(count for count in range(2, 1000) if not {count, count + 1} & sizes)
-    one, other = list(_scans(envoy, call, rows, repeats)), list(_scans(envoy, call, rows + 1, repeats))
-    return Evidence(list(zip(one, other, strict=True)), rows)
+    fewer, more = (envoy._row_forwards(_with_rows(call, count), repeats) for count in (rows, rows + 1))
+    with modes(call.modes):
+        return Evidence([list(_pairs(envoy._module, *sizes)) for sizes in zip(fewer, more, strict=True)], rows)
 
 
-def _scans(envoy: NNsight, call: Call, rows: int, repeats: bool) -> Iterator[Scan]:
-    sized = _with_sizes(call, lambda shape, held: [rows if _is_held(held, dim) else size for dim, size in enumerate(shape)])
-    for args, kwargs, how in envoy._row_forwards(sized, repeats):
-        with modes(call.modes):
-            yield scan_sizes(envoy._module, args, kwargs, how)
+def _pairs(module: torch.nn.Module, fewer: Any, more: Any) -> Iterator[tuple[Scan, Scan]]:
+    """Two scans of a forward; where truths depend on data, two for either truth."""
+    for truth in (False, True):
+        (one, asked), (other, again) = scan_sizes(module, *fewer, truth), scan_sizes(module, *more, truth)
+        yield one, other
+        if not asked and not again:
+            return
+
+
+def _with_rows(call: Call, rows: int) -> Call:
+    return _with_sizes(call, lambda shape, held: [rows if _is_held(held, dim) else size for dim, size in enumerate(shape)])
 
 
 def _is_held(held: Any, dim: int) -> bool:

@@ -123,7 +123,7 @@ def span_of(tensor: torch.Tensor, rows: Rows, answer: Any, place: tuple[Any, ...
     return _by_shapes(tensor, rows, place)
 
 
-def _along(tensor: torch.Tensor, rows: Rows, held: Held) -> Span:
+def _along(tensor: torch.Tensor, rows: Rows, held: Held) -> Span | None:
     dim = held.dim if held.dim >= 0 else held.dim + tensor.dim()
     size = tensor.shape[dim] if 0 <= dim < tensor.dim() else -1
     if size == rows.size:
@@ -131,6 +131,8 @@ def _along(tensor: torch.Tensor, rows: Rows, held: Held) -> Span:
     times = size // rows.size
     if size > 0 and size % rows.size == 0 and (held.tokens or times in rows.multiples):
         return Span(dim, rows.start * times, (rows.stop - rows.start) * times, times)
+    if size == 1 and held.rank >= 0:  # as many rows as one input has, for all of them
+        return None
     layout = rows.layout
     raise NNsightError(
         f"{layout.name} is {list(tensor.shape)}: its dimension {held.dim} would hold the {rows.size} rows of this batch, and has not "

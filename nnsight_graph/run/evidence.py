@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,21 +45,35 @@ def answers_of(one: Any, other: Any, rows: int) -> Answers:
     return None
 
 
+def both(one: Answers, other: Answers) -> Answers:
+    """What holds whichever of two ways the model takes."""
+    if one == other:
+        return one
+    if type(one) is dict and type(other) is dict:
+        return {**one, **other, **{key: both(item, other[key]) for key, item in one.items() if key in other}}
+    if type(one) is tuple and type(other) is tuple and len(one) == len(other):
+        return tuple(map(both, one, other))
+    return other if one is None else one if other is None else Answer.UNKNOWN
+
+
 class Evidence:
     """What is known of the rows at the sites of a model, for calls of one structure.
 
     Args:
-        scans: For the first step, and perhaps for a later one, two scans.
-        rows: How many rows the first of them has; the second has one more.
+        scans: For the first step, and perhaps for others, one or more pairs of scans: where truths depend on data, one for either.
+        rows: How many rows the first of a pair has; the second has one more.
     """
 
-    def __init__(self, scans: Sequence[tuple[Scan, Scan]] = (), rows: int = 2) -> None:
+    def __init__(self, scans: Sequence[Sequence[tuple[Scan, Scan]]] = (), rows: int = 2) -> None:
         self._known: list[dict[tuple[str, str], dict[int, Answers]]] = []
-        for one, other in scans:
+        for pairs in scans:
             known: dict[tuple[str, str], dict[int, Answers]] = {}
-            for site, value in one.values.items():
-                if site in other.values:
-                    known.setdefault((site.path, site.point), {})[site.call] = answers_of(value, other.values[site], rows)
+            for one, other in pairs:
+                for site, value in one.values.items():
+                    if site in other.values:
+                        calls = known.setdefault((site.path, site.point), {})
+                        found = answers_of(value, other.values[site], rows)
+                        calls[site.call] = both(calls[site.call], found) if site.call in calls else found
             self._known.append(known)
 
     def answers(self, path: str, point: str, step: int, call: int) -> Answers:
@@ -72,6 +87,16 @@ class Evidence:
                 if all(other == first for other in others):
                     return first
         return Answer.UNKNOWN
+
+    def beside(self, path: str, point: str, modules: Mapping[str, torch.nn.Module]) -> Answers:
+        """What is known of other items of a list of modules, where all agree: which of them run may depend on data (experts)."""
+        parts, kind, found = path.split("."), type(modules.get(path)), []
+        for place in [place for place, part in enumerate(parts) if part.isdigit()]:
+            pattern = re.compile(r"\.".join([*map(re.escape, parts[:place]), r"\d+", *map(re.escape, parts[place + 1 :])]))
+            for known in self._known:
+                alike = [key for key in known if key[1] == point and pattern.fullmatch(key[0]) and type(modules.get(key[0])) is kind]
+                found += [answers for key in alike for answers in known[key].values()]
+        return found[0] if found and all(answers == found[0] for answers in found) else Answer.UNKNOWN
 
 
 class Layouts:
@@ -103,6 +128,8 @@ class Layouts:
             answers = self._evidence.answers(path, _POINTS[direction], step, call)
         if not path and direction == "in" and self._given is not None:
             answers = self._given
+        if answers is Answer.UNKNOWN and path in self._modules.modules and direction != "result":
+            answers = self._evidence.beside(path, _POINTS[direction], self._modules.modules)
         if answers is Answer.UNKNOWN:
             answers = of_torch(self._modules.modules.get(path), direction)
         otherwise: Any = Answer.UNKNOWN

@@ -104,20 +104,19 @@ class Holding:
         if self.plan.edited:
             self.shared = {**self.shared, storage_of(tensor): (tensor, layout)}
 
-    def _refuse_shared(self, value: Any) -> None:
-        for tensor in tensors_in(value):
-            known = self.shared.get(storage_of(tensor))
-            if known is not None and storage_of(known[0]):
-                shape, name = list(known[0].shape), known[1].name
-                raise NNsightError(
-                    f"{name} is the same for all inputs, or their rows lie on one memory (its shape is {shape}): an edit in one invoke "
-                    f"would change the others. Edit a .clone(); or edit it outside the invokes, for all of them."
-                )
+    def _refuse_shared(self, tensor: torch.Tensor) -> None:
+        tensor_and_layout = self.shared.get(storage_of(tensor))
+        if tensor_and_layout is not None and storage_of(tensor):
+            shape, name = list(tensor_and_layout[0].shape), tensor_and_layout[1].name
+            raise NNsightError(
+                f"{name} is the same for all inputs, or their rows lie on one memory (its shape is {shape}): an edit in one invoke "
+                f"would change the others. Edit a .clone(); or edit it outside the invokes, for all of them."
+            )
 
     def protect(self, target: int, cells: tuple[int, ...], rows: int = -1) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
         value = self.slots[target]
-        if self.shared and rows >= 0 and not self.slots[rows].whole:
+        if self.shared and rows >= 0 and isinstance(value, torch.Tensor) and not self.slots[rows].whole:
             self._refuse_shared(value)
         if cells or type(value) is not torch.Tensor:
             self.protect_value(value, cells)

@@ -151,9 +151,23 @@ def scan_changed(
     return _scan(module, args, kwargs, forward, changes)
 
 
-def scan_sizes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward) -> Scan:
-    """A scan that is only asked which sizes differ from those of another: it goes on where sizes depend on data, and is not remembered."""
-    return _scan(module, args, kwargs, forward, mode=Guesses(forward.number))
+def scan_sizes(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, truth: bool = False
+) -> tuple[Scan, bool]:
+    """A scan that is only asked which sizes differ from those of another: it goes on where they depend on data, and is not remembered.
+
+    Args:
+        module: The model.
+        args: Arguments of its call.
+        kwargs: Its named arguments.
+        forward: How it is called.
+        truth: What code is told that asks for a truth which depends on data.
+
+    Returns:
+        The scan, and whether there was such a question.
+    """
+    mode = Guesses(forward.number, truth)
+    return _scan(module, args, kwargs, forward, mode=mode), mode.asked > 0
 
 
 def _scan(
