@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from ..ops.ambient import modes
 from ..ops.layout import Answer, Held, part_of
 from ..run.evidence import Evidence, Layouts
+from ..run.operations import parted
 from ..run.scan import Scan, scan_sizes
 from ..run.specs import PLAIN, Spec
 from .invoker import Call
@@ -21,7 +22,9 @@ _LENGTH = 7
 """How long rows of length 1 are in scans: models treat a single token in ways of their own."""
 
 
-def layouts_of(envoy: NNsight, call: Call, declarations: Mapping[str, Any], repeats: bool = False) -> Layouts | None:
+def layouts_of(
+    envoy: NNsight, call: Call, declarations: Mapping[str, Any], repeats: bool = False, visited: Iterable[str] = ()
+) -> Layouts | None:
     """Where the rows lie at the sites of a model, for calls like this one; ``None`` where one input has them all.
 
     Args:
@@ -29,16 +32,19 @@ def layouts_of(envoy: NNsight, call: Call, declarations: Mapping[str, Any], repe
         call: The call.
         declarations: What was declared, by path.
         repeats: Whether steps after the first matter.
+        visited: The paths at which something passes; operations inside forwards are looked at only where they are wanted.
     """
     if len(call.rows) < 2:
         return None
     tree = envoy._tree
-    key = (_structure(envoy, call), repeats, torch.is_grad_enabled())
+    modules = tree.index.modules
+    operations = tuple([path for path in visited if path not in modules and parted(path, modules) is not None])
+    key = (_structure(envoy, call), operations, repeats, torch.is_grad_enabled())
     known = tree.layouts.get((key, *declarations.items()) if declarations else key)
     if known is None:
         evidence = tree.evidence.get(key)
         if evidence is None:
-            evidence = tree.evidence[key] = _evidence(envoy, call, repeats)
+            evidence = tree.evidence[key] = _evidence(envoy, call, repeats, operations)
         own = not call.function
         known = Layouts(evidence, tree.index, declarations, call.held if own else None, own and envoy._returns_result)
         tree.layouts[(key, *declarations.items()) if declarations else key] = known
@@ -59,7 +65,7 @@ def _sketch(value: Any, held: Any) -> Hashable:
     return (value,) if type(value) in PLAIN else (type(value), None)
 
 
-def _evidence(envoy: NNsight, call: Call, repeats: bool) -> Evidence:
+def _evidence(envoy: NNsight, call: Call, repeats: bool, operations: tuple[str, ...]) -> Evidence:
     """Two scans of each step, with n rows and with one more; nothing where they cannot be made."""
     if call.held is None:
         return Evidence()
@@ -68,13 +74,13 @@ def _evidence(envoy: NNsight, call: Call, repeats: bool) -> Evidence:
     rows = next(count for count in range(2, 1000) if not {count, count + 1} & sizes)
     fewer, more = (envoy._row_forwards(_with_rows(call, count), repeats) for count in (rows, rows + 1))
     with modes(call.modes):
-        return Evidence([list(_pairs(envoy._module, *sizes)) for sizes in zip(fewer, more, strict=True)], rows)
+        return Evidence([list(_pairs(envoy._module, *sizes, operations)) for sizes in zip(fewer, more, strict=True)], rows)
 
 
-def _pairs(module: torch.nn.Module, fewer: Any, more: Any) -> Iterator[tuple[Scan, Scan]]:
+def _pairs(module: torch.nn.Module, fewer: Any, more: Any, operations: tuple[str, ...] = ()) -> Iterator[tuple[Scan, Scan]]:
     """Two scans of a forward; where truths depend on data, two for either truth."""
     for truth in (False, True):
-        (one, asked), (other, again) = scan_sizes(module, *fewer, truth), scan_sizes(module, *more, truth)
+        (one, asked), (other, again) = [scan_sizes(module, *sizes, truth, operations) for sizes in (fewer, more)]
         yield one, other
         if not asked and not again:
             return
