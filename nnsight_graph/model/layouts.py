@@ -80,7 +80,7 @@ def _evidence(envoy: NNsight, call: Call, repeats: bool, operations: tuple[str, 
 def _pairs(module: torch.nn.Module, fewer: Any, more: Any, operations: tuple[str, ...] = ()) -> Iterator[tuple[Scan, Scan]]:
     """Two scans of a forward; where truths depend on data, two for either truth."""
     for truth in (False, True):
-        (one, asked), (other, again) = [scan_sizes(module, *sizes, truth, operations) for sizes in (fewer, more)]
+        (one, asked), (other, again) = [scan_sizes(module, args, kwargs, how, truth, operations) for args, kwargs, how in (fewer, more)]
         yield one, other
         if not asked and not again:
             return

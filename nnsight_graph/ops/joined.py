@@ -52,6 +52,8 @@ class StandIn:
 
 def stand_ins(whole: Any, joined: Any, pieces: Sequence[Any]) -> list[StandIn]:
     """For each tensor of ``whole`` that another stands for in ``joined``: both; ``pieces`` as for :func:`~.rows.join_rows`."""
+    if joined is whole:
+        return []
     found = []
     layout = pieces[0].layout
     parts = [(rows, dict(_by_place(piece))) for rows, piece in zip(pieces[::2], pieces[1::2], strict=True)]

@@ -22,11 +22,13 @@ def rows_of(value: Any, rows: Rows) -> Any:
     Raises:
         NNsightError: how the value depends on the batch is not known; inside a container, a :class:`Withheld` says so when it is used.
     """
-    if rows.whole:
+    start, stop, size, _, layout = rows
+    if start == 0 and stop == size:
         return value
-    layout = rows.layout
     if isinstance(value, torch.Tensor):
         answers = layout.answers
+        if type(answers) is Held and answers.rank == value.dim() and value.shape[answers.dim] == size and value.stride(answers.dim):
+            return value.narrow(answers.dim, start, stop - start)  # the usual case
         return _taken(value, rows, layout.otherwise if type(answers) in (tuple, dict) or answers is None else answers, ())
     return map_beside(value, layout.answers, layout.otherwise, lambda tensor, answer, place: _given(tensor, rows, answer, place))
 

@@ -115,6 +115,7 @@ class Layouts:
     ) -> None:
         self._evidence, self._modules, self._declarations, self._given, self._result = evidence, modules, declarations, given, result
         self._made: dict[tuple[str, str, int, int], Layout] = {}
+        self._of_keys: dict[LayoutKey, Layout] = {}
 
     def at(self, path: str, direction: str, step: int = 0, call: int = 0) -> Layout:
         """The layout of what passes there."""
@@ -140,8 +141,13 @@ class Layouts:
 
     def rows_in(self, key: LayoutKey, rows: Sequence[Rows]) -> Rows:
         """The rows of an invoke, or of all before it, at a visit."""
-        mine = rows_in(key, rows)
-        return mine if mine.whole or key[3] == "any" else mine._replace(layout=self.at(*key[2:]))
+        start, stop, size, multiples, _ = mine = rows_in(key, rows)
+        if (start == 0 and stop == size) or key[3] == "any":
+            return mine
+        layout = self._of_keys.get(key)
+        if layout is None:
+            layout = self._of_keys[key] = self.at(*key[2:])
+        return Rows(start, stop, size, multiples, layout)
 
 
 def rows_in(key: LayoutKey, rows: Sequence[Rows]) -> Rows:

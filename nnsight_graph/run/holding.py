@@ -167,30 +167,39 @@ class Holding:
 
     def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
         """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
-        views = {place: view for view, _, place in leaves_beside(rows_of(whole, rows), None, None)}
+        if type(piece) is torch.Tensor and self.pieces.get(id(piece)) is not piece:
+            return piece
+        mine = rows_of(whole, rows)
+        if type(piece) is torch.Tensor and type(mine) is torch.Tensor:
+            return self._put_back_into(mine, piece, cells)
+        views = {place: view for view, _, place in leaves_beside(mine, None, None)}
 
         def back(tensor: torch.Tensor, _answer: Any, place: tuple[Any, ...]) -> torch.Tensor:
-            if self.pieces.get(id(tensor)) is not tensor or place not in views:
-                return tensor
-            view = views[place]
-            if tensor._version:  # else nobody has edited it
-                self.protect_value(view, cells)
-                view.copy_(tensor)
-            return view
+            known = self.pieces.get(id(tensor)) is tensor and place in views
+            return self._put_back_into(views[place], tensor, cells) if known else tensor
 
         return map_beside(piece, None, None, back)
+
+    def _put_back_into(self, view: torch.Tensor, piece: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
+        if piece._version:  # else nobody has edited it
+            self.protect_value(view, cells)
+            view.copy_(piece)
+        return view
 
     def piece(self, out: int, leaves: tuple[int, ...]) -> None:
         """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
         whole, rows = self.slots[leaves[0]], self.slots[leaves[1]]
-        if not torch.is_grad_enabled():
-            self.slots[out] = rows_of(whole, rows)
+        mine = self.slots[out] = rows_of(whole, rows)
+        if mine is whole or not torch.is_grad_enabled():
             return
-        mine = rows_of(whole, rows)
-        self.slots[out] = piece = whole if rows.whole else _copied(mine, {id(tensor) for tensor in tensors_in(whole)})
-        if not rows.whole:
-            pairs = zip(tensors_in(piece), tensors_in(mine), strict=True)
-            self.pieces = {**self.pieces, **{id(new): new for new, old in pairs if new is not old}}
+        self.pieces = self.pieces or {}
+        if type(mine) is torch.Tensor:
+            piece = self.slots[out] = mine.clone()
+            self.pieces[id(piece)] = piece
+            return
+        piece = self.slots[out] = _copied(mine, {id(tensor) for tensor in tensors_in(whole)})
+        pairs = zip(tensors_in(piece), tensors_in(mine), strict=True)
+        self.pieces.update({id(new): new for new, old in pairs if new is not old})
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""

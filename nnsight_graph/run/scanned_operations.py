@@ -36,7 +36,7 @@ class _Listener:
         """What notes the values of an operation."""
         def bring(value: Any) -> None:
             self._calls[where] = call = self._calls.get(where, -1) + 1
-            self._note(Site(*where, call), value)
+            self._note(Site(where[0], where[1], call), value)
 
         return bring
 
