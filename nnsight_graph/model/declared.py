@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..ops.layout import Answer, declared
+from ..ops.layout import Answer, Held, declared
 from .tree import Tree
 
 
@@ -40,6 +41,19 @@ def declare(tree: Tree, path: str, given: Any) -> None:
     tree.declared = {**tree.declared, path: declared(given)}
 
 
+def as_data(declarations: Mapping[str, Any], model: int = 0) -> list[tuple[str, int | None, bool, int]]:
+    """Declarations as they stand in a file: path, dimension, whether as tokens, number of the model."""
+    data: list[tuple[str, int | None, bool, int]] = []
+    for path, answer in declarations.items():
+        data.append((path, answer.dim, answer.tokens, model) if type(answer) is Held else (path, None, False, model))
+    return data
+
+
+def from_data(rows: Iterable[Any], model: int = 0) -> dict[str, Any]:
+    """The declarations of a model in a file."""
+    return {one.path: Answer.NONE if one.dim is None else Held(one.dim, one.tokens) for one in rows if one.model == model}
+
+
 def as_written(answer: Any) -> Any:
     """A declaration as it is written.
 
@@ -49,3 +63,12 @@ def as_written(answer: Any) -> Any:
     if answer is Answer.NONE:
         return None
     return (answer.dim, "tokens") if answer.tokens else answer.dim
+
+
+def text_of(rows: Iterable[tuple[str, int | None, bool, int]]) -> str:
+    r"""Declarations in a file's text.
+
+    >>> text_of([("gate", 0, True, 0)])
+    "rows of gate: (0, 'tokens')\n"
+    """
+    return "".join(f"rows of {path}: {(dim, 'tokens') if tokens else dim}\n" for path, dim, tokens, _ in rows)

@@ -73,7 +73,8 @@ def run_trace(
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
     layouts = None
     if plan.layouts and len(call.rows) > 1:
-        layouts = layouts_of(envoy, call, tree.declared, plan.repeats or bool(plan.caches), plan.hooks)
+        declarations = {**recording.declared, **tree.declared}
+        layouts = layouts_of(envoy, call, declarations, plan.repeats or bool(plan.caches), plan.hooks)
     run = prepare(plan, constants, modules, call.rows, layouts)
     if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)

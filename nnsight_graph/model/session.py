@@ -17,6 +17,7 @@ from ..record.name import Name
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from .block import RecordedBlock
+from .declared import as_data
 from .handle import GraphHandle
 from .invoker import Call, Invoke, Invoker
 from .session_parts import inside_closure
@@ -46,11 +47,12 @@ class Session(RecordedBlock):
         [1.0, 2.0]
     """
 
-    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_runs", "_traces")
+    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_rows", "_runs", "_traces")
 
     def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True) -> None:
         super().__init__(Recorder(None))
         self._models: tuple[tuple[int, int, bool], ...] = ()
+        self._rows: list[tuple[str, int | None, bool, int]] = []
         self._envoy = envoy
         self._batch = batch
         self._progress = progress
@@ -70,7 +72,7 @@ class Session(RecordedBlock):
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch)
+        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch, rows=self._rows)
 
     def __enter__(self) -> Session:
         if self._recording is not None:
@@ -81,8 +83,9 @@ class Session(RecordedBlock):
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         traces, self._traces = self._traces, {}
-        models = list(dict.fromkeys(id(traced.envoy._tree) for traced in traces.values()))
-        self._models = tuple((node, models.index(id(traced.envoy._tree)), traced.open_ended) for node, traced in traces.items())
+        trees = list(dict.fromkeys(traced.envoy._tree for traced in traces.values()))
+        self._models = tuple((node, trees.index(traced.envoy._tree), traced.open_ended) for node, traced in traces.items())
+        self._rows = [one for place, tree in enumerate(trees) for one in as_data(tree.declared, place)]
         if not self._runs:
             self._recorder.failure = "the session was recorded only, run=False"
             return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..graph import Graph, Site, Turn, build_graph
@@ -34,6 +35,9 @@ class Hashed:
         return bool(self._key == (other._key if type(other) is Hashed else other))
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 class Recording:
     """What a finished trace wrote: entries, constants, places.
 
@@ -46,6 +50,7 @@ class Recording:
         edits_constants: Whether the program edits a captured tensor in place.
         open_ended: Whether it has a loop over an open range of steps.
         foreign: Whether lines of it may come from somebody else.
+        declared: What its file declares about the rows of the model, by path.
         versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
             there is one.
         replaced: What stands for parameters at the end, by path.
@@ -54,8 +59,8 @@ class Recording:
     """
 
     __slots__ = (
-        "_key", "again", "constants", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts", "places",
-        "repeats", "replaced", "shared", "turns", "variables", "versions",
+        "_key", "again", "constants", "declared", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts",
+        "places", "repeats", "replaced", "shared", "turns", "variables", "versions",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder) -> None:
@@ -70,6 +75,7 @@ class Recording:
         self.names, self.variables, self.parts, self.again = recorder.names, recorder.variables, recorder.parts, recorder.again
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
         self._key: Hashed | None = None
+        self.declared: Mapping[str, Any] = _NOTHING
         self.versions = tuple([(index, versions_of(self.constants[index])) for index in sorted(recorder._edited)])
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
@@ -82,7 +88,7 @@ class Recording:
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
         made.names, made.variables, made.parts, made.replaced, made._key, made.versions, made.again = {}, {}, {}, {}, None, (), ()
-        made.foreign = True
+        made.foreign, made.declared = True, _NOTHING
         return made
 
     def plain(self) -> Graph:
