@@ -44,24 +44,24 @@ class Layout:
     """Which dimensions hold the rows of what passes at one site.
 
     Attributes:
-        path: The module's path.
         name: The site, in words.
+        way: How its rows are declared, with ``{}`` for the dimension.
         answers: What is known of its value.
         otherwise: What is known of tensors that were not there when that was found.
         seen: The shapes of tensors of which nothing was known, in runs with so and so many rows, by their place in the value.
     """
 
-    __slots__ = ("answers", "name", "otherwise", "path", "seen")
+    __slots__ = ("answers", "name", "otherwise", "seen", "way")
 
     def __init__(
-        self, path: str = "", name: str = "this value", answers: Answers = Answer.UNKNOWN, otherwise: Any = Answer.UNKNOWN
+        self, name: str = "this value", way: str = "", answers: Answers = Answer.UNKNOWN, otherwise: Any = Answer.UNKNOWN
     ) -> None:
-        self.path, self.name, self.answers, self.otherwise = path, name, answers, otherwise
+        self.name, self.way, self.answers, self.otherwise = name, way, answers, otherwise
         self.seen: dict[tuple[Any, ...], dict[int, torch.Size]] = {}
 
     def of(self, answers: Answers) -> Layout:
         """The same for a part of the value."""
-        part = Layout(self.path, self.name, answers, self.otherwise)
+        part = Layout(self.name, self.way, answers, self.otherwise)
         part.seen = self.seen
         return part
 
@@ -172,12 +172,12 @@ def _not_known(layout: Layout, tensor: torch.Tensor, rows: Rows) -> str:
 
 
 def _ways_out(layout: Layout) -> str:
-    name = f"model.{layout.path}.rows" if layout.path else "model.rows"
-    if layout is NOTHING_KNOWN:
+    if not layout.way:
         return "Read it outside the invokes, or in one without an input."
+    one, tokens, none = map(layout.way.format, ("1", "(0, 'tokens')", "None"))
     return (
-        f"Say it once, above the trace: {name} = 1 for dimension 1, {name} = (0, 'tokens') where the tokens (or heads) of each row "
-        f"lie one after the other in dimension 0, {name} = None if it does not depend on the inputs; or read it outside the invokes."
+        f"Say it once, above the trace: {one} for dimension 1, {tokens} where the tokens (or heads) of each row lie one after the other "
+        f"in dimension 0, {none} if it does not depend on the inputs; or read it outside the invokes."
     )
 
 
@@ -246,8 +246,8 @@ def map_beside(value: Any, answers: Answers, otherwise: Any, change: Callable[..
     """``value`` with ``change(tensor, answer, place)`` in place of every tensor; what holds no changed tensor stays the same object."""
     if isinstance(value, torch.Tensor):
         return change(value, otherwise if type(answers) in (tuple, dict) or answers is None else answers, place)
-    if type(value) is PackedSequence and answers is not Answer.NONE:
-        answers = Answer.MIXED  # the tokens of all rows, those of one time after the other
+    if type(value) is PackedSequence and answers is not None and answers is not Answer.NONE:
+        return change(value.data, Answer.MIXED, place)  # the tokens of all rows, those of one time after the other
 
     def item(key: Any, old: Any) -> Any:
         return map_beside(old, part_of(answers, key, otherwise), otherwise, change, (*place, key))

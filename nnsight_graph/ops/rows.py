@@ -87,6 +87,8 @@ def _joined(value: Any, placed: list[tuple[Rows, Any]], answers: Answers, otherw
     if isinstance(value, torch.Tensor):
         answer = otherwise if type(answers) in (tuple, dict) or answers is None else answers
         return _joined_tensor(value, placed, answer, place)
+    if all(type(piece) is Withheld for _, piece in placed):
+        return value
 
     def item(key: Any, old: Any, parts: list[Any]) -> Any:
         pieces = [(rows, part) for (rows, _), part in zip(placed, parts, strict=True)]

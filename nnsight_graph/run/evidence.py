@@ -137,12 +137,19 @@ class Layouts:
         if path in self._declarations:
             otherwise = self._declarations[path]
             answers = with_declaration(answers, otherwise)
-        return Layout(path, str(Site(path, _SHOWN[direction], call)), answers, otherwise)
+        return Layout(str(Site(path, _SHOWN[direction], call)), self._way(path), answers, otherwise)
+
+    def _way(self, path: str) -> str:
+        """How rows are declared there."""
+        if hasattr(self._modules.modules.get(path), "rows"):
+            return f'model.declare_rows("{path}", {{}})'
+        words = [f"[{word}]" if word.isdigit() else f".{word}" for word in path.split(".") if word]
+        return f"model{''.join(words)}.rows = {{}}"
 
     def rows_in(self, key: LayoutKey, rows: Sequence[Rows]) -> Rows:
         """The rows of an invoke, or of all before it, at a visit."""
         start, stop, size, multiples, _ = mine = rows_in(key, rows)
-        if (start == 0 and stop == size) or key[3] == "any":
+        if (start == 0 and stop == size) or key[3] not in _POINTS:
             return mine
         layout = self._of_keys.get(key)
         if layout is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -193,11 +194,11 @@ class Holding:
         if mine is whole or not torch.is_grad_enabled():
             return
         self.pieces = self.pieces or {}
-        if type(mine) is torch.Tensor:
+        if type(mine) is torch.Tensor and not self.shared:
             piece = self.slots[out] = mine.clone()
             self.pieces[id(piece)] = piece
             return
-        piece = self.slots[out] = _copied(mine, {id(tensor) for tensor in tensors_in(whole)})
+        piece = self.slots[out] = _copied(mine, self.shared)
         pairs = zip(tensors_in(piece), tensors_in(mine), strict=True)
         self.pieces.update({id(new): new for new, old in pairs if new is not old})
 
@@ -217,7 +218,7 @@ class Holding:
                 run_code((made,), self.slots, self)
 
 
-def _copied(rows: Any, whole: set[int]) -> Any:
-    """Copies of rows; what has none is no copy."""
-    copies = iter(copy_together([[tensor for tensor in tensors_in(rows) if id(tensor) not in whole]])[0])
-    return map_tensors(rows, lambda tensor: tensor if id(tensor) in whole else next(copies))
+def _copied(rows: Any, shared: Container[int]) -> Any:
+    """Copies of rows; what all rows share is no copy."""
+    copies = iter(copy_together([[tensor for tensor in tensors_in(rows) if storage_of(tensor) not in shared]])[0])
+    return map_tensors(rows, lambda tensor: tensor if storage_of(tensor) in shared else next(copies))
