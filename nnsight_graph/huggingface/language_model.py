@@ -17,7 +17,6 @@ from ..model.tuples import TupleEnvoy
 from ..ops.layout import Answer, Held, Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
-from ..run.specs import Spec
 from .batching import join_prompts
 from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
@@ -209,8 +208,8 @@ class LanguageModel(NNsight):
         steps: list[Forward] = [GenerationStep(given, step) for step in range(1 + repeats)]
         found = [(call.args, given, step) for step in steps]
         if "decoder_input_ids" in self._takes:  # what encodes runs before the first step
-            start = Spec(given["input_ids"].shape, torch.long, given["input_ids"].device) if "input_ids" in given else None
-            found.append((call.args, {"decoder_input_ids": start, **given}, forward_of(self._module, given)))
+            start = {"decoder_input_ids": given["input_ids"]} if "input_ids" in given else {}
+            found.append((call.args, {**start, **given}, forward_of(self._module, given)))
         return found
 
     @cached_property
