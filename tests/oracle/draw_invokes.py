@@ -63,6 +63,8 @@ class Rows(Writer):
         count = self.rng.randint(2, 4)
         start = self.rng.randrange(max(1, len(ordered) - count))
         found = ordered[start : start + count] if self.rng.random() < 0.6 else self.rng.sample(ordered, min(count, len(ordered)))
+        odd = [site for site in ordered if self.kind(first[site], site) != "first"]
+        found += self.rng.sample(odd, min(len(odd), self.rng.randint(0, 2)))
         return found if any(self.kind(first[site], site) == "first" for site in found) else [*found, RowSite("0:", "result")]
 
     def kind(self, path: str, site: Site) -> str:

@@ -158,8 +158,8 @@ class Table(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(9, width, dtype=torch.float64))
 
-    def forward(self, length: int) -> Tensor:
-        return self.weight[:length] * 1
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight[: x.shape[1]] * 1
 
 
 class Shifted(nn.Module):
@@ -170,7 +170,7 @@ class Shifted(nn.Module):
         self.table, self.seen, self.inner = Table(width), nn.Identity(), inner
 
     def forward(self, x: Tensor) -> Any:
-        return self.inner(x + self.seen(self.table(x.shape[1])))
+        return self.inner(x + self.seen(self.table(x)))
 
 
 class Stack(nn.Module):
