@@ -28,6 +28,7 @@ from .scanning import GenerationStep, forward_of
 from .standard import standard_names
 from .verify import compare_rows
 
+_OF_A_CACHE = ("past_key_values", "cache", "attention_mask", "cache_position")
 _INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
 
 
@@ -202,6 +203,8 @@ class LanguageModel(NNsight):
         return {name: value for name, value in call.kwargs.items() if name in self._takes} if call.function else call.kwargs
 
     def _row_forwards(self, call: Call, repeats: bool) -> list[tuple[tuple[Any, ...], dict[str, Any], Forward]]:
+        if any(call.kwargs.get(name) is not None for name in _OF_A_CACHE[:2]):  # it has the rows that it has; they need not be scanned
+            call = call._replace(kwargs={name: value for name, value in call.kwargs.items() if name not in _OF_A_CACHE})
         if call.function != "generate":
             return super()._row_forwards(call, repeats)
         given = {name: value for name, value in call.kwargs.items() if name in self._takes}

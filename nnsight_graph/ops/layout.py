@@ -66,6 +66,8 @@ class Layout:
         return part
 
 
+_MOST_SEEN = 16
+
 NOTHING_KNOWN = Layout()
 
 
@@ -146,12 +148,13 @@ def _by_shapes(tensor: torch.Tensor, rows: Rows, place: tuple[Any, ...]) -> Span
     dims = [0] if _fits(shape[0], rows.size, multiples) else []
     if layout is not NOTHING_KNOWN:
         seen = layout.seen.setdefault(place, {})
-        seen[rows.size] = shape
+        if len(seen) < _MOST_SEEN:
+            seen[rows.size] = shape
         others = [(count, other) for count, other in list(seen.items()) if count != rows.size and len(other) == len(shape)]
         if others:
             fitting = (dim for dim, size in enumerate(shape) if _fits(size, rows.size, multiples))
             dims = [dim for dim in fitting if all(_fits(other[dim], count, multiples) for count, other in others)]
-    if len(dims) != 1:
+    if not dims or (len(dims) > 1 and dims[0]):
         refuse(layout, tensor, rows)
     times = shape[dims[0]] // rows.size
     return Span(dims[0], rows.start * times, (rows.stop - rows.start) * times, times)

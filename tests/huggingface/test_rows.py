@@ -139,7 +139,7 @@ def test_routers_and_experts_hold_the_tokens_of_all_prompts(name: str, path: str
 
 def test_positions_of_gpt2() -> None:
     lm, (one, two) = make("gpt2"), prompts(3)
-    with pytest.raises(NNsightError, match="transformer.wpe.output is the same for all inputs"), lm.trace() as tracer:
+    with pytest.raises(NNsightError, match=r"transformer\.wpe\.output is the same for all inputs"), lm.trace() as tracer:
         with tracer.invoke(one):
             lm.transformer.wpe.output[:] = 0
         with tracer.invoke(two):
@@ -182,7 +182,7 @@ def test_steps_of_a_generation(name: str, options: dict[str, Any]) -> None:
 
 def test_before_the_weights_are_there() -> None:
     lm = LanguageModel("nnsight-graph/capitals")
-    with pytest.raises(NNsightError, match="transformer.wpe.output is the same"), lm.trace(validate=True) as tracer:
+    with pytest.raises(NNsightError, match=r"transformer\.wpe\.output is the same"), lm.trace(validate=True) as tracer:
         with tracer.invoke([5, 6, 7]):
             lm.transformer.wpe.output[:] = 0
         with tracer.invoke([8, 9, 10]):

@@ -37,7 +37,8 @@ def test_the_same_object_in_all_invokes_and_what_the_trace_is_given() -> None:
     torch.testing.assert_close(one.value, net(A, mask=mask))
     torch.testing.assert_close(two.value, net(B, mask=mask))
     torch.testing.assert_close(again.value, net(A, mask=mask))
-    assert torch.equal(seen, mask) and torch.equal(seen_again, mask)
+    assert torch.equal(seen, mask)
+    assert torch.equal(seen_again, mask)
 
 
 def test_in_a_session_and_of_a_saved_graph() -> None:

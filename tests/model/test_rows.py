@@ -432,7 +432,7 @@ def test_a_declaration_belongs_to_the_wrapper_and_its_views() -> None:
     model.first.rows = model.rows = (0, "tokens")
     with model.edit() as edited:
         model.second.output = model.second.output * 2
-    read, (one, _) = read_in_the_first(edited, lambda: edited.first.output, [x, y])
+    read, (_one, _) = read_in_the_first(edited, lambda: edited.first.output, [x, y])
     assert torch.equal(read.value, x[0])
     refusal(other, lambda: other.first.output.sum(), [x, y])
 
@@ -458,7 +458,8 @@ def test_a_declaration_travels_in_a_file(tmp_path: Any) -> None:
             one = model.first.output.save()
         with model.trace(y):
             two = model.first.output.save()
-    assert torch.equal(one, x[0]) and torch.equal(two, y[0])
+    assert torch.equal(one, x[0])
+    assert torch.equal(two, y[0])
     session.graph.save(tmp_path / "session.nng")
     assert torch.equal(nnsight.load(tmp_path / "session.nng").run(nnsight.NNsight(net))["two"], y[0])
 
@@ -545,7 +546,7 @@ def test_a_model_is_scanned_once_and_only_for_a_second_invoke(monkeypatch: pytes
     real = layouts.scan_sizes
     monkeypatch.setattr(layouts, "scan_sizes", lambda *args: made.append(1) or real(*args))
     model = nnsight.NNsight(SequenceFirst(nn.Linear(4, 4)))
-    x, y = inputs(3)
+    x, _y = inputs(3)
     with model.trace(x):
         model.layer.output.save()
     with model.trace() as tracer:
