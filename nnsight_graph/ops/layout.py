@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import NNsightError
 from .nested import mapped_items
+from .packing import packed_along
 
 
 class Answer(enum.Enum):
@@ -118,11 +119,20 @@ def span_of(tensor: torch.Tensor, rows: Rows, answer: Any, place: tuple[Any, ...
         return _along(tensor, rows, answer)
     if answer is Answer.NONE:
         return None
-    if answer is Answer.MIXED:
-        refuse(rows.layout, tensor, rows)
     if tensor.dim() == 0:
         return None
-    return _by_shapes(tensor, rows, place)
+    span = None if answer is Answer.MIXED else _by_shapes(tensor, rows, place)
+    if span is None:
+        span = _packed(tensor, rows)
+    return span if span is not None else refuse(rows.layout, tensor, rows)
+
+
+def _packed(tensor: torch.Tensor, rows: Rows) -> Span | None:
+    found = packed_along(tensor, rows.size)
+    if found is None:
+        return None
+    dim, ends = found
+    return Span(dim, ends[rows.start], ends[rows.stop] - ends[rows.start], 1)
 
 
 def _along(tensor: torch.Tensor, rows: Rows, held: Held) -> Span | None:
@@ -142,7 +152,7 @@ def _along(tensor: torch.Tensor, rows: Rows, held: Held) -> Span | None:
     )
 
 
-def _by_shapes(tensor: torch.Tensor, rows: Rows, place: tuple[Any, ...]) -> Span:
+def _by_shapes(tensor: torch.Tensor, rows: Rows, place: tuple[Any, ...]) -> Span | None:
     """What shapes in runs with other numbers of rows tell; without them dimension 0 counts if its size is that of the batch."""
     layout, shape, multiples = rows.layout, tensor.shape, (1, *rows.multiples)
     dims = [0] if _fits(shape[0], rows.size, multiples) else []
@@ -155,7 +165,7 @@ def _by_shapes(tensor: torch.Tensor, rows: Rows, place: tuple[Any, ...]) -> Span
             fitting = (dim for dim, size in enumerate(shape) if _fits(size, rows.size, multiples))
             dims = [dim for dim in fitting if all(_fits(other[dim], count, multiples) for count, other in others)]
     if not dims or (len(dims) > 1 and dims[0]):
-        refuse(layout, tensor, rows)
+        return None
     times = shape[dims[0]] // rows.size
     return Span(dims[0], rows.start * times, (rows.stop - rows.start) * times, times)
 
@@ -166,7 +176,12 @@ def _fits(size: int, count: int, multiples: tuple[int, ...]) -> bool:
 
 def refuse(layout: Layout, tensor: torch.Tensor, rows: Rows) -> NoReturn:
     """The error of a value whose rows are not known."""
-    raise NNsightError(_not_known(layout, tensor, rows))
+    raise _marked(NNsightError(_not_known(layout, tensor, rows)))
+
+
+def _marked(error: NNsightError) -> NNsightError:
+    error.about_rows = True  # type: ignore[attr-defined]  # what a check on fakes cannot know
+    return error
 
 
 def _not_known(layout: Layout, tensor: torch.Tensor, rows: Rows) -> str:
@@ -198,7 +213,7 @@ class Withheld:
     @property
     def error(self) -> NNsightError:
         """What a use of it raises."""
-        return NNsightError(self._why)
+        return _marked(NNsightError(self._why))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

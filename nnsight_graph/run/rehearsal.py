@@ -139,7 +139,9 @@ class Rehearsal(SiteValues):
         except Failure:
             raise
         except Exception as error:
-            if is_blind(error) or isinstance(error, NotImplementedError):
+            if is_blind(error) or isinstance(error, NotImplementedError) or hasattr(error, "about_rows"):
+                if node.target == "write" and node.site is not None:
+                    self._forget(node.site)
                 return Unknown("it needs numbers that only a run has")
             given = [description(value) for value in (*operands, *named.values())]
             raise Failure(node.number, error.with_traceback(None), given) from None

@@ -361,6 +361,57 @@ def test_packed_sequences_are_refused() -> None:
     assert "first.output is [2, 4]" in str(refusal(model, lambda: model.first.output.data.sum().save(), inputs(1)))
 
 
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, **_where: Any) -> torch.Tensor:
+        return self.fc(x)
+
+
+class Packs(nn.Module):
+    """Drops tokens whose first number is negative, and says where the rows' tokens lie; the merger puts two into one."""
+
+    def __init__(self, grid: bool) -> None:
+        super().__init__()
+        self.block, self.merger, self.grid = Inner(), Inner(), grid
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = x[..., 0] >= 0
+        counts = kept.sum(-1)
+        ends = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+        where = {"grid_thw": torch.stack([torch.ones_like(counts), counts, torch.ones_like(counts)], 1)} if self.grid else {"cu_seqlens": ends}
+        most = int(counts.max())  # a number that a scan has not
+        hidden = self.block(x[kept], **where)[:, :most]
+        return self.merger(hidden.view(-1, 2, hidden.shape[-1]).sum(1), **where)
+
+
+@pytest.mark.parametrize("grid", [True, False])
+def test_rows_are_those_that_the_model_packs(grid: bool) -> None:
+    torch.manual_seed(0)
+    net, xs = Packs(grid).requires_grad_(False), inputs(6, 3)
+    for x, count in zip(xs, (2, 6, 4), strict=True):
+        x[..., 0] = torch.tensor([1.0] * count + [-1.0] * (6 - count))
+    model = nnsight.NNsight(net)
+    with model.trace() as tracer:
+        with tracer.invoke(xs[0]):
+            one = model.block.fc.output.clone().save()
+            model.block.input = model.block.input * 0
+        with tracer.invoke(xs[1]):
+            two = model.merger.output.save()
+        with tracer.invoke(xs[2]):
+            model.block.fc.output[:] = 1
+            three = model.merger.input.save()
+        with tracer.invoke():
+            whole = model.block.output.save()
+    zero = net.block.fc(torch.zeros(2, 4))
+    torch.testing.assert_close(one.value, zero)
+    torch.testing.assert_close(two.value, net(xs[1]))
+    torch.testing.assert_close(three.value, torch.full((2, 4), 2.0))
+    torch.testing.assert_close(whole.value, torch.cat([zero, net.block(xs[1][0]), torch.ones(4, 4)]))
+
+
 # ---------------------------------------------------------------------- declarations
 
 
