@@ -11,7 +11,7 @@ from ..compile import Plan
 from ..errors import NNsightError
 from ..ops.evaluate import run_code
 from ..ops.joined import StandIn, stand_ins
-from ..ops.layout import Layout, Rows, leaves_beside, map_beside
+from ..ops.layout import Layout, Rows, Withheld, leaves_beside, map_beside
 from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
 from ..ops.rows import join_rows, rows_of
 from .contained import Contained
@@ -96,6 +96,8 @@ class Holding:
         for node, slot, _, _ in self.plan.saved:
             if given and node in given and slots[given[node][0]] is not given[node][1]:
                 continue  # its branch was not taken
+            if type(slots[slot]) is Withheld and self.error is None:
+                self.failed, self.error, self.lost = ("refused", node), slots[slot].error, slot
             known = noted.get(slot)
             if known and versions_of(slots[slot]) != known and self.error is None:
                 self.failed, self.error, self.lost = ("overwritten", slot), NNsightError("overwritten"), slot

@@ -142,6 +142,8 @@ def test_every_tensor_of_a_container_has_its_own_answer() -> None:
         whole.states[1]["flat"].sum()
     error = refusal(model, lambda: model.first.output.states[1]["flat"].sum().save(), [x, y])
     assert "model.first.rows" in str(error)
+    error = refusal(model, lambda: model.first.output.states[1]["flat"].save(), [x, y])
+    assert "model.first.rows" in str(error)
 
 
 def test_what_is_withheld_stays_as_it_is_when_the_rest_is_replaced() -> None:
