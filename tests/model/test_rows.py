@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 
 import nnsight_graph as nnsight
 from nnsight_graph import NNsightError
+from nnsight_graph.model.layouts import layouts_of
 from tests.model.test_invokes import Call, Chain, Output
 
 Function = Callable[..., Any]
@@ -383,7 +384,8 @@ class Packs(nn.Module):
         kept = x[..., 0] >= 0
         counts = kept.sum(-1)
         ends = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-        where = {"grid_thw": torch.stack([torch.ones_like(counts), counts, torch.ones_like(counts)], 1)} if self.grid else {"cu_seqlens": ends}
+        grid = torch.stack([torch.ones_like(counts), counts, torch.ones_like(counts)], 1)
+        where = {"grid_thw": grid} if self.grid else {"cu_seqlens": ends}
         most = int(counts.max())  # a number that a scan has not
         hidden = self.block(x[kept], **where)[:, :most]
         return self.merger(hidden.view(-1, 2, hidden.shape[-1]).sum(1), **where)
@@ -589,7 +591,55 @@ def test_a_choice_that_depends_on_data_hides_neither_way() -> None:
         assert torch.equal(read.value, xs[0].transpose(0, 1))
 
 
+class Hits(nn.Module):
+    """Calls only the experts that some token chose, by a number that data gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts, self.norm = nn.Linear(4, 3), nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(0, 1)
+        mask = nn.functional.one_hot(self.gate(flat).argmax(-1), 3).T
+        out = torch.zeros_like(flat)
+        for number in (mask.sum(-1) > 0).nonzero():
+            at = torch.where(mask[number].squeeze(0))[0]
+            out.index_add_(0, at, self.experts[number](flat[at]))
+        return self.norm(out.view_as(x).transpose(0, 1)).transpose(0, 1)
+
+
+def test_experts_that_data_chooses_are_refused_and_what_follows_is_known() -> None:
+    torch.manual_seed(0)
+    net, xs = Hits().requires_grad_(False), inputs(2)
+    model = nnsight.NNsight(net)
+    used = net.gate(torch.cat(xs)).argmax(-1).unique().tolist()
+    for number in used:
+        assert f"experts.{number}.output is" in str(refusal(model, lambda number=number: model.experts[number].output.sum().save(), xs))
+    read, _ = read_in_the_first(model, lambda: model.norm.output, xs)
+    torch.testing.assert_close(read.value, net(xs[0]).transpose(0, 1))
+
+
+def test_the_size_is_looked_at_again_at_each_visit() -> None:
+    def some(x: torch.Tensor) -> torch.Tensor:
+        return x if x.shape[1] < 4 else x[:2]
+
+    model = nnsight.NNsight(Chain(some, lambda x: x * 1))
+    read_in_the_first(model, lambda: model.first.output, inputs(2))
+    with torch.no_grad():
+        text = str(refusal(model, lambda: model.first.output.sum(), inputs(4, 3)))
+    assert "first.output is [2, 4, 4]: its dimension 0 would hold the 3 rows" in text
+
+
 # ---------------------------------------------------------------------- the scans
+
+
+def test_scans_draw_no_random_numbers() -> None:
+    model, (x, y) = nnsight.NNsight(nn.Sequential(nn.Dropout(0.5), nn.LSTM(4, 4, 2, dropout=0.5)).train()), inputs(3)
+    before = torch.get_rng_state()
+    layouts = layouts_of(model, model._joined([((x,), {}), ((y,), {})], {}), {})
+    assert torch.equal(before, torch.get_rng_state())
+    assert layouts is not None
+    assert layouts.at("0", "out").answers.dim == 0
 
 
 def test_a_model_is_scanned_once_and_only_for_a_second_invoke(monkeypatch: pytest.MonkeyPatch) -> None:
