@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _LENGTH = 7
 """How long rows of length 1 are in scans: models treat a single token in ways of their own."""
 
+_MOST = 64
+"""Structures of calls that are remembered."""
+
 
 def layouts_of(
     envoy: NNsight, call: Call, declarations: Mapping[str, Any], repeats: bool = False, visited: Iterable[str] = ()
@@ -44,6 +47,8 @@ def layouts_of(
     if known is None:
         evidence = tree.evidence.get(key)
         if evidence is None:
+            if len(tree.evidence) >= _MOST:
+                tree.evidence, tree.layouts = {}, {}
             evidence = tree.evidence[key] = _evidence(envoy, call, repeats, operations)
         own = not call.function
         known = Layouts(evidence, tree.index, declarations, call.held if own else None, own and envoy._returns_result)
@@ -62,7 +67,7 @@ def _structure(envoy: NNsight, call: Call) -> Hashable:
 def _sketch(value: Any, held: Any) -> Hashable:
     if isinstance(value, torch.Tensor):
         return value.dim(), held
-    return (value,) if type(value) in PLAIN else (type(value), None)
+    return (value,) if type(value) in PLAIN and type(value) not in (float, complex) else (type(value), None)
 
 
 def _evidence(envoy: NNsight, call: Call, repeats: bool, operations: tuple[str, ...]) -> Evidence:

@@ -356,6 +356,32 @@ def test_what_depends_on_the_batch_in_another_way_is_refused(make: Function, nam
     assert isinstance(whole.value, torch.Tensor)
 
 
+def test_a_cache_keeps_what_is_known_and_says_of_the_rest_why() -> None:
+    torch.manual_seed(0)
+    net, (x, y) = Mixture().requires_grad_(False), inputs(2)
+    model = nnsight.NNsight(net)
+    with model.trace() as tracer:
+        with tracer.invoke(x):
+            cache = tracer.cache()
+        with tracer.invoke(y):
+            pass
+    torch.testing.assert_close(cache["model"].output, net(x))
+    with pytest.raises(NNsightError, match=r"model\.gate\.rows"):
+        cache["model.gate"].output + 1
+
+
+def test_a_float_that_changes_needs_no_new_scan() -> None:
+    model, (x, y) = nnsight.NNsight(Call(lambda x, scale: x * scale)), inputs(2)
+    for scale in (0.5, 0.25):
+        with model.trace() as tracer:
+            with tracer.invoke(x, scale):
+                pass
+            with tracer.invoke(y, scale):
+                out = model.output.save()
+        assert torch.equal(out, y * scale)
+    assert len(model._tree.evidence) == 1
+
+
 def test_packed_sequences_are_refused() -> None:
     def pack(x: torch.Tensor) -> Any:
         return pack_padded_sequence(x, torch.ones(len(x), dtype=torch.long), batch_first=True)
