@@ -52,7 +52,7 @@ class StandIn:
 
 def stand_ins(whole: Any, joined: Any, pieces: Sequence[Any]) -> list[StandIn]:
     """For each tensor of ``whole`` that another stands for in ``joined``: both; ``pieces`` as for :func:`~.rows.join_rows`."""
-    if joined is whole:
+    if joined is whole or any(rows.whole for rows in pieces[::2]):  # nothing was replaced, or everything
         return []
     found = []
     layout = pieces[0].layout

@@ -147,6 +147,17 @@ def test_every_tensor_of_a_container_has_its_own_answer() -> None:
     assert "model.first.rows" in str(error)
 
 
+def test_a_single_invoke_has_everything_wherever_its_rows_lie() -> None:
+    model, (x, _) = nnsight.NNsight(Chain(lambda x: x.flatten(0, 1) * 1, lambda flat: flat * 1)), inputs(3)
+    with model.trace() as tracer:
+        with tracer.invoke(x):
+            flat = model.first.output
+            flat += 1
+            model.first.output = flat
+            result = model.output.save()
+    torch.testing.assert_close(result.value, x[0] + 1)
+
+
 def test_what_is_withheld_stays_as_it_is_when_the_rest_is_replaced() -> None:
     net = Chain(lambda x: (x, x.flatten(0, 1)), lambda pair: pair[0] + pair[1].view_as(pair[0]))
     model, (x, y) = nnsight.NNsight(net), inputs(3)
