@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +15,8 @@ from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
 from ..model.names import Rename
 from ..model.tuples import TupleEnvoy
+from ..ops.layout import Answer, Held, Rows
 from ..ops.nested import tensors_in
-from ..ops.rows import Rows
 from ..record import recording_here
 from ..run.scan import Forward, resized
 from .batching import join_prompts
@@ -26,12 +26,13 @@ from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
 from .needs import CACHES, INPUTS, Needs, read_needs
 from .padding import PaddingCheck
-from .prompts import Prompt, read_prompt
+from .prompts import DECODER, TOKENS, Prompt, read_prompt
 from .scanning import GenerationStep, forward_of
 from .standard import standard_names
 from .tokenizing import NO_INPUTS, options_for, take_options
 from .verify import compare_rows
 
+_OF_A_CACHE = (*CACHES, "attention_mask", "cache_position")
 _INPUTS = ("input_ids", "inputs_embeds", *(name for name in INPUTS if name != "pixel_values"))  # pictures may go with a text
 
 
@@ -69,6 +70,8 @@ class LanguageModel(NNsight):
         >>> model.tokenizer.decode(token)
         ' Paris'
     """
+
+    _shares_named = False  # what is not a prompt is an option of the call in any case
 
     def __init__(
         self,
@@ -196,10 +199,32 @@ class LanguageModel(NNsight):
         if call.function == "generate":
             if row_multiples(call.kwargs, self._module) or "input_ids" not in call.kwargs:
                 return None
-            takes = inspect.signature(self._module.forward).parameters
-            given = {name: value for name, value in call.kwargs.items() if name in takes}
+            given = {name: value for name, value in call.kwargs.items() if name in self._takes}
             return call.args, given, GenerationStep(given, step)
         return None if call.function or step else (call.args, call.kwargs, forward_of(self._module, call.kwargs))
+
+    _tokens = TOKENS | DECODER
+
+    def _row_arguments(self, call: Call) -> Mapping[str, Any]:
+        return {name: value for name, value in call.kwargs.items() if name in self._takes} if call.function else call.kwargs
+
+    def _row_forwards(self, call: Call, repeats: bool) -> list[tuple[tuple[Any, ...], dict[str, Any], Forward]]:
+        if any(call.kwargs.get(name) is not None for name in _OF_A_CACHE[:2]):  # it has the rows that it has; they need not be scanned
+            call = call._replace(kwargs={name: value for name, value in call.kwargs.items() if name not in _OF_A_CACHE})
+        if call.function != "generate":
+            return super()._row_forwards(call, repeats)
+        given = {name: value for name, value in call.kwargs.items() if name in self._takes}
+        steps: list[Forward] = [GenerationStep(given, step) for step in range(1 + repeats)]
+        found = [(call.args, given, step) for step in steps]
+        if "decoder_input_ids" in self._takes:  # what encodes runs before the first step
+            start = {"decoder_input_ids": given["input_ids"]} if "input_ids" in given else {}
+            found.append((call.args, {**start, **given}, forward_of(self._module, given)))
+        return found
+
+    @cached_property
+    def _takes(self) -> frozenset[str]:
+        """The names of the arguments of the model's forward."""
+        return frozenset(inspect.signature(self._module.forward).parameters)
 
     def _lengthened(self, call: Call) -> Call | None:
         return call._replace(args=resized(call.args, 1), kwargs=resized(call.kwargs, 1))
@@ -258,18 +283,19 @@ class LanguageModel(NNsight):
             invokes, shared = [self._invoked((), shared, function)], {}
         shared = spread(self, function, take_options(shared, self._needs(), generate)[1])
         batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared, generate=generate)
-        width = max(length for args, _ in invokes for length in args[0].lengths)
         inputs, steps = batch.inputs, 1
         multiples: tuple[int, ...] = ()
         if generate:
             check_mode(inputs, self._module)
             multiples, steps = row_multiples(inputs, self._module), most_steps(inputs, self._module)
-        rows = tuple(Rows(start, stop, batch.size, width, multiples) for start, stop in batch.rows)
+        rows = tuple(Rows(start, stop, batch.size, multiples) for start, stop in batch.rows)
+        options = {*shared, *(name for args, _ in invokes for name in args[0].options)} - {n for args, _ in invokes for n in args[0].inputs}
+        held = {name: Answer.NONE if name in options else Held(0) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         before = None
         if sides := [left for left in batch.padded if self._padding_check.wanted(left)]:
             prompts = [args[0]._replace(options={}) if generate else args[0] for args, _ in invokes]
             before = partial(self._check_padding, prompts, inputs, sides)
-        return Call((), inputs, rows, function, steps, before)
+        return Call((), inputs, rows, function, steps, before, ((), held))
 
     @property
     def _padding_check(self) -> PaddingCheck:

@@ -15,6 +15,7 @@ from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from .attributes import attribute, load
 from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
+from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
 from .passes import Calls, EveryStep
@@ -38,6 +39,7 @@ class Envoy(HiddenStates):
     """
 
     _record_assignment = True
+    rows = Declared()
 
     def __init__(self, module: torch.nn.Module, tree: Tree | None = None, path: str = "") -> None:
         set_ = object.__setattr__
@@ -346,7 +348,7 @@ class Envoy(HiddenStates):
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}{hint}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty):
+        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty) or (name == "rows" and not has_rows(self)):
             object.__setattr__(self, name, value)
         elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
             path = f"{self._path}.{name}" if self._path else name

@@ -17,6 +17,7 @@ from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
 from .arguments import check_names, spread
 from .copies import viewed
+from .declared import declare
 from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
@@ -57,6 +58,7 @@ class NNsight(Envoy):
 
     envoys: Any = None
     tracer_class: type[Tracer] = Tracer
+    _shares_named = True  # named arguments of a trace may belong to the call of its invokes
 
     def __init__(
         self, module: torch.nn.Module, *, envoys: Any = None, rename: Rename | None = None, alias: Mapping[str, str] | None = None
@@ -120,7 +122,7 @@ class NNsight(Envoy):
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
             made = self.tracer_class(self, call, {} if call else kwargs, fn, progress)
-            made._runs = run
+            made._runs, made._named = run, kwargs if self._shares_named and not args else None
             if scan is not None or validate is not None or CONFIG.APP.SCAN:
                 self._prepare_checks(made, call, CONFIG.APP.SCAN if scan is None else scan, validate)
             return made
@@ -205,6 +207,40 @@ class NNsight(Envoy):
             [[0.0, 0.0]]
         """
         return Editor(self, self if inplace else viewed(self))
+
+    def declare_rows(self, path: str, rows: Any) -> None:
+        """Say which dimension of what a module takes and returns holds the rows of a batch; ``model.path.rows = rows`` does the same.
+
+        It is needed where the model cannot tell: two scans of it, with n and with n + 1 rows, show most of the time. Where a module
+        passes several tensors, it speaks for those of which scans do not tell.
+
+        Args:
+            path: The module, as in ``"transformer.h.3.mlp.gate"``, or an operation, ``"attn.source.split_0"``.
+            rows: A dimension; ``None`` for what does not depend on the inputs; ``(dim, "tokens")`` where each row has several entries
+                in that dimension, one after the other.
+
+        Raises:
+            NNsightError: there is no such module, or ``rows`` is none of these.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Flatten(0, 1), torch.nn.Linear(3, 2)))
+            >>> model.declare_rows("1", (0, "tokens"))
+            >>> with model.trace() as tracer:
+            ...     with tracer.invoke(torch.zeros(1, 4, 3)):
+            ...         four = model[1].output.save()
+            ...     with tracer.invoke(torch.ones(2, 4, 3)):
+            ...         eight = model[1].output.save()
+            >>> four.shape, eight.shape
+            (torch.Size([4, 2]), torch.Size([8, 2]))
+        """
+        try:
+            found = self.get(path)
+        except AttributeError as error:
+            raise NNsightError(str(error)) from None
+        if not isinstance(found, Envoy):
+            raise NNsightError(f"{path} is neither a module of the model nor an operation inside one")
+        declare(self._tree, found._output.path, rows)
 
     def clear_edits(self) -> None:
         """Take back all edits of this model."""
@@ -339,6 +375,18 @@ class NNsight(Envoy):
     def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
         """How a step of a call is scanned: arguments, named ones, and what the model needs besides."""
         return None if call.function or step else (call.args, call.kwargs, PLAIN_FORWARD)
+
+    _tokens: frozenset[str] = frozenset()
+    """Named arguments whose second dimension is the length of rows, which may be any."""
+
+    def _row_arguments(self, call: Call) -> Mapping[str, Any]:
+        """The named arguments that what passes in a forward depends on."""
+        return call.kwargs
+
+    def _row_forwards(self, call: Call, _repeats: bool) -> list[tuple[tuple[Any, ...], dict[str, Any], Forward]]:
+        """The forwards that are scanned to learn where rows lie: that of the first step, and of a later one."""
+        forward = self._forward(call, 0)
+        return [] if forward is None else [forward]
 
     def _lengthened(self, _call: Call) -> Call | None:
         """A call with rows of another length, as further inputs may make them; ``None`` where they do not."""

@@ -145,8 +145,8 @@ class OperationEnvoy(Envoy):
         return _operation_at, (self._envoy, _names(self._envoy, self._path))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("input", "inputs", "output") and not isinstance(getattr(type(self), name, None), eproperty):
-            raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input and .inputs")
+        if name not in ("input", "inputs", "output", "rows") and not isinstance(getattr(type(self), name, None), eproperty):
+            raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input, .inputs and .rows")
         object.__setattr__(self, name, value)
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:

@@ -30,6 +30,7 @@ from ..source_location import lines_of
 from .arguments import check_names
 from .constant_edits import edits_constants
 from .copies import viewed
+from .declared import from_data, text_of
 from .invoker import Call
 from .lacking import lacking, refuse, vet
 from .rehearsing import check
@@ -99,17 +100,22 @@ class SavedGraph:
         return flatten(self._graph, _described)
 
     @cached_property
+    def _declared(self) -> list[tuple[str, int | None, bool, int]]:
+        """What it declares about rows."""
+        return [(one.path, one.dim, one.tokens, one.model) for one in self._document.rows]
+
+    @cached_property
     def _content(self) -> Content:
         """What a file of it holds."""
         flat, held = self._flat, self._document
         return content(
             flat.entries, flat.indices, self._graph.constants, held.kind, function=held.function, saves=held.saves,
             open_ended=held.open_ended, edits=held.edits, traces=[(trace.node, trace.model, trace.open_ended) for trace in held.traces],
-            batch=held.batch,
+            batch=held.batch, rows=self._declared,
         )  # fmt: skip
 
     def __str__(self) -> str:
-        return graph_text(self._graph)
+        return text_of(self._declared) + graph_text(self._graph)
 
     def __repr__(self) -> str:
         return f"<{self.kind} graph of {len(list(walk(self._graph.body)))} nodes, {self.digest[:12]}>\n{self}"
@@ -298,8 +304,8 @@ class SavedGraph:
         for trace, (one, sites) in zip(self._document.traces, self._models(model), strict=True):
             refuse(one, sites)
             name = nodes[trace.node].operands[0].name  # type: ignore[union-attr]
-            given = vet if not self._own else None
-            traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, vet=given)
+            given, declared = vet if not self._own else None, from_data(self._document.rows, trace.model)
+            traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, None, given, declared)
         batch = self._document.batch and meter is None
         run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2), batch, meter)
         with trusted_program(self._own and meter is None):
@@ -330,6 +336,7 @@ class SavedGraph:
         flat = self._flat if not parameters else flatten(Graph(self._graph.body, tuple(constants)), _described)
         made = Recording.of(flat.entries, constants, flat.indices, _places(self._graph, flat, self._name), (), self._edits)
         made.open_ended, made.foreign = self._document.open_ended, not self._own
+        made.declared = from_data(self._document.rows)
         return made
 
     @cached_property

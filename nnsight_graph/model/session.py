@@ -19,6 +19,7 @@ from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from .arguments import check_names
 from .block import RecordedBlock
+from .declared import as_data
 from .handle import GraphHandle
 from .invoker import Call, Invoke, Invoker
 from .session_parts import inside_closure
@@ -48,11 +49,12 @@ class Session(RecordedBlock):
         [1.0, 2.0]
     """
 
-    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_runs", "_traces")
+    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_rows", "_runs", "_traces")
 
     def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True) -> None:
         super().__init__(Recorder(None))
         self._models: tuple[tuple[int, int, bool], ...] = ()
+        self._rows: list[tuple[str, int | None, bool, int]] = []
         self._envoy = envoy
         self._batch = batch
         self._progress = progress
@@ -72,7 +74,7 @@ class Session(RecordedBlock):
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch)
+        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch, rows=self._rows)
 
     def __enter__(self) -> Session:
         if self._recording is not None:
@@ -83,8 +85,9 @@ class Session(RecordedBlock):
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         traces, self._traces = self._traces, {}
-        models = list(dict.fromkeys(id(traced.envoy._tree) for traced in traces.values()))
-        self._models = tuple((node, models.index(id(traced.envoy._tree)), traced.open_ended) for node, traced in traces.items())
+        trees = list(dict.fromkeys(traced.envoy._tree for traced in traces.values()))
+        self._models = tuple((node, trees.index(traced.envoy._tree), traced.open_ended) for node, traced in traces.items())
+        self._rows = [one for place, tree in enumerate(trees) for one in as_data(tree.declared, place)]
         if not self._runs:
             self._recorder.failure = "the session was recorded only, run=False"
             return None
@@ -118,6 +121,7 @@ class SessionTracer(Tracer):
         super().__init__(envoy, call, {} if call else kwargs, function)
         self._recorder = recorder
         self._arguments = args, kwargs
+        self._named = kwargs if envoy._shares_named and not args else None
         self._number = -1
         self._back: Callable[[], bool] | None = None
         self._validate = CONFIG.APP.VALIDATE if validate is None else validate
@@ -129,8 +133,7 @@ class SessionTracer(Tracer):
 
     def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
         """Add an input to the batch, as in any trace; it may come from lines above the trace."""
-        if self._call is not None:
-            raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        self._share_named()
         self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import repeat
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import NNsightError, UnsetValueError
@@ -53,6 +53,7 @@ class Traced(NamedTuple):
         open_ended: Whether it has a loop over an open range of steps.
         validate: Whether it is checked before it runs.
         caches: Its caches.
+        declared: What the file of the session declares about rows.
         vet: Raises what is wrong with the arguments of a call, in a session from a file.
     """
 
@@ -63,6 +64,7 @@ class Traced(NamedTuple):
     validate: bool | str
     caches: Caches | None = None
     vet: Callable[[NNsight, Call], None] | None = None
+    declared: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Stopped(Exception):
@@ -336,6 +338,7 @@ class SessionRun:
         def give(number: int, value: Any) -> None:
             self.values[numbers[number]] = value
 
+        recording.declared = traced.declared
         try:
             with modes(self._modes):
                 problem, reasons = run_trace(

@@ -53,7 +53,7 @@ class Tracer(RecordedBlock):
     """
 
     __slots__ = (
-        "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_progress", "_runs", "_shapes", "_shared", "_validate",
+        "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_named", "_progress", "_runs", "_shapes", "_shared", "_validate",
     )  # fmt: skip
 
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
@@ -69,6 +69,7 @@ class Tracer(RecordedBlock):
         self._validate: bool | str = CONFIG.APP.VALIDATE
         self._caches: Caches | None = None
         self._runs = True
+        self._named: dict[str, Any] | None = None
         if function:
             self._recorder.generating = True
 
@@ -101,8 +102,7 @@ class Tracer(RecordedBlock):
         Raises:
             RecordError: the trace has an input of its own, nothing can be made of this one, or nothing takes an argument.
         """
-        if self._call is not None:
-            raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        self._share_named()
         self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
@@ -111,6 +111,13 @@ class Tracer(RecordedBlock):
         if holds_proxy((args, kwargs), Proxy):
             raise RecordError("an input has to be there when the trace is written; this one comes while it runs: make it above")
         return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs, self._function, self._shared))
+
+    def _share_named(self) -> None:
+        """With invokes, the arguments that the trace was given by name belong to the call of all of them."""
+        if self._call is not None:
+            if self._named is None:
+                raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+            self._call, self._shared, self._known = None, self._named, None
 
     def barrier(self, _count: int) -> Callable[[], None]:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 import torch
 
 from ..run import ModuleIndex
+from ..run.evidence import Evidence, Layouts
 from ..run.scan import Scan
 from .kinds import Kinds
 from .names import Names
@@ -30,7 +32,9 @@ class Scanned(NamedTuple):
 class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
-    __slots__ = ("_root", "envoys", "index", "kinds", "loaded", "names", "scan", "shown", "takes", "views")
+    __slots__ = (
+        "_root", "declared", "envoys", "evidence", "index", "kinds", "layouts", "loaded", "names", "scan", "shown", "takes", "views",
+    )  # fmt: skip
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
         self._root: torch.nn.Module | None = None
@@ -41,14 +45,17 @@ class Tree:
         self.scan: Scan | None = None  # the last one
         self.takes: dict[str, Any] = {}  # what its methods take by name: model/arguments.py
         self.loaded = True  # whether the weights are there
+        self.evidence: dict[Hashable, Evidence] = {}  # of rows, for calls of one structure
+        self.layouts: dict[Hashable, Layouts] = {}  # the same, with what was declared
+        self.declared: dict[str, Any] = {}  # which dimension holds rows, by canonical path
         self.envoys: WeakValueDictionary[str, Envoy] = WeakValueDictionary()  # parents hold their children: no cycle
         self.views: WeakSet[Envoy] = WeakSet()  # further envoys: the model with edits, copies
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
-        return _empty, (), (self.index.root, self.kinds, self.names, self.shown, self.loaded)
+        return _empty, (), (self.index.root, self.kinds, self.names, self.shown, self.loaded, self.declared)
 
     def __setstate__(self, state: Any) -> None:
-        self._root, self.kinds, self.names, self.shown, self.loaded = state
+        self._root, self.kinds, self.names, self.shown, self.loaded, self.declared = state
 
     def __getattr__(self, name: str) -> Any:
         if name != "index":
@@ -81,6 +88,7 @@ class Tree:
     def replace(self, root: torch.nn.Module) -> None:
         """Let the envoys mirror another module of the same shape (real weights in place of none)."""
         self.index = ModuleIndex(root)
+        self.evidence, self.layouts = {}, {}
         for path, envoy in [*self.envoys.items(), *((view._path, view) for view in self.views)]:
             try:
                 object.__setattr__(envoy, "_module", root.get_submodule(path))
@@ -92,7 +100,8 @@ class Tree:
 
 def _empty() -> Tree:
     made = object.__new__(Tree)
-    made.envoys, made.views, made.scan, made.takes = WeakValueDictionary(), WeakSet(), None, {}
+    made.envoys, made.views, made.scan = WeakValueDictionary(), WeakSet(), None
+    made.takes, made.evidence, made.layouts = {}, {}, {}
     return made
 
 

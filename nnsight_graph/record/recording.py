@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +38,9 @@ class Hashed:
         return bool(self._key == (other._key if type(other) is Hashed else other))
 
 
+_NOTHING: Mapping[str, Any] = {}  # never filled
+
+
 class Recording:
     """What a finished trace wrote: entries, constants, places.
 
@@ -51,6 +54,7 @@ class Recording:
         open_ended: Whether it has a loop over an open range of steps.
         foreign: Whether lines of it may come from somebody else.
         strange: The paths of the sites that those name; ``None`` for all.
+        declared: What its file declares about the rows of the model, by path.
         versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
             there is one.
         replaced: What stands for parameters at the end, by path.
@@ -59,8 +63,8 @@ class Recording:
     """
 
     __slots__ = (
-        "_key", "again", "constants", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts", "places",
-        "repeats", "replaced", "shared", "strange", "turns", "variables", "versions",
+        "_key", "again", "constants", "declared", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts",
+        "places", "repeats", "replaced", "shared", "strange", "turns", "variables", "versions",
     )  # fmt: skip
 
     strange: frozenset[str] | None
@@ -77,6 +81,7 @@ class Recording:
         self.names, self.variables, self.parts, self.again = recorder.names, recorder.variables, recorder.parts, recorder.again
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
         self._key: Hashed | None = None
+        self.declared: Mapping[str, Any] = _NOTHING
         self.versions = tuple([(index, versions_of(self.constants[index])) for index in sorted(recorder._edited)])
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
@@ -89,7 +94,7 @@ class Recording:
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
         made.names, made.variables, made.parts, made.replaced, made._key, made.versions, made.again = {}, {}, {}, {}, None, (), ()
-        made.foreign, made.strange = True, None
+        made.foreign, made.strange, made.declared = True, None, _NOTHING
         return made
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import NNsightError
+from ..ops.layout import Layout, leaves_beside
 from ..ops.nested import shares
 from ..ops.rows import rows_of
 
@@ -52,7 +53,8 @@ class Gradients:
         while path and not isinstance(value, torch.Tensor):
             function, others, named = path.pop(0)
             if function is rows_of:  # rows of a tuple are new views: those of what is in it, of its gradient, are the same
-                rows.append((function, others, named))
+                mine, container = others[0], value
+                rows = [(function, (mine._replace(layout=_layout_of(mine.layout, container, path)),), named)]
             else:
                 value = function(value, *others, **named)
         path = rows + path
@@ -123,6 +125,17 @@ class Gradients:
         for listening in self._open.values():
             _remove(listening)
         self._open = {}
+
+
+def _layout_of(layout: Layout, container: Any, path: list[Level]) -> Layout:
+    """The layout of the tensor of a container that a path leads to."""
+    value = container
+    for function, others, named in path:
+        if isinstance(value, torch.Tensor):
+            break
+        value = function(value, *others, **named)
+    answers = (answer for tensor, answer, _ in leaves_beside(container, layout.answers, layout.otherwise) if tensor is value)
+    return layout.of(next(answers, layout.otherwise))
 
 
 def _remove(listening: dict[int, _Heard]) -> None:

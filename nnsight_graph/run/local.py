@@ -10,11 +10,12 @@ import torch
 from ..compile import Plan
 from ..compile.plan import Visit
 from ..ops.data import untrusted
+from ..ops.layout import Rows
 from ..ops.nested import map_tensors
-from ..ops.rows import Rows
 from ..ops.running import current
 from .detours import Leave
 from .engine import Run
+from .evidence import Layouts, rows_in
 from .hooks import install, install_captures
 from .modules import ModuleIndex
 from .untrusted import UntrustedRun
@@ -22,15 +23,17 @@ from .untrusted import UntrustedRun
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
 
 
-def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Sequence[Rows] = ()) -> Run:
-    """A run of ``plan`` that has not begun."""
+def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Sequence[Rows] = (), layouts: Layouts | None = None) -> Run:
+    """A run of ``plan`` that has not begun; ``layouts`` tell where the rows of several inputs lie."""
     slots = [*plan.fixed, *constants]
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
-    slots += [rows_in(kind, number, rows) for kind, number in plan.layouts]
+    slots += [rows_in(key, rows) if layouts is None else layouts.rows_in(key, rows) for key in plan.layouts]
     slots += [None] * plan.blanks
     stranger = untrusted()
     run = Run(plan, slots) if stranger is None else UntrustedRun(plan, slots, stranger.strange)
     run.modules = modules
+    if layouts is not None:
+        run.layouts = layouts
     return run
 
 
@@ -87,13 +90,6 @@ def _forwards_of(root: torch.nn.Module) -> Callable[[], None]:
                     module.__dict__["forward"] = forward
 
     return restore
-
-
-def rows_in(kind: str, number: int, rows: Sequence[Rows]) -> Rows:
-    """The rows of invoke ``number``, or of all invokes before it."""
-    if kind == "rows":
-        return rows[number]
-    return rows[number - 1]._replace(start=0)
 
 
 def _is_fresh(visit: Visit, modules: ModuleIndex) -> bool:
