@@ -11,7 +11,8 @@ from ..config import CONFIG
 from ..errors import NNsightError, RecordError, RemoteError
 from ..graph import Site
 from ..ops.ambient import modes
-from ..record import Recording, recording_here
+from ..record import Recording
+from ..record.opened import open_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
 from .editor import Editor
@@ -103,8 +104,8 @@ class NNsight(Envoy):
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
         fn = "" if fn == "forward" else fn
-        here = recording_here()
-        if trace and here is not None and here.session is not None:
+        here = open_here() if trace else None
+        if here is not None and here.of_session:
             return SessionTracer(self, here, args, kwargs, fn, validate)
         if fn and not callable(getattr(self._module, fn, None)):
             raise RecordError(self._unknown(fn))
@@ -199,7 +200,7 @@ class NNsight(Envoy):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, edits and all: on traced values as part of the trace, else directly."""
-        if not self._edits or recording_here() is not None:
+        if not self._edits or open_here() is not None:
             return super().__call__(*args, **kwargs)
         with self.trace(*args, **kwargs) as tracer:
             result = tracer.result.save()

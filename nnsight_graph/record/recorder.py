@@ -69,7 +69,11 @@ class Recorder(Cursor, Captured):
         emitter: What writes its branches and loops, once there is one.
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
-        observer: Knows shapes.
+        block: The block whose lines are written, held weakly: where nobody has it any more, nobody can end it.
+        frame, offset: The frame that stands in the block, and where it entered it; ``None`` where it was entered by hand.
+        begun: Where that was.
+        mode: What it has put among torch's modes.
+        observes: Whether the block knows shapes.
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
@@ -79,7 +83,7 @@ class Recorder(Cursor, Captured):
         assumed: What Python was told of values while the block was written: node and value.
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
         foreign: Whether an edit from a file, which may be anybody's, is part of it.
-        session: The session whose lines are written, if it is one.
+        of_session: Whether the block is a session.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         own: What own properties have shown, once there is one.
         make: The class of proxies.
@@ -93,7 +97,12 @@ class Recorder(Cursor, Captured):
     reasons: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     regions = 0
     emitter: Any = None
-    observer: Observer | None = None
+    block: Callable[[], Any] = staticmethod(lambda: None)
+    frame: types.FrameType | None = None
+    offset = -1
+    begun: Place | None = None
+    mode: Any = None
+    observes = False
     scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
     modes = ""
@@ -101,7 +110,7 @@ class Recorder(Cursor, Captured):
     invoking = 0
     repeats = False
     foreign = False
-    session: Any = None
+    of_session = False
     names: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  (replaced, never filled)
     again: tuple[tuple[int, Place], ...] = ()
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
@@ -112,7 +121,6 @@ class Recorder(Cursor, Captured):
     retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
     saved_indices: frozenset[int] = frozenset()
-    _token: Any = None
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -128,18 +136,21 @@ class Recorder(Cursor, Captured):
         if self.autocast:
             self.around = ambient()
 
-    def start(self) -> None:
-        """Become the recorder of this thread's open trace."""
-        if recording_here() is not None:
-            raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use what it saved.")
-        self._token = _open.set(self)
-        self.open = True
+    @property
+    def observer(self) -> Observer | None:
+        """Knows shapes."""
+        return self.block() if self.observes else None
+
+    @property
+    def session(self) -> Any:
+        """The session whose lines are written, if it is one."""
+        return self.block() if self.of_session else None
 
     def open_trace(self, owner: Any, generating: bool) -> Callable[[], bool]:
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
         names = (
             "grad", "autocast", "inference", "around", "modes", "grad_changed", "owner", "reads", "step", "nexts", "_by_step", "every",
-            "open_ended", "depth", "generating", "invoking", "regions", "own", "replaced",
+            "open_ended", "depth", "generating", "invoking", "regions", "own", "replaced", "begun",
         )  # fmt: skip
         kept = {name: getattr(self, name) for name in names}
         fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
@@ -155,14 +166,14 @@ class Recorder(Cursor, Captured):
         return back
 
     def finish(self) -> Recording:
-        """Close the trace; what was written leaves the recorder, so that its proxies do not keep it alive."""
-        self.open = False
-        _open.reset(self._token)
+        """The trace is closed; what was written leaves the recorder, so that its proxies do not keep it alive."""
         recording = Recording(self)
-        saved = frozenset(self.saved)
-        self.__dict__.clear()
-        self.places, self.saved_indices = recording.places, saved
+        self.forget("")
         return recording
+
+    def forget(self, why: str) -> None:
+        """The same, where nothing will be computed."""
+        self.__dict__ = {"places": self.places, "saved_indices": frozenset(self.saved), "failure": why}
 
     # ------------------------------------------------------------------ entries
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from ..ops.nested import map_tensors, tensors_in
-from ..record.torch_calls import RECORDING
+from ..record.torch_calls import RecordingMode
 from .specs import Spec, map_items, spec_of
 
 _BLIND = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, fake_tensor.UnsupportedOperatorException)
@@ -90,7 +90,7 @@ def quietly() -> Iterator[None]:
     """While it lasts, torch does not log what it raises on fakes in this thread, and a trace that is being written records nothing."""
     logger, here = logging.getLogger(fake_tensor.__name__), threading.get_ident()
     modes = _get_current_function_mode_stack()
-    others = [mode for mode in modes if mode is not RECORDING]
+    others = [mode for mode in modes if type(mode) is not RecordingMode]
 
     def elsewhere(record: logging.LogRecord) -> bool:
         return record.thread != here
