@@ -80,12 +80,13 @@ class RecordedBlock:
         """Take what an open trace takes; ``__enter__`` gives it back, if an error or an interrupt comes."""
         decision = decide(frame, scan)
         self._block = decision.block(frame)
-        begin(self._recorder, self, None if decision.by_hand else frame, frame)
+        begin(self._recorder, self, self._block, None if decision.by_hand else frame, frame)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
         try:
             if not self._recorder.open:
-                return self._end_closed(error)
+                self._end_closed(error)
+                return None
             if self._block is not None:
                 return self._end_rewritten(error, traceback, sys._getframe(1))
             self._end(error, traceback, sys._getframe(1))
@@ -94,17 +95,12 @@ class RecordedBlock:
             self.give_up(_given_up(problem))
             raise
 
-    def __del__(self) -> None:
-        recorder: Recorder | None = getattr(self, "_recorder", None)
-        if recorder is not None and recorder.open and not sys.is_finalizing():
-            self.give_up("its block was lost")
-
     def give_up(self, why: str) -> None:
         """Close the block without running anything, if it is open; give back what it has taken."""
         if self._block is not None:
             self._block.disarm()
-            self._block = None
         give_up(self._recorder, why)
+        self._block = None
 
     def _end_closed(self, error: BaseException | None) -> None:
         if error is None:

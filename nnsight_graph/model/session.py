@@ -79,6 +79,11 @@ class Session(RecordedBlock):
         super()._begin(frame, scan)
         self._recorder.of_session = True
 
+    def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        if self._recorder.owner is not None:
+            self._recorder.poison = self._recorder.poison or RecordError(_HALF.format("it was entered by hand, and not left"))
+        super()._end(error, traceback, frame)
+
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         traces, self._traces = self._traces, {}
         models = list(dict.fromkeys(id(traced.envoy._tree) for traced in traces.values()))
@@ -99,6 +104,9 @@ class Session(RecordedBlock):
             self._recorder.reasons = run.reasons
             run.values.clear()
         return problem
+
+
+_HALF = "a trace of this session was left without its end ({}), so that the session cannot run"
 
 
 class SessionTracer(Tracer):
@@ -177,11 +185,7 @@ class SessionTracer(Tracer):
             self._block.disarm()
             self._block = None
         if self._half and self._recorder.open and self._recorder.poison is None:
-            self._recorder.poison = RecordError(f"a trace of this session was left without its end ({why}), so that the session cannot run")
-
-    def __del__(self) -> None:
-        if getattr(self, "_half", False):
-            self.give_up("nobody has its tracer any more")
+            self._recorder.poison = RecordError(_HALF.format(why))
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
         recorder = self._recorder
@@ -190,7 +194,9 @@ class SessionTracer(Tracer):
             if recorder.own is not None:
                 recorder.own.close()
             recorder.put(("end",), frame)
-            self._half = False
+        else:
+            self.give_up(f"{type(error).__name__} in its block")
+        self._half = False
         caches, self._caches = self._caches, None
         open_ended = self._back()
         recorder.session._traces[self._number] = Traced(self._envoy, self._function, self._call, open_ended, self._validate, caches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,18 +18,22 @@ class Handling:
         anything: Which of the two.
     """
 
-    __slots__ = ("_given", "_token")
+    __slots__ = ("_before", "_given")
 
     def __init__(self, anything: bool) -> None:
         self._given = anything
-        self._token: Token[bool] | None = None
+        self._before = False
 
     def __enter__(self) -> None:
-        self._token = _anything.set(self._given)
+        self._before = _anything.get()
+        try:
+            _anything.set(self._given)
+        except BaseException:  # an interrupt
+            _anything.set(self._before)
+            raise
 
     def __exit__(self, *_: object) -> None:
-        assert self._token is not None
-        _anything.reset(self._token)
+        _anything.set(self._before)
 
 
 def is_machinery(value: Any) -> bool:

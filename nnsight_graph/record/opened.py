@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_m
 
 from ..errors import RecordError
 from ..source_location import locate, user_place
+from .control import Block
 from .living import lives, lives_on
 from .recorder import Recorder, _open, recording_here
 from .recording import Recording
@@ -42,12 +44,13 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def begin(recorder: Recorder, block: Any, frame: FrameType | None, caller: FrameType) -> None:
+def begin(recorder: Recorder, block: Any, skipped: Block | None, frame: FrameType | None, caller: FrameType) -> None:
     """Make a recorder that of the open trace.
 
     Args:
         recorder: A new one.
-        block: What ends it.
+        block: What ends it. Where nobody has it any more, nobody can: then the trace is closed at once.
+        skipped: Its native body, where that will be skipped.
         frame: The frame that is entering a ``with`` statement; ``None`` where the block is entered by hand.
         caller: The frame that enters it.
 
@@ -60,7 +63,7 @@ def begin(recorder: Recorder, block: Any, frame: FrameType | None, caller: Frame
     if _height():
         _sweep()
     _ = _thread.guard
-    recorder.block, recorder.frame, recorder.offset = weakref.ref(block), frame, caller.f_lasti
+    recorder.block, recorder.frame, recorder.offset = weakref.ref(block, partial(_lost, recorder, skipped)), frame, caller.f_lasti
     if frame is None:
         recorder.begun = user_place(caller)
     recorder.mode = mode = RecordingMode(recorder)
@@ -99,6 +102,13 @@ def set_modes(wanted: list[Any]) -> None:
         _pop_mode()
     for mode in wanted[same:]:
         _push_mode(mode)
+
+
+def _lost(recorder: Recorder, skipped: Block | None, _block: Any) -> None:
+    if not sys.is_finalizing():
+        if skipped is not None:
+            skipped.disarm()
+        give_up(recorder, "its block was lost")
 
 
 def _give_back(recorder: Recorder) -> None:

@@ -175,6 +175,14 @@ class Recorder(Cursor, Captured):
         """The same, where nothing will be computed."""
         self.__dict__ = {"places": self.places, "saved_indices": frozenset(self.saved), "failure": why}
 
+    def interrupted(self, error: BaseException | None) -> bool:
+        """Whether an error that leaves a part of the trace half written is an interrupt: somebody may catch it and go on."""
+        if error is None or isinstance(error, Exception):
+            return False
+        if self.open and self.poison is None:
+            self.poison = RecordError(f"a {type(error).__name__} came while a part of this trace was written, so that it cannot run")
+        return True
+
     # ------------------------------------------------------------------ entries
 
     def add(
@@ -235,8 +243,8 @@ class Recorder(Cursor, Captured):
             else:
                 self.repeats = True
             self.indices.append(index)
-            with torch._C.DisableTorchFunction():  # else the questions go through the mode that records
-                return (torch.Tensor, value.ndim, str(value.dtype))
+            # Else the questions go through the mode that records. On one line: an interrupt between two would leave it so.
+            with torch._C.DisableTorchFunction(): return (torch.Tensor, value.ndim, str(value.dtype))
         self.indices.append(len(self.constants))
         self.constants.append(value.copy() if isinstance(value, numpy.ndarray) else value)  # a native change of it goes unnoticed
         return type(value)

@@ -13,8 +13,8 @@ from ..errors import RecordError
 from ..ops.table import effect_of, is_random, name_of
 from ..source_location import caller_is_users
 from .gradients import Backward
-from .name import Name
 from .living import lives
+from .name import Name
 from .recorder import Recorder, holds_proxy, recording_here
 from .settled import plain
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from ..ops.running import current
+from .undoing import Undo
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called with the module's own forward, and the arguments of the call."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _asking = current.get
 
 
@@ -48,13 +49,13 @@ def _through(replacement: Replacement, original: Callable[..., Any], *args: Any,
 _stand_ins: dict[tuple[int, str], _StandIn] = {}
 
 
-def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement, name: str = "forward") -> Callable[[], None]:
+def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement, undo: Undo, name: str = "forward") -> None:
     """Let ``replacement`` stand for the forward of ``module``, or another method of that name, in calls of ``run``.
 
-    Returns:
-        What takes it away again.
+    What takes it away again is added to ``undo``.
     """
     entry = (run, replacement)
+    undo.append(functools.partial(_take_away, module, name, entry))
     with _lock:
         stand_in = _stand_ins.get((id(module), name))
         if stand_in is None:
@@ -62,15 +63,18 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement,
             module.__dict__[name] = stand_in.forward
         stand_in.runs = [*stand_in.runs, entry]
 
-    def restore() -> None:
-        with _lock:
-            stand_in.runs = [other for other in stand_in.runs if other is not entry]
-            if stand_in.runs:
-                return
-            del _stand_ins[id(module), name]
+
+def _take_away(module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    with _lock:
+        stand_in = _stand_ins.get((id(module), name))
+        if stand_in is None:
+            return
+        stand_in.runs = [other for other in stand_in.runs if other is not entry]
+        if stand_in.runs:
+            return
+        if module.__dict__.get(name) is stand_in.forward:
             if stand_in.own is None:
                 del module.__dict__[name]
             else:
                 module.__dict__[name] = stand_in.own
-
-    return restore
+        del _stand_ins[id(module), name]

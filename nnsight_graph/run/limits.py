@@ -18,7 +18,9 @@ from ..ops.evaluate import CLEAR, SPECIAL, run_code
 from ..ops.nested import storage_of
 from ..ops.running import call_listening, call_module
 from .counts import ends_the_process, made_bytes, work
+from .hooks import add_hook
 from .plain import Plain, plain_name
+from .undoing import Undo, undo_all
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,18 +137,22 @@ class Meter:
             whole: Whether its own operations are kept within the limits, too.
         """
 
-        def forward(_module: torch.nn.Module, _args: Any) -> None:
+        def forward(_module: torch.nn.Module, _args: Any, _kwargs: Any = None) -> None:
             self._forwards += 1
             if self._forwards > self._limits.forwards:
                 raise LimitError(f"the program runs more than {self._limits.forwards} forwards: Limits(forwards=...)")
 
         self._owned |= {storage_of(tensor) for tensor in (*root.parameters(), *root.buffers())} - {0}
-        hook = root.register_forward_pre_hook(forward)
+        undo: Undo = []
+        height = torch._C._len_torch_dispatch_stack()
         try:
+            add_hook(root, "_forward_pre_hooks", forward, True, undo)
             with self._models if whole else nullcontext(), gradients_kept(root):
                 yield
         finally:
-            hook.remove()
+            while torch._C._len_torch_dispatch_stack() > height:  # an interrupt came at the edge of torch's own block
+                torch._C._pop_torch_dispatch_stack()
+            undo_all(undo)
 
     def _check(self, function: Callable[..., Any], values: list[Any]) -> None:
         """Refuse an operation on what is no data, or of which the result would be too large."""
@@ -251,9 +257,9 @@ def _check(most: int, value: Any) -> None:
 def gradients_kept(module: torch.nn.Module) -> Iterator[None]:
     """What backward passes leave in ``.grad`` of the parameters is gone afterwards, and what was there before is there again."""
     before = [(parameter, parameter.grad) for parameter in module.parameters()]
-    for parameter, _ in before:
-        parameter.grad = None
     try:
+        for parameter, _ in before:
+            parameter.grad = None
         yield
     finally:
         for parameter, gradient in before:

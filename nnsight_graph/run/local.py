@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .detours import Leave
 from .engine import Run
 from .hooks import install, install_captures
 from .modules import ModuleIndex
+from .undoing import undo_all, undoing
 
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
 
@@ -41,31 +43,46 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     if plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
-    undo: list[Callable[[], None]] = []
-    if kwargs and any(value for name, value in kwargs.items() if name.startswith("output_")):
-        undo.append(_forwards_of(modules.root))
-    token = current.set(run)
+    undo, runs = undoing(_CODE)
+    before = current.get()
     try:
-        if plan.prologue:
-            _start(run)
-        install(run, modules, undo)
-        if run.captures:
-            install_captures(run, modules, undo)
-        result = function(*args, **kwargs)
-        if run.error is None and (plan.repeats or plan.ends):
-            run.end()
-        if plan.result >= 0 and run.error is None:
-            run.arrive(plan.result, result)
-        run.check_saved()
-    except Leave:
-        if run.error is None:  # it was stopped
+        try:
+            runs.append(undo)
+            undo.append(partial(_leave, run, before))
+            current.set(run)
+            if kwargs and any(value for name, value in kwargs.items() if name.startswith("output_")):
+                undo.append(_forwards_of(modules.root))
+            if plan.prologue:
+                _start(run)
+            install(run, modules, undo)
+            if run.captures:
+                install_captures(run, modules, undo)
+            result = function(*args, **kwargs)
+            if run.error is None and (plan.repeats or plan.ends):
+                run.end()
+            if plan.result >= 0 and run.error is None:
+                run.arrive(plan.result, result)
             run.check_saved()
-    finally:
-        for remove in reversed(undo):
-            remove()
-        if run.gradients is not None:
-            run.gradients.forget()
-        current.reset(token)
+        except Leave:
+            if run.error is None:  # it was stopped
+                run.check_saved()
+        finally:
+            undo_all(undo)
+            if runs and runs[-1] is undo:
+                runs.pop()
+    except BaseException:
+        undo_all(undo)  # an interrupt may have come above
+        raise
+
+
+_CODE = execute.__code__
+
+
+def _leave(run: Run, before: Any) -> None:
+    if run.gradients is not None:
+        run.gradients.forget()
+    if current.get() is run:
+        current.set(before)
 
 
 def _forwards_of(root: torch.nn.Module) -> Callable[[], None]:

@@ -102,7 +102,8 @@ def _examine(decision: Decision, frame: FrameType, scan: bool) -> None:
 class Block:
     """A block that is rewritten.
 
-    Last in ``__enter__``, when it is noted where it will be disarmed: :meth:`arm`. In ``__exit__``: if :meth:`skipped`, then :meth:`run`, go on as after any body, and return True.
+    Last in ``__enter__``, when it is noted where it will be disarmed: :meth:`arm`. In ``__exit__``: if :meth:`skipped`, then
+    :meth:`run`, go on as after any body, and return True.
     """
 
     __slots__ = ("_frame", "_rewritten", "_skip")
