@@ -55,26 +55,32 @@ def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement,
     What takes it away again is added to ``undo``.
     """
     entry = (run, replacement)
-    undo.append(functools.partial(_take_away, module, name, entry))
-    with _lock:
-        stand_in = _stand_ins.get((id(module), name))
-        if stand_in is None:
-            stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
-            module.__dict__[name] = stand_in.forward
-        stand_in.runs = [*stand_in.runs, entry]
+    undo.append(functools.partial(_locked, _take_away, module, name, entry))
+    _locked(_put_in_place, module, name, entry)
+
+
+def _locked(change: Callable[..., None], module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    with _lock: return change(module, name, entry)  # on one line: an interrupt between two would leave it locked
+
+
+def _put_in_place(module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    stand_in = _stand_ins.get((id(module), name))
+    if stand_in is None:
+        stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
+        module.__dict__[name] = stand_in.forward
+    stand_in.runs = [*stand_in.runs, entry]
 
 
 def _take_away(module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
-    with _lock:
-        stand_in = _stand_ins.get((id(module), name))
-        if stand_in is None:
-            return
-        stand_in.runs = [other for other in stand_in.runs if other is not entry]
-        if stand_in.runs:
-            return
-        if module.__dict__.get(name) is stand_in.forward:
-            if stand_in.own is None:
-                del module.__dict__[name]
-            else:
-                module.__dict__[name] = stand_in.own
-        del _stand_ins[id(module), name]
+    stand_in = _stand_ins.get((id(module), name))
+    if stand_in is None:
+        return
+    stand_in.runs = [other for other in stand_in.runs if other is not entry]
+    if stand_in.runs:
+        return
+    if module.__dict__.get(name) is stand_in.forward:
+        if stand_in.own is None:
+            del module.__dict__[name]
+        else:
+            module.__dict__[name] = stand_in.own
+    del _stand_ins[id(module), name]

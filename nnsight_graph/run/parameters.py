@@ -45,29 +45,35 @@ class _Table(dict):  # type: ignore[type-arg]
 def watch_parameters(module: torch.nn.Module, path: str, undo: Undo) -> None:
     """Let a run replace parameters and buffers of ``module``; what ends that is added to ``undo``."""
     user = object()
-    undo.append(partial(_take_away, module, user))
-    with _lock:
-        for name in _TABLES:
-            table = module.__dict__[name]
-            if type(table) is not _Table:
-                table = _Table(table, path)
-            table.users = {*table.users, user}
-            module.__dict__[name] = table
+    undo.append(partial(_locked, _take_away, module, path, user))
+    _locked(_put_in_place, module, path, user)
 
 
 _TABLES = ("_parameters", "_buffers")
 
 
-def _take_away(module: torch.nn.Module, user: object) -> None:
-    with _lock:
-        for name in _TABLES:
-            table = module.__dict__[name]
-            if type(table) is not _Table:
-                continue
-            table.users = table.users - {user}
-            if not table.users:
-                _bring_up_to_date(table.original, dict(table.items()))
-                module.__dict__[name] = table.original
+def _locked(change: Callable[..., None], module: torch.nn.Module, path: str, user: object) -> None:
+    with _lock: return change(module, path, user)  # on one line: an interrupt between two would leave it locked
+
+
+def _put_in_place(module: torch.nn.Module, path: str, user: object) -> None:
+    for name in _TABLES:
+        table = module.__dict__[name]
+        if type(table) is not _Table:
+            table = _Table(table, path)
+        table.users = {*table.users, user}
+        module.__dict__[name] = table
+
+
+def _take_away(module: torch.nn.Module, _path: str, user: object) -> None:
+    for name in _TABLES:
+        table = module.__dict__[name]
+        if type(table) is not _Table:
+            continue
+        table.users = table.users - {user}
+        if not table.users:
+            _bring_up_to_date(table.original, dict(table.items()))
+            module.__dict__[name] = table.original
 
 
 def _bring_up_to_date(original: dict[str, Any], now: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
@@ -21,7 +20,6 @@ from .triggers import obstacle, triggers
 
 _HERE = str(Path(__file__).parent) + os.sep
 _MOST = 10_000
-_lock = threading.Lock()
 
 
 class Decision:
@@ -76,10 +74,9 @@ def _decide(frame: FrameType, scan: bool) -> Decision:
         decision.reason = BY_HAND
     elif CONTROL not in code.co_freevars:  # else the code was rewritten itself, with all blocks in it
         _examine(decision, frame, scan)
-    with _lock:
-        if len(_decisions) >= _MOST:
-            _decisions.clear()
-        _decisions[id(code), frame.f_lasti, scan] = decision
+    if len(_decisions) >= _MOST:
+        _decisions.clear()
+    _decisions[id(code), frame.f_lasti, scan] = decision
     return decision
 
 

@@ -15,7 +15,7 @@ from .bodies import first_of
 
 _TOOL = "nnsight_graph"
 _monitoring: Any = getattr(sys, "monitoring", None)
-_lock = threading.RLock()  # what is lost while it is held may be disarmed then
+_lock = threading.RLock()  # held on one line alone: an interrupt between two would leave it held. What is lost meanwhile may be disarmed
 _armed: dict[int, Skip] = {}  # by the identity of the frame
 _tool: int | None = None
 
@@ -95,40 +95,45 @@ def _ignore(_frame: FrameType, _event: str, _argument: Any) -> None:
 
 
 def _monitor(skip: Skip) -> bool:
-    global _tool
-    frame = skip.frame
-    assert frame is not None
-    with _lock:
-        if _tool is None:
-            free = [number for number in (4, 3, 5, 2, 1, 0) if _monitoring.get_tool(number) in (None, _TOOL)]
-            if not free:
-                return False
-            if _monitoring.get_tool(free[0]) is None:  # else an interrupt came while it was given back
-                _monitoring.use_tool_id(free[0], _TOOL)
-            _monitoring.register_callback(free[0], _monitoring.events.INSTRUCTION, _instruction)
-            _tool = free[0]
-        _armed[id(frame)] = skip
-        _monitoring.set_local_events(_tool, frame.f_code, _monitoring.events.INSTRUCTION)
-    return True
+    with _lock: return _monitored(skip)
 
 
 def _release(skip: Skip) -> None:
     """Take back the events of the code, and the tool id, with the last that needs them."""
+    with _lock: return _released(skip)
+
+
+def _monitored(skip: Skip) -> bool:
     global _tool
-    with _lock:
-        frame = skip.frame
-        if frame is None or _armed.get(id(frame)) is not skip:
-            return
-        others = [other for other in _armed.values() if other is not skip]
-        tool = _tool
-        if tool is not None:
-            if all(other.frame is None or other.frame.f_code is not frame.f_code for other in others):
-                _monitoring.set_local_events(tool, frame.f_code, 0)
-            if not others:
-                _monitoring.register_callback(tool, _monitoring.events.INSTRUCTION, None)
-                _tool = None
-                _monitoring.free_tool_id(tool)
-        del _armed[id(frame)]
+    frame = skip.frame
+    assert frame is not None
+    if _tool is None:
+        free = [number for number in (4, 3, 5, 2, 1, 0) if _monitoring.get_tool(number) in (None, _TOOL)]
+        if not free:
+            return False
+        if _monitoring.get_tool(free[0]) is None:  # else an interrupt came while it was given back
+            _monitoring.use_tool_id(free[0], _TOOL)
+        _monitoring.register_callback(free[0], _monitoring.events.INSTRUCTION, _instruction)
+        _tool = free[0]
+    _armed[id(frame)] = skip
+    _monitoring.set_local_events(_tool, frame.f_code, _monitoring.events.INSTRUCTION)
+    return True
+
+
+def _released(skip: Skip) -> None:
+    global _tool
+    frame, tool = skip.frame, _tool
+    if frame is None or _armed.get(id(frame)) is not skip:
+        return
+    others = [other for other in _armed.values() if other is not skip]
+    if tool is not None:
+        if all(other.frame is None or other.frame.f_code is not frame.f_code for other in others):
+            _monitoring.set_local_events(tool, frame.f_code, 0)
+        if not others:
+            _monitoring.register_callback(tool, _monitoring.events.INSTRUCTION, None)
+            _tool = None
+            _monitoring.free_tool_id(tool)
+    del _armed[id(frame)]
 
 
 def _instruction(_code: CodeType, offset: int) -> None:
