@@ -40,8 +40,11 @@ class Fakes(FakeTensorMode):
         self._number = number
         self._failed = 0
 
-    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation."""
+    def _dispatch_impl(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operation.
+
+        Not ``dispatch``, which autograd also asks for devices, where an error, such as an interrupt, would end the process.
+        """
         if not types and func._schema.is_mutable:  # all its tensors are real
             args = self._faked(args)
             kwargs = self._faked(kwargs or {})
@@ -50,7 +53,7 @@ class Fakes(FakeTensorMode):
             if told is not None:
                 return told
         try:
-            return super().dispatch(func, types, args, kwargs)
+            return super()._dispatch_impl(func, types, args, kwargs)
         except Exception as error:
             if id(error) == self._failed:  # of an operation inside this one
                 raise
