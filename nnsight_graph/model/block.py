@@ -73,7 +73,7 @@ class RecordedBlock:
                 self._block.arm()
             return self._entered
         except BaseException as error:
-            self.give_up(_given_up(error))
+            self.give_up(_given_up(error), error)
             raise
 
     def _begin(self, frame: FrameType, scan: bool = False) -> None:
@@ -92,14 +92,14 @@ class RecordedBlock:
             self._end(error, traceback, sys._getframe(1))
             return None
         except BaseException as problem:
-            self.give_up(_given_up(problem))
+            self.give_up(_given_up(problem), problem)
             raise
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str, error: BaseException | None = None) -> None:
         """Close the block without running anything, if it is open; give back what it has taken."""
         if self._block is not None:
             self._block.disarm()
-        give_up(self._recorder, why)
+        give_up(self._recorder, why, error)
         self._block = None
 
     def _end_closed(self, error: BaseException | None) -> None:
@@ -134,7 +134,7 @@ class RecordedBlock:
                 self._end(raised, raised.__traceback__, frame)
                 raise
         saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
-        recording = self._recording = end(recorder)
+        recording = self._recording = end(recorder, error)
         if error is not None:
             recorder.failure = _given_up(error)
             if isinstance(error, NNsightError):

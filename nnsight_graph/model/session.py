@@ -179,7 +179,7 @@ class SessionTracer(Tracer):
             self.give_up(f"{type(error).__name__} where it was begun")
             raise
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str, _error: BaseException | None = None) -> None:
         """The session, which has the recorder, may go on: it will not run, if a part of it is half written."""
         if self._block is not None:
             self._block.disarm()

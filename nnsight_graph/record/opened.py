@@ -66,20 +66,23 @@ def begin(recorder: Recorder, block: Any, skipped: Block | None, frame: FrameTyp
     recorder.block, recorder.frame, recorder.offset = weakref.ref(block, partial(_lost, recorder, skipped)), frame, caller.f_lasti
     if frame is None:
         recorder.begun = user_place(caller)
+    recorder.grad_outside = torch.is_grad_enabled()
     recorder.mode = mode = RecordingMode(recorder)
     recorder.open = True
     _open.set(recorder)
     _push_mode(mode)
 
 
-def end(recorder: Recorder) -> Recording:
+def end(recorder: Recorder, error: BaseException | None) -> Recording:
     """Close a trace: what it wrote."""
+    _after_interrupt(recorder, error)
     _give_back(recorder)
     return recorder.finish()
 
 
-def give_up(recorder: Recorder, why: str) -> None:
+def give_up(recorder: Recorder, why: str, error: BaseException | None = None) -> None:
     """Close a trace that will not run; may be called again."""
+    _after_interrupt(recorder, error)
     _give_back(recorder)
     if recorder.open:
         recorder.forget(why)
@@ -109,6 +112,13 @@ def _lost(recorder: Recorder, skipped: Block | None, _block: Any) -> None:
         if skipped is not None:
             skipped.disarm()
         give_up(recorder, "its block was lost")
+
+
+def _after_interrupt(recorder: Recorder, error: BaseException | None) -> None:
+    """A block of torch's in the trace may not have ended, where the interrupt came while the recorder saw its end."""
+    grad = recorder.grad_outside
+    if grad is not None and error is not None and not isinstance(error, Exception) and torch.is_grad_enabled() is not grad:
+        torch._C._set_grad_enabled(grad)
 
 
 def _give_back(recorder: Recorder) -> None:

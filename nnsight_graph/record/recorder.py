@@ -57,6 +57,7 @@ class Recorder(Cursor, Captured):
         open: Whether the block is still being written.
         autocast, grad, inference: Whether autocast, gradients and inference mode were on when the trace was opened.
         modes: The modes that lines work in, where they are not those around the trace, which are ``around``.
+        grad_outside: Whether gradients were on where the block was entered.
         grad_changed: Whether the block has switched gradients on or off since.
         invoking: In which invoke the line stands, counted from 1; 0 outside.
         owner: What may be read in it: the model.
@@ -105,6 +106,7 @@ class Recorder(Cursor, Captured):
     observes = False
     scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
+    grad_outside: bool | None = None
     modes = ""
     around = ""
     invoking = 0

@@ -27,12 +27,12 @@ class SkipBody(BaseException):
 class Skip:
     """The skipping of the body that ``frame`` is about to begin."""
 
-    __slots__ = ("_before", "_first", "error", "frame", "monitored")
+    __slots__ = ("_before", "_first", "_raised", "error", "frame", "monitored")
 
     def __init__(self, frame: FrameType) -> None:
         self.frame: FrameType | None = frame
         self.error = SkipBody()
-        self.monitored = False
+        self.monitored = self._raised = False
         self._first = first_of(frame.f_code, frame.f_lasti)
         self._before: tuple[Any, Any, bool, int] | None = None
 
@@ -56,8 +56,8 @@ class Skip:
         self.frame = None
 
     def _restore(self, frame: FrameType, tracer: Any, traced: Any, opcodes: bool, thread: int) -> None:
-        if thread == threading.get_ident() and sys.gettrace() in (None, _ignore):
-            sys.settrace(tracer)
+        if thread == threading.get_ident() and (sys.gettrace() is _ignore or (self._raised and sys.gettrace() is None)):
+            sys.settrace(tracer)  # Python takes away what has raised
         if frame.f_trace in (None, self._step):
             frame.f_trace, frame.f_trace_opcodes = traced, opcodes
         if tracer is not None and not hasattr(tracer, "__code__"):
@@ -86,6 +86,7 @@ class Skip:
 
     def _step(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if event in ("line", "opcode") and self.begins_at(frame.f_lasti):
+            self._raised = True
             raise self.error
         return self._step
 
