@@ -45,10 +45,7 @@ class Call(NamedTuple):
     @property
     def modes(self) -> str:
         """The modes of torch that it works in, where it sets them itself."""
-        if self.function != "generate":
-            return ""
-        with torch.no_grad():
-            return ambient()
+        return ambient(grad=False) if self.function == "generate" else ""
 
 
 class Invoker:
@@ -86,11 +83,16 @@ class Invoker:
             raise RecordError("invokes cannot be nested: end the block of the first before the next")
         if recorder.regions:
             raise RecordError("an invoke cannot stand in a branch or a loop: which inputs there are is known when the trace is written")
-        if recorder.own is not None:
-            recorder.own.enter()
-        recorder.invoking = recorder.put(("invoke", self._rows()), sys._getframe(1)) + 1
-        self._back = recorder.rewound("last" if self._input is None and recorder.open_ended else 0)
-        return self
+        frame = sys._getframe(1)
+        try:
+            if recorder.own is not None:
+                recorder.own.enter()
+            recorder.invoking = recorder.put(("invoke", self._rows()), frame) + 1
+            self._back = recorder.rewound("last" if self._input is None and recorder.open_ended else 0)
+            return self
+        except BaseException as error:
+            recorder.interrupted(error)
+            raise
 
     def _rows(self) -> str:
         if self._input is not None:
@@ -104,7 +106,8 @@ class Invoker:
         recorder = self._recorder
         if error is None:
             recorder.leave_own(recorder.invoking)
-        recorder.put(("end",), sys._getframe(1))
+        if not recorder.interrupted(error):
+            recorder.put(("end",), sys._getframe(1))
         recorder.invoking = 0
         if self._back is not None:
             self._back()

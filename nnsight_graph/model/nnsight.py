@@ -12,7 +12,8 @@ from ..errors import NNsightError, RecordError, RemoteError
 from ..graph import Site
 from ..ops.ambient import modes
 from ..ops.nested import tensors_in
-from ..record import Recording, recording_here
+from ..record import Recording
+from ..record.opened import open_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
 from .arguments import check_names, spread
@@ -112,8 +113,8 @@ class NNsight(Envoy):
         fn = "" if fn == "forward" else fn
         if kwargs:
             check_names(self, fn, kwargs, "generate" if fn == "generate" else "trace")
-        here = recording_here()
-        if trace and here is not None and here.session is not None:
+        here = open_here() if trace else None
+        if here is not None and here.of_session:
             if not run:
                 raise RecordError("a trace in a session runs when the session does: model.session(run=False) records it only")
             return SessionTracer(self, here, args, kwargs, fn, True if scan and validate is None else validate)
@@ -248,7 +249,7 @@ class NNsight(Envoy):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, edits and all: on traced values as part of the trace, else directly."""
-        recording = recording_here() is not None
+        recording = open_here() is not None
         if kwargs and not recording:
             check_names(self, "", kwargs, "the call")
         if recording or not self._edits:

@@ -56,6 +56,8 @@ class Tracer(RecordedBlock):
         "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_named", "_progress", "_runs", "_shapes", "_shared", "_validate",
     )  # fmt: skip
 
+    _again = "this trace has run already; open a new one with model.trace(...)"
+
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
         super().__init__(Recorder(envoy._tree))
         self._envoy = envoy
@@ -264,12 +266,10 @@ class Tracer(RecordedBlock):
             self._known = Numbers(self._envoy, self._recorder, self._call, self._invokes, self._shared, self._function)
         return self._known
 
-    def __enter__(self) -> Tracer:
-        if self._recording is not None:
-            raise RecordError("this trace has run already; open a new one with model.trace(...)")
-        self._begin(sys._getframe(1), False, self)
+    def _begin(self, frame: FrameType, scan: bool = False) -> None:
+        super()._begin(frame, scan)
+        self._recorder.observes = True
         self._put_edits()
-        return self
 
     def _put_edits(self) -> None:
         """The edits of the model stand above the block."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -49,18 +49,22 @@ class trusted_program:
         strange: The paths of the sites that a stranger's lines name, where others are the user's; all by default.
     """
 
-    __slots__ = ("_given", "_token")
+    __slots__ = ("_before", "_given")
 
     def __init__(self, trusted: bool, strange: frozenset[str] | None = None) -> None:
         self._given = None if trusted else Untrusted(strange)
-        self._token: Token[Untrusted | None] | None = None
+        self._before: Untrusted | None = _ALL
 
     def __enter__(self) -> None:
-        self._token = _untrusted.set(self._given)
+        self._before = _untrusted.get()
+        try:
+            _untrusted.set(self._given)
+        except BaseException:  # an interrupt
+            _untrusted.set(self._before)
+            raise
 
     def __exit__(self, *_: object) -> None:
-        assert self._token is not None
-        _untrusted.reset(self._token)
+        _untrusted.set(self._before)
 
 
 class Withheld:

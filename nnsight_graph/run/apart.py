@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 
 _REDUCE, _STATE = "__reduce_ex__", "__getstate__"
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def put(table: Any, hook: Any, value: Any) -> None:
@@ -62,25 +63,37 @@ def _reduced(table: OrderedDict[Any, Any], _protocol: Any) -> tuple[Any, ...]:
 
 # ---------------------------------------------------------------------- replaced attributes
 
-_parted: dict[int, int] = {}
+_parted: dict[int, set[object]] = {}
 
 
-def part(module: torch.nn.Module) -> None:
-    """Let copies of a module have what was there before, in place of its replaced attributes."""
-    with _lock:
-        users = _parted[id(module)] = _parted.get(id(module), 0) + 1
-        if users == 1 and _STATE not in module.__dict__:
-            module.__dict__[_STATE] = _State(module, _STATE)
+def part(module: torch.nn.Module, user: object) -> None:
+    """Let copies of a module have what was there before, in place of its replaced attributes, for one more user of that."""
+    _locked(_part, module, user)
 
 
-def rejoin(module: torch.nn.Module) -> None:
-    """Take one :func:`part` back."""
-    with _lock:
-        _parted[id(module)] -= 1
-        if not _parted[id(module)]:
-            del _parted[id(module)]
-            if type(module.__dict__.get(_STATE)) is _State:
-                del module.__dict__[_STATE]
+def rejoin(module: torch.nn.Module, user: object) -> None:
+    """Take a :func:`part` back; for nothing, if it was not done, or was taken back already."""
+    _locked(_rejoin, module, user)
+
+
+def _locked(change: Callable[[torch.nn.Module, object], None], module: torch.nn.Module, user: object) -> None:
+    with _lock: return change(module, user)  # on one line: an interrupt between two would leave it locked
+
+
+def _part(module: torch.nn.Module, user: object) -> None:
+    _parted[id(module)] = {*_parted.get(id(module), ()), user}
+    if _STATE not in module.__dict__:
+        module.__dict__[_STATE] = _State(module, _STATE)
+
+
+def _rejoin(module: torch.nn.Module, user: object) -> None:
+    users = _parted.get(id(module), set()) - {user}
+    if users:
+        _parted[id(module)] = users
+        return
+    if type(module.__dict__.get(_STATE)) is _State:
+        del module.__dict__[_STATE]
+    _parted.pop(id(module), None)
 
 
 class InPlace:

@@ -15,11 +15,12 @@ import torch
 
 from ..ops.running import current
 from .apart import InPlace, part, rejoin
+from .undoing import Undo
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called with the module's own forward, and the arguments of the call."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _asking = current.get
 
 
@@ -49,30 +50,42 @@ def _through(replacement: Replacement, original: Callable[..., Any], *args: Any,
 _stand_ins: dict[tuple[int, str], _StandIn] = {}
 
 
-def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement, name: str = "forward") -> Callable[[], None]:
+def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement, undo: Undo, name: str = "forward") -> None:
     """Let ``replacement`` stand for the forward of ``module``, or another method of that name, in calls of ``run``.
 
-    Returns:
-        What takes it away again.
+    What takes it away again is added to ``undo``.
     """
     entry = (run, replacement)
-    part(module)
-    with _lock:
-        stand_in = _stand_ins.get((id(module), name))
-        if stand_in is None:
-            stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
-            module.__dict__[name] = stand_in
-        stand_in.runs = [*stand_in.runs, entry]
+    undo.append(functools.partial(rejoin, module, entry))
+    part(module, entry)
+    undo.append(functools.partial(_locked, _take_away, module, name, entry))
+    _locked(_put_in_place, module, name, entry)
 
-    def restore() -> None:
-        with _lock:
-            stand_in.runs = [other for other in stand_in.runs if other is not entry]
-            if not stand_in.runs:
-                del _stand_ins[id(module), name]
-                if stand_in.before is None:
-                    del module.__dict__[name]
-                else:
-                    module.__dict__[name] = stand_in.before
-        rejoin(module)
 
-    return restore
+def _locked(change: Callable[..., None], module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    with _lock: return change(module, name, entry)  # on one line: an interrupt between two would leave it locked
+
+
+def _put_in_place(module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    stand_in = _stand_ins.get((id(module), name))
+    if stand_in is None:
+        stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
+        module.__dict__[name] = stand_in
+    stand_in.runs = [*stand_in.runs, entry]
+
+
+def _take_away(module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    stand_in = _stand_ins.get((id(module), name))
+    if stand_in is None:
+        return
+    stand_in.runs = [other for other in stand_in.runs if other is not entry]
+    if stand_in.runs:
+        return
+    now: Any = module.__dict__.get(name)
+    if now is stand_in:
+        before = stand_in.before
+        if before is None:
+            del module.__dict__[name]
+        else:
+            module.__dict__[name] = before
+    del _stand_ins[id(module), name]

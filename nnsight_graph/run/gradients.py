@@ -19,12 +19,18 @@ Level = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class _Heard:
     """What listens to one tensor in one backward: the visits, and the path from the tensor to each value."""
 
-    __slots__ = ("handle", "tensor", "visits")
+    __slots__ = ("hook", "tensor", "version", "visits")
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, tensor: torch.Tensor, version: int) -> None:
+        self.tensor, self.version = tensor, version
         self.visits: dict[int, list[tuple[int, list[Level]]]] = {}  # by where the value came from
-        self.handle: Any = None
+        self.hook: Any = None
+
+    def remove(self) -> None:
+        """Take the hook away, if it is there."""
+        hooks: dict[int, Any] = self.tensor._backward_hooks or {}
+        for key in [key for key, hook in hooks.items() if hook is self.hook]:
+            del hooks[key]
 
 
 class Gradients:
@@ -66,10 +72,11 @@ class Gradients:
         heard = tensors.get(id(value))
         version = value._version
         _ = value.grad_fn  # torch makes that of a view anew after an edit in place; hooks before (torch 2.13) end the process
-        if heard is None or heard.handle[1] != version:  # after an edit in place it is another value
+        if heard is None or heard.version != version:  # after an edit in place it is another value
             key = id(value) if heard is None else -len(tensors)
-            heard = tensors[key] = _Heard(value)
-            heard.handle = (value.register_hook(self._hook(heard, ordinal)), version)
+            heard = tensors[key] = _Heard(value, version)
+            heard.hook = self._hook(heard, ordinal)
+            value.register_hook(heard.hook)
         heard.visits.setdefault(source, []).append((index, path))
 
     def _hook(self, heard: _Heard, ordinal: int) -> Callable[..., Any]:
@@ -103,17 +110,17 @@ class Gradients:
 
     def backward(self, ordinal: int, loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run a backward; every gradient that was named has to come."""
-        before, self._running = self._running, ordinal
-        listening = self._open.get(ordinal, {})
+        before, listening = self._running, self._open.get(ordinal, {})
         try:
+            self._running = ordinal
             if type(loss) in (tuple, list):
                 torch.autograd.backward(loss, *args, **kwargs)
             else:
                 loss.backward(*args, **kwargs)
         finally:
             self._running = before
-            self._open.pop(ordinal, None)
             _remove(listening)
+            self._open.pop(ordinal, None)
         for heard in listening.values():
             for index, _ in chain.from_iterable(heard.visits.values()):
                 if not self._run.seen[index]:
@@ -122,7 +129,7 @@ class Gradients:
 
     def forget(self) -> None:
         """Take away the hooks of backwards that did not run."""
-        for listening in self._open.values():
+        for listening in list(self._open.values()):
             _remove(listening)
         self._open = {}
 
@@ -140,7 +147,7 @@ def _layout_of(layout: Layout, container: Any, path: list[Level]) -> Layout:
 
 def _remove(listening: dict[int, _Heard]) -> None:
     for heard in listening.values():
-        heard.handle[0].remove()
+        heard.remove()
 
 
 def _why_not(value: torch.Tensor) -> str:

@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -116,3 +117,16 @@ def _of_class(kind: type) -> list[Any]:
         space = vars(sys.modules.get(each.__module__, ModuleType("")))
         found += [value for value in space.values() if isinstance(value, torch.Tensor)]
     return found
+
+
+@contextmanager
+def gradients_kept(module: torch.nn.Module, others: Iterable[torch.Tensor] = ()) -> Iterator[None]:
+    """What backward passes leave in ``.grad`` of parameters, and of others, is gone afterwards, and what was there before is again."""
+    before = [(parameter, parameter.grad) for parameter in (*module.parameters(), *others)]
+    try:
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -21,11 +21,13 @@ from ..ops.data import Withheld, reject_non_data
 from ..ops.evaluate import CLEAR, SPECIAL, run_code
 from ..ops.nested import storage_of
 from ..ops.running import call_listening, call_module
-from .apart import put, take
 from .counts import ends_the_process, made_bytes
 from .held import Held, in_backward, makes_anew, tensors_of
+from .hooks import add_hook
+from .kept import gradients_kept
 from .plain import Plain, plain_name
 from .shapes import shapes_of
+from .undoing import Undo, undo_all
 from .work import work
 
 
@@ -167,14 +169,14 @@ class Meter:
             whole: Whether its own operations are kept within the limits, too.
         """
 
-        def forward(_module: torch.nn.Module, _args: Any) -> None:
+        def forward(_module: torch.nn.Module, _args: Any, _kwargs: Any = None) -> None:
             if _metered.get() is not self:  # another run's, in another thread
                 return
             self._forwards += 1
             if self._forwards > self._limits.forwards:
                 raise LimitError(f"the program runs more than {self._limits.forwards} forwards: Limits(forwards=...)")
 
-        def module(_module: torch.nn.Module, _args: Any) -> None:
+        def module(_module: torch.nn.Module, _args: Any, _kwargs: Any = None) -> None:
             if _metered.get() is self:
                 self._look_at_the_clock()
 
@@ -183,16 +185,19 @@ class Meter:
         hooked = [(root, forward)]
         if self._limits.seconds is not None:
             hooked += [(each, module) for each in root.modules()]
-        token = _metered.set(self)
+        undo: Undo = []
+        height, before = torch._C._len_torch_dispatch_stack(), _metered.get()
         try:
+            _metered.set(self)
             for each, hook in hooked:
-                put(each._forward_pre_hooks, hook, hook)
+                add_hook(each, "_forward_pre_hooks", hook, True, undo)
             with self._models if whole else nullcontext(), gradients_kept(root):
                 yield
         finally:
-            _metered.reset(token)
-            for each, hook in hooked:
-                take(each._forward_pre_hooks, hook)
+            while torch._C._len_torch_dispatch_stack() > height:  # an interrupt came at the edge of torch's own block
+                torch._C._pop_torch_dispatch_stack()
+            undo_all(undo)
+            _metered.set(before)
 
     def _check(self, function: Callable[..., Any], values: list[Any]) -> None:
         """Refuse an operation on what is no data, or of which the result would be too large."""
@@ -327,16 +332,3 @@ def _bytes(tensor: torch.Tensor) -> int:
 def _check(most: int, value: Any) -> None:
     if isinstance(value, torch.Tensor) and _bytes(value) > most:
         raise LimitError(f"a value of {list(value.shape)} would take {_bytes(value)} bytes, more than {most}: Limits(value_bytes=...)")
-
-
-@contextmanager
-def gradients_kept(module: torch.nn.Module, others: Iterable[torch.Tensor] = ()) -> Iterator[None]:
-    """What backward passes leave in ``.grad`` of parameters, and of others, is gone afterwards, and what was there before is again."""
-    before = [(parameter, parameter.grad) for parameter in (*module.parameters(), *others)]
-    for parameter, _ in before:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in before:
-            parameter.grad = gradient

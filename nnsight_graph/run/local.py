@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .engine import Run
 from .evidence import Layouts, rows_in
 from .hooks import install, install_captures
 from .modules import ModuleIndex
+from .undoing import undo_all, undoing
 from .untrusted import UntrustedRun
 
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
@@ -48,33 +50,48 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     if called or (plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited)):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
-    undo: list[Callable[[], None]] = []
-    if kwargs and any(value for name, value in kwargs.items() if name.startswith("output_")):
-        undo.append(_forwards_of(modules.root))
-    token = current.set(run)
+    undo, runs = undoing(_CODE)
+    before = current.get()
     try:
-        if isinstance(run, UntrustedRun):
-            run.guard(modules.root, given, undo)
-        if plan.prologue:
-            _start(run)
-        install(run, modules, undo)
-        if run.captures:
-            install_captures(run, modules, undo)
-        result = function(*args, **kwargs)
-        if run.error is None and (plan.repeats or plan.ends):
-            run.end()
-        if plan.result >= 0 and run.error is None:
-            run.arrive(plan.result, result)
-        run.check_saved()
-    except Leave:
-        if run.error is None:  # it was stopped
+        try:
+            runs.append(undo)
+            undo.append(partial(_leave, run, before))
+            current.set(run)
+            if isinstance(run, UntrustedRun):
+                run.guard(modules.root, given, undo)
+            if kwargs and any(value for name, value in kwargs.items() if name.startswith("output_")):
+                undo.append(_forwards_of(modules.root))
+            if plan.prologue:
+                _start(run)
+            install(run, modules, undo)
+            if run.captures:
+                install_captures(run, modules, undo)
+            result = function(*args, **kwargs)
+            if run.error is None and (plan.repeats or plan.ends):
+                run.end()
+            if plan.result >= 0 and run.error is None:
+                run.arrive(plan.result, result)
             run.check_saved()
-    finally:
-        for remove in reversed(undo):
-            remove()
-        if run.gradients is not None:
-            run.gradients.forget()
-        current.reset(token)
+        except Leave:
+            if run.error is None:  # it was stopped
+                run.check_saved()
+        finally:
+            undo_all(undo)
+            if runs and runs[-1] is undo:
+                runs.pop()
+    except BaseException:
+        undo_all(undo)  # an interrupt may have come above
+        raise
+
+
+_CODE = execute.__code__
+
+
+def _leave(run: Run, before: Any) -> None:
+    if run.gradients is not None:
+        run.gradients.forget()
+    if current.get() is run:
+        current.set(before)
 
 
 def _forwards_of(root: torch.nn.Module) -> Callable[[], None]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..ops.running import current
-from .apart import put, take
+from .hooks import add_hook
+from .undoing import Undo, undo_all
 
 
 @contextmanager
@@ -35,8 +36,9 @@ def progress(run: Any, root: torch.nn.Module, total: int | None) -> Iterator[Non
             if current.get() is run and not run.busy:
                 advance()
 
-        put(root._forward_hooks, tick, tick)
+        undo: Undo = []
         try:
+            add_hook(root, "_forward_hooks", tick, False, undo)
             yield
         finally:
-            take(root._forward_hooks, tick)
+            undo_all(undo)

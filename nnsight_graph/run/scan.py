@@ -272,26 +272,32 @@ def _called(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 # ---------------------------------------------------------------------- the cache
 
 _known: WeakKeyDictionary[torch.nn.Module, OrderedDict[Hashable, Scan]] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()  # held on one line alone: an interrupt between two would leave it held
 
 
 def _recall(module: torch.nn.Module, key: Hashable) -> Scan | None:
-    with _lock:
-        scans = _known.get(module)
-        if scans is None or key not in scans:
-            return None
-        scans.move_to_end(key)
-        return scans[key]
+    with _lock: return _recalled(module, key)
 
 
 def _remember(module: torch.nn.Module, key: Hashable, made: Scan) -> None:
+    with _lock: return _remembered(module, key, made)
+
+
+def _recalled(module: torch.nn.Module, key: Hashable) -> Scan | None:
+    scans = _known.get(module)
+    if scans is None or key not in scans:
+        return None
+    scans.move_to_end(key)
+    return scans[key]
+
+
+def _remembered(module: torch.nn.Module, key: Hashable, made: Scan) -> None:
     if key is None:
         return
-    with _lock:
-        scans = _known.setdefault(module, OrderedDict())
-        scans[key] = made
-        while len(scans) > _CACHED:
-            scans.popitem(last=False)
+    scans = _known.setdefault(module, OrderedDict())
+    scans[key] = made
+    while len(scans) > _CACHED:
+        scans.popitem(last=False)
 
 
 def signature(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward) -> Hashable:

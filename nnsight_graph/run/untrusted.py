@@ -18,8 +18,8 @@ from ..ops.nested import tensors_in
 from ..ops.table import effect_of, name_of
 from .detours import Leave
 from .engine import Run
-from .kept import Kept
-from .limits import gradients_kept
+from .kept import Kept, gradients_kept
+from .undoing import Undo
 
 _OF_TRANSFORMERS = frozenset(
     ("eager_attention_forward", "sdpa_attention_forward", "apply_rotary_pos_emb", "rotate_half", "repeat_kv")
@@ -80,7 +80,7 @@ class UntrustedRun(Run):
         self.kept = Kept()
         self.exports = False
 
-    def guard(self, root: torch.nn.Module, given: Any, undo: list[Callable[[], None]]) -> None:
+    def guard(self, root: torch.nn.Module, given: Any, undo: Undo) -> None:
         """Before the model runs: note what it keeps, and what it is given."""
         plan = self.plan
         if plan.edited or plan.modules or plan.replaced or self.exports:
