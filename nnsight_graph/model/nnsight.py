@@ -105,7 +105,7 @@ class NNsight(Envoy):
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
         fn = "" if fn == "forward" else fn
         here = open_here() if trace else None
-        if here is not None and here.of_session:
+        if here is not None and here.session is not None:
             return SessionTracer(self, here, args, kwargs, fn, validate)
         if fn and not callable(getattr(self._module, fn, None)):
             raise RecordError(self._unknown(fn))
