@@ -61,6 +61,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self._written = written_cells(graph)
         self._whose = rows_touched(graph)
         self._pieces = edits_rows(graph)
+        self._listens = any(node.target == "grad" for node in walk(graph.body))
         self.rows: RowsKey = None
         self.modes = ""
         self.guard: Guard | None = None

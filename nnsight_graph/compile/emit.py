@@ -125,7 +125,7 @@ class Emitter:
         if step.special == "join":
             return out, tuple(leaves), (step.extra,)
         if step.special == "piece":
-            return out, tuple(leaves)
+            return out, tuple(leaves), step.extra
         if step.special == "listen":
             return (*step.extra, tuple(leaves))
         if step.special == "backward":

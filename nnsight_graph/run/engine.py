@@ -15,7 +15,7 @@ from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import CLEAR, run_code
 from ..ops.nested import shares
 from .detours import VOID, Detours, Leave
-from .gradients import Gradients
+from .gradients import UNKNOWN, Gradients
 
 
 def in_checkpoint(frame: FrameType | None) -> bool:
@@ -211,16 +211,17 @@ class Run(Detours):
             self.arrive(index, None)
         self.latest = {}
 
-    def listen(self, index: int, ordinal: int, shapes: tuple[Any, ...], leaves: tuple[int, ...]) -> None:
+    def listen(self, index: int, ordinal: int, source: int, shapes: tuple[Any, ...], leaves: tuple[int, ...]) -> None:
         """The gradient of a value passes at visit ``index`` when backward ``ordinal`` runs."""
         start, *others = [self.slots[leaf] for leaf in leaves]
         levels = []
-        for function, count, names in shapes:
+        for function, count, names, known in shapes:
             given, others = others[:count], others[count:]
             split = count - len(names)
-            levels.append((function, tuple(given[:split]), dict(zip(names, given[split:], strict=True))))
+            made = others.pop(0) if known else UNKNOWN
+            levels.append(((function, tuple(given[:split]), dict(zip(names, given[split:], strict=True))), made))
         self.gradients = self.gradients or Gradients(self)
-        self.gradients.listen(index, ordinal, leaves[0], start, levels)
+        self.gradients.listen(index, ordinal, source, start, levels)
 
     def backward(self, ordinal: int, names: tuple[str, ...], leaves: tuple[int, ...]) -> None:
         """Run a backward."""

@@ -13,6 +13,8 @@ from ..ops.nested import shares
 from ..ops.rows import rows_of
 
 Level = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+UNKNOWN: Any = object()
+"""What a level gave, where nobody keeps it."""
 
 
 class _Heard:
@@ -35,39 +37,34 @@ class Gradients:
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        self._open: dict[int, dict[int, _Heard]] = {}
+        self._open: dict[int, dict[tuple[int, int], _Heard]] = {}
         self._running = -1
 
-    def listen(self, index: int, ordinal: int, source: int, value: Any, levels: list[Level]) -> None:
+    def listen(self, index: int, ordinal: int, source: int, value: Any, levels: list[tuple[Level, Any]]) -> None:
         """From here on the gradient of a value passes at visit ``index`` when backward ``ordinal`` runs.
 
         Args:
             index: The visit.
             ordinal: The backward.
-            source: The slot that the value lies in.
+            source: Where the value was made.
             value: What the value is a view of, or holds it.
-            levels: Function, further arguments and named ones of each step from there to the value.
+            levels: Function, further arguments and named ones of each step from there to the value; and what that step gave.
         """
-        path, rows = list(levels), list(levels[:0])
-        while path and not isinstance(value, torch.Tensor):
-            function, others, named = path.pop(0)
-            if function is rows_of:  # rows of a tuple are new views: those of what is in it, of its gradient, are the same
-                rows.append((function, others, named))
-            else:
-                value = function(value, *others, **named)
-        path = rows + path
+        value, path = _heard_at(value, levels)
         if not isinstance(value, torch.Tensor):
             raise NNsightError(f"a {type(value).__name__} has no gradient: .grad belongs to a tensor")
+        piece, whole, rows = self._run.pieces.get(id(value), (None, None, None))
+        if piece is value and whole is not None and not value._version and whole.requires_grad:
+            value, path = whole, [(rows_of, (rows,), {}), *path]  # nobody has edited the copy: the model goes on with the batch
         if not value.requires_grad:
             raise NNsightError(_why_not(value))
         tensors = self._open.setdefault(ordinal, {})
-        heard = tensors.get(id(value))
-        version = value._version
+        key = id(value), value._version  # after an edit in place it is another value
+        heard = tensors.get(key)
         _ = value.grad_fn  # torch makes that of a view anew after an edit in place; hooks before (torch 2.13) end the process
-        if heard is None or heard.handle[1] != version:  # after an edit in place it is another value
-            key = id(value) if heard is None else -len(tensors)
+        if heard is None:
             heard = tensors[key] = _Heard(value)
-            heard.handle = (value.register_hook(self._hook(heard, ordinal)), version)
+            heard.handle = value.register_hook(self._hook(heard, ordinal))
         heard.visits.setdefault(source, []).append((index, path))
 
     def _hook(self, heard: _Heard, ordinal: int) -> Callable[..., Any]:
@@ -125,9 +122,26 @@ class Gradients:
         self._open = {}
 
 
-def _remove(listening: dict[int, _Heard]) -> None:
+def _heard_at(value: Any, levels: list[tuple[Level, Any]]) -> tuple[Any, list[Level]]:
+    """The tensor that autograd knows, on the way from ``value`` over what each level gave; and the levels from there on."""
+    rows: list[Level] = []
+    made, place = value, 0
+    while place < len(levels) and (not isinstance(value, torch.Tensor) or (levels[place][0][0] is rows_of and not rows)):
+        level, made = levels[place]
+        function, others, named = level
+        if function is rows_of:  # rows of a tuple are new views: those of what is in it, of its gradient, are the same
+            rows.append(level)
+        else:
+            value = function(value, *others, **named) if rows or made is UNKNOWN else made
+        place += 1
+    if rows and not shares(made, value):  # something else was put there
+        return made, [level for level, _ in levels[place:]]
+    return value, rows + [level for level, _ in levels[place:]]
+
+
+def _remove(listening: dict[tuple[int, int], _Heard]) -> None:
     for heard in listening.values():
-        heard.handle[0].remove()
+        heard.handle.remove()
 
 
 def _why_not(value: torch.Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class Holding:
 
         def back(tensor: torch.Tensor) -> torch.Tensor:
             view = next(views, tensor)
-            if self.pieces.get(id(tensor)) is not tensor:
+            if id(tensor) not in self.pieces:
                 return tensor
             if tensor._version:  # else nobody has edited it
                 self.protect_value(view, cells)
@@ -161,7 +162,7 @@ class Holding:
 
         return map_tensors(piece, back)
 
-    def piece(self, out: int, leaves: tuple[int, ...]) -> None:
+    def piece(self, out: int, leaves: tuple[int, ...], listens: bool) -> None:
         """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
         whole, rows = self.slots[leaves[0]], self.slots[leaves[1]]
         if not torch.is_grad_enabled():
@@ -169,7 +170,9 @@ class Holding:
             return
         self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
         if not rows.whole:
-            self.pieces = {**self.pieces, **{id(tensor): tensor for tensor in tensors_in(piece)}}
+            wholes = tensors_in(whole) if listens else repeat(None)
+            made = {id(tensor): (tensor, of, rows) for tensor, of in zip(tensors_in(piece), wholes, strict=False)}
+            self.pieces = {**self.pieces, **made}
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
