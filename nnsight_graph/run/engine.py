@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import sys
 from bisect import insort
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 
 from ..compile import Plan, Segment
 from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import CLEAR, run_code
 from ..ops.nested import shares
+from .checkpoints import apart, in_checkpoint, saves_are_counted
 from .detours import VOID, Detours, Leave
 from .gradients import UNKNOWN, Gradients
-
-
-def in_checkpoint(frame: FrameType | None) -> bool:
-    """Whether ``frame`` runs in an activation checkpoint: its backward pass computes the region again, without the trace."""
-    while frame is not None:
-        if frame.f_code.co_filename == _CHECKPOINT:
-            return True
-        frame = frame.f_back
-    return False
-
-
-_CHECKPOINT = torch.utils.checkpoint.__file__
 
 
 class Run(Detours):
@@ -93,7 +80,10 @@ class Run(Detours):
             if not waits[segment]:
                 ready.append(segment)
         try:
-            if ready:
+            if ready and self.grad and saves_are_counted():
+                with apart():
+                    self.fire(ready, fresh)
+            elif ready:
                 self.fire(ready, fresh)
             if visit.musts:
                 self._check_late(visit.musts, visit.slot, index)

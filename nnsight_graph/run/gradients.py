@@ -54,10 +54,10 @@ class Gradients:
         if not isinstance(value, torch.Tensor):
             raise NNsightError(f"a {type(value).__name__} has no gradient: .grad belongs to a tensor")
         piece, whole, rows = self._run.pieces.get(id(value), (None, None, None))
-        if piece is value and whole is not None and not value._version and whole.requires_grad:
+        if piece is value and whole is not None and not value._version and value.grad_fn is not None:
             value, path = whole, [(rows_of, (rows,), {}), *path]  # nobody has edited the copy: the model goes on with the batch
         if not value.requires_grad:
-            raise NNsightError(_why_not(value))
+            raise NNsightError(_why_not(value, any(isinstance(made, torch.Tensor) and made.requires_grad for _, made in levels)))
         tensors = self._open.setdefault(ordinal, {})
         key = id(value), value._version  # after an edit in place it is another value
         heard = tensors.get(key)
@@ -144,11 +144,16 @@ def _remove(listening: dict[tuple[int, int], _Heard]) -> None:
         heard.handle.remove()
 
 
-def _why_not(value: torch.Tensor) -> str:
+def _why_not(value: torch.Tensor, begun: bool) -> str:
     if value.is_inference():
         return "there is no gradient of a tensor of inference mode: trace outside torch.inference_mode()"
     if not torch.is_grad_enabled():
         return "there is no gradient under torch.no_grad(): trace outside it (generate runs without gradients, too)"
+    if begun:
+        return (
+            "this value does not require a gradient: other lines see all rows of it, and then those of one invoke alone cannot start a "
+            "graph. Write value.requires_grad_() outside of the invokes, or in one without an input"
+        )
     return (
         "this value does not require a gradient: none of the parameters before it does. Write value.requires_grad_() above .grad, for the "
         "whole of what a module returns: model.fc.output.requires_grad_(), not for a part of it, such as model.fc.output[0]"

@@ -155,7 +155,7 @@ class Holding:
             view = next(views, tensor)
             if id(tensor) not in self.pieces:
                 return tensor
-            if tensor._version:  # else nobody has edited it
+            if tensor._version or (tensor.is_leaf and tensor.requires_grad):  # else nobody has edited it, or begun a graph with it
                 self.protect_value(view, cells)
                 view.copy_(tensor)
             return view
