@@ -16,6 +16,7 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "snapshot": lambda run, rest: run.snapshot(*rest),
     "join": lambda run, rest: run.join(*rest),
     "piece": lambda run, rest: run.piece(*rest),
+    "note edit": lambda run, rest: run.note_edit(*rest),
     "loop": run_loop,
     "branch": run_branch,
     "detach": lambda run, rest: run.detach(*rest),
@@ -140,6 +141,8 @@ class Emitter:
             return leaves[0], step.extra if self.numbering.plan.guards else ()
         if step.special == "snapshot":
             return leaves[0], step.extra.segment
+        if step.special == "note edit":
+            return step.node, leaves[0]
         if step.special == "contain":
             return leaves[0], tuple((leaf, slot.unchecked) for leaf, slot in zip(leaves[1:], step.leaves[1:], strict=True)), step.extra
         reads, views = step.extra

@@ -14,6 +14,7 @@ from ..ops.joined import StandIn, stand_ins
 from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
 from ..ops.rows import Rows, join_rows, rows_of
 from .contained import Contained
+from .edits_seen import Edit, edit_of
 from .modules import ModuleIndex
 
 _FOR_GOOD = "the model passes a parameter or a buffer here: an edit in place would change it for good. Assign a new value."
@@ -33,6 +34,7 @@ class Holding:
     captures: tuple[Any, ...] = ()
     joined: tuple[StandIn, ...] = ()
     pieces: dict[int, Any] = {}  # noqa: RUF012  (replaced, never filled)
+    edits: list[Edit] = []  # noqa: RUF012  (replaced, never filled)
     error: BaseException | None = None
     failed: Any = None
     lost = -1
@@ -158,9 +160,25 @@ class Holding:
             if tensor._version or (tensor.is_leaf and tensor.requires_grad):  # else nobody has edited it, or begun a graph with it
                 self.protect_value(view, cells)
                 view.copy_(tensor)
+                self._note_again(tensor, view)
             return view
 
         return map_tensors(piece, back)
+
+    def note_edit(self, node: int, slot: int) -> None:
+        """A line has edited what lies in ``slot``."""
+        edit = edit_of(node, self.slots[slot])
+        if edit is not None:
+            self.edits = self.edits or []  # not the class's
+            self.edits.append(edit)
+
+    def _note_again(self, piece: torch.Tensor, view: torch.Tensor) -> None:
+        """An edit of rows has reached the batch."""
+        address = storage_of(piece)
+        node = next((node for node, where, _, _ in reversed(self.edits) if where == address), -1)
+        edit = edit_of(node, view)
+        if edit is not None and node >= 0:
+            self.edits.append(edit)
 
     def piece(self, out: int, leaves: tuple[int, ...], listens: bool) -> None:
         """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
