@@ -133,15 +133,20 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
 
 
 def _keep_heard(analysis: Analysis, root: Root, step: Step) -> None:
-    """Gradients that were named above the edit are those of the value that the model had, not of the copy."""
+    """Gradients that were named between the write and the edit are those of the value that the model had, not of the copy."""
+    listening = [reader for reader, _ in root.readers if reader.special == "listen"]
+    if not listening:
+        return
+    at = analysis.steps.index(step)
+    below = set(map(id, analysis.steps[at:]))
     moved = {value.slot for value in root.aliases}
-    for reader, _ in root.readers:
-        for place, slot in enumerate(reader.leaves if reader.special == "listen" else ()):
+    for reader in listening:
+        for place, slot in enumerate(reader.leaves if id(reader) in below else ()):
             if slot in moved:
                 name = Step(step.node, same, [slot], _needs_of(analysis, slot))
                 name.output = reader.leaves[place] = Slot(name)
                 analysis.guarded(name)
-                analysis.steps.insert(analysis.steps.index(step), name)
+                analysis.steps.insert(at, name)
                 step.after.append(name)
 
 

@@ -18,11 +18,14 @@ UNKNOWN: Any = object()
 
 
 class _Heard:
-    """What listens to one tensor in one backward: the visits, and the path from the tensor to each value."""
+    """What listens to one tensor in one backward: the visits, and the path from the tensor to each value.
+
+    A tensor of which other rows were edited since is known by the function of autograd that made it.
+    """
 
     __slots__ = ("handle", "tensor", "visits")
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
         self.visits: dict[int, list[tuple[int, list[Level]]]] = {}  # by where the value came from
         self.handle: Any = None
@@ -53,18 +56,21 @@ class Gradients:
         value, path = _heard_at(value, levels)
         if not isinstance(value, torch.Tensor):
             raise NNsightError(f"a {type(value).__name__} has no gradient: .grad belongs to a tensor")
+        made: Any = None
         piece, whole, rows = self._run.pieces.get(id(value), (None, None, None))
         if piece is value and whole is not None and not value._version and value.grad_fn is not None:
-            value, path = whole, [(rows_of, (rows,), {}), *path]  # nobody has edited the copy: the model goes on with the batch
+            value, version, made = whole  # nobody has edited the copy: the model goes on with the batch
+            path, made = [(rows_of, (rows,), {}), *path], None if value._version == version else made
         if not value.requires_grad:
             raise NNsightError(_why_not(value, any(isinstance(made, torch.Tensor) and made.requires_grad for _, made in levels)))
         tensors = self._open.setdefault(ordinal, {})
-        key = id(value), value._version  # after an edit in place it is another value
+        key = (id(value), value._version) if made is None else (id(made), -1)  # after an edit in place it is another value
         heard = tensors.get(key)
         _ = value.grad_fn  # torch makes that of a view anew after an edit in place; hooks before (torch 2.13) end the process
         if heard is None:
-            heard = tensors[key] = _Heard(value)
-            heard.handle = value.register_hook(self._hook(heard, ordinal))
+            heard = tensors[key] = _Heard(value if made is None else made[0])
+            hook = self._hook(heard, ordinal)
+            heard.handle = value.register_hook(hook) if made is None else made[0].register_prehook(_at_output(made[1], hook))
         heard.visits.setdefault(source, []).append((index, path))
 
     def _hook(self, heard: _Heard, ordinal: int) -> Callable[..., Any]:
@@ -120,6 +126,16 @@ class Gradients:
         for listening in self._open.values():
             _remove(listening)
         self._open = {}
+
+
+def _at_output(place: int, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook for one of the results of a function of autograd."""
+
+    def before(gradients: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        passing = None if gradients[place] is None else hook(gradients[place])
+        return None if passing is None else (*gradients[:place], passing, *gradients[place + 1 :])
+
+    return before
 
 
 def _heard_at(value: Any, levels: list[tuple[Level, Any]]) -> tuple[Any, list[Level]]:

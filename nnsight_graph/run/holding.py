@@ -189,7 +189,7 @@ class Holding:
         self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
         if not rows.whole:
             wholes = tensors_in(whole) if listens else repeat(None)
-            made = {id(tensor): (tensor, of, rows) for tensor, of in zip(tensors_in(piece), wholes, strict=False)}
+            made = {id(tensor): (tensor, None if of is None else _as_made(of), rows) for tensor, of in zip(tensors_in(piece), wholes, strict=False)}
             self.pieces = {**self.pieces, **made}
 
     def snapshot(self, kept: int, segment: int) -> None:
@@ -206,3 +206,8 @@ class Holding:
         for slot, base, made in views:
             if before[slot] is not None and shares(before[slot], before[base]):
                 run_code((made,), self.slots, self)
+
+
+def _as_made(tensor: torch.Tensor) -> tuple[torch.Tensor, int, Any]:
+    """A tensor, its version, and what autograd knows this version by."""
+    return tensor, tensor._version, None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
