@@ -39,10 +39,11 @@ def backwards_in(region: Region) -> set[int]:
     return found
 
 
-def _last_line(cell: Cell) -> int:
-    """The last line that reads or changes what passes at a visit."""
+def _last_line(cell: Cell, other: Cell) -> int:
+    """The last line that reads or changes what passes at a visit; an assignment to the ``other``, which comes next, may read it."""
     root = cell.part(None).root
-    return max([*cell.nodes, *(step.node for step, _ in root.readers), *(step.node for step in root.edits)])
+    reading = [step.node for step, _ in root.readers if other.write is None or step.node != other.write.node]
+    return max([*cell.nodes, *reading, *(step.node for step in root.edits)])
 
 
 class GradientAnalysis:
@@ -67,7 +68,7 @@ class GradientAnalysis:
         self.backwards: dict[int, set[int]] = {}
         self._ordinals: dict[tuple[int, tuple[Any, ...]], int] = {}
         self._last: Step | None = None
-        self._named: list[tuple[Node, Value, Cell, Version]] = []
+        self._named: list[tuple[Node, Cell, Version]] = []
         self.gradients_meant: dict[Any, str] = {}
         self._versions: dict[Any, tuple[str, Version]] = {}
 
@@ -88,7 +89,7 @@ class GradientAnalysis:
             else:
                 self._versions[named] = node.site.path, version
                 self._listen(node, value)
-                self._named.append((node, value, self.cell(node), version))
+                self._named.append((node, self.cell(node), version))
         self.values[node.number] = self.read(node)
         self.rows = rows
 
@@ -118,12 +119,12 @@ class GradientAnalysis:
         Raises:
             RecordError: names the second; nothing is refused where neither is changed.
         """
-        for place, (node, value, cell, version) in enumerate(self._named):
-            for _, theirs, beside, other in self._named[:place]:
+        for place, (node, cell, version) in enumerate(self._named):
+            for _, beside, other in self._named[:place]:
                 if cell.turn[1] != beside.turn[1] or not set(version) & set(other):
                     continue
                 changed = any(each.index in self.edited or each.write is not None for each in (cell, beside))
-                if changed and _last_line(beside) > node.number:
+                if changed and _last_line(beside, cell) > node.number:
                     raise self._refused(node, _INTERLEAVED)
 
     def _refused(self, node: Node, text: str) -> RecordError:
@@ -166,7 +167,7 @@ class GradientAnalysis:
             copies = value.base is not None and value.maybe and not value.base.maybe and made.function not in _RESHAPE
             if value.base is None or copies or made.leaves[:1] != [value.base.slot]:
                 break
-            levels.append((made.function, made.leaves[1:], made.names, value.slot))
+            levels.append((made.function, made.leaves[1:], made.names, value.slot))  # type: ignore[arg-type]
             value = value.base
         return value.slot, levels[::-1], -1 - value.node if value.read is None else value.read[0].index
 

@@ -50,7 +50,8 @@ def _may_edit(entries: list[tuple[Any, ...]], number: int) -> bool:
     if target in LAWS or target in ("else", "end"):
         return target in ("setattr", "call", "module", "listening")
     effect = effect_of(target)
-    return bool(effect.mutates or effect.writes or effect.opaque or operands and type(operands[-1]) is tuple and "out" in operands[-1])
+    out = bool(operands) and type(operands[-1]) is tuple and "out" in operands[-1]
+    return bool(effect.mutates or effect.writes or effect.opaque or out)
 
 
 def read_gradient(proxy: Proxy) -> Any:

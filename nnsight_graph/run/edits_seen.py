@@ -28,7 +28,7 @@ def edit_of(node: int, value: Any) -> Edit | None:
 def line_at_fault(error: BaseException, edits: list[Edit]) -> int:
     """The node that has edited what a backward needed; -1 if that was none of these, or the error is another one.
 
-    >>> text = "has been modified by an inplace operation: [torch.FloatTensor [2, 4]], which is output 0, is at version 2; expected version 1"
+    >>> text = "modified by an inplace operation: [torch.FloatTensor [2, 4]], which is output 0, is at version 2; expected version 1"
     >>> line_at_fault(RuntimeError(text), [(3, 0, 1, 8), (5, 0, 2, 8), (7, 0, 2, 4)])
     5
     """

@@ -95,10 +95,9 @@ def _needed(original: BaseException, recording: Recording, backward: int) -> Bas
     at = _at(recording, backward)
     error = derived(original)
     text = str(original).partition(" Hint:")[0]
-    error.args = (
-        f"this line edits in place what the backward of line {at.line} of {at.file} needs as it was. Assign a new value in place of the "
-        f"edit: h = site.clone(), edit h, then site = h; and for h += x write h = h + x. Torch says: {text}",
-    )
+    what = f"this line edits in place what the backward of line {at.line} of {at.file} needs as it was"
+    advice = "Assign a new value in place of the edit: h = site.clone(), edit h, then site = h; and for h += x write h = h + x"
+    error.args = (f"{what}. {advice}. Torch says: {text}",)
     return error
 
 

@@ -188,8 +188,8 @@ class Holding:
             return
         self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
         if not rows.whole:
-            wholes = tensors_in(whole) if listens else repeat(None)
-            made = {id(tensor): (tensor, None if of is None else _as_made(of), rows) for tensor, of in zip(tensors_in(piece), wholes, strict=False)}
+            wholes = map(_as_made, tensors_in(whole)) if listens else repeat(None)
+            made = {id(tensor): (tensor, of, rows) for tensor, of in zip(tensors_in(piece), wholes, strict=False)}
             self.pieces = {**self.pieces, **made}
 
     def snapshot(self, kept: int, segment: int) -> None:

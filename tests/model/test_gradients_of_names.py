@@ -141,7 +141,7 @@ def test_inputs_and_hidden_states(model, net, spelling):
             old = model.pair.input
             model.pair.input = old * 3
         elif spelling == "inputs":
-            (old,), named = model.pair.inputs
+            (old,), _ = model.pair.inputs
             model.pair.inputs = (old * 3,), {}
         else:
             old = model.one.hidden_states
@@ -451,3 +451,65 @@ def test_a_gradient_that_comes_too_late_to_be_put_there(model):
         with model.trace(X):
             model.two.output.grad = model.one.output.grad
             loss_of(model.output).backward()
+
+
+class Heads(nnsight.Envoy):
+    """A view, and a copy, of the output."""
+
+    @nnsight.eproperty()
+    @nnsight.requires_output
+    def heads(self):
+        """Two groups of two."""
+
+    @heads.preprocess
+    def heads(self, value):
+        return value.unflatten(-1, (2, 2))
+
+    @heads.transform
+    def heads(value):
+        return value.flatten(-2)
+
+    @nnsight.eproperty()
+    @nnsight.requires_output
+    def doubled(self):
+        """Twice the output."""
+
+    @doubled.preprocess
+    def doubled(self, value):
+        return value * 2
+
+    @doubled.transform
+    def doubled(value):
+        return value / 2
+
+
+@pytest.mark.parametrize("name", ["heads", "doubled"])
+@pytest.mark.parametrize("how", ["assigned", "edited", "both"])
+def test_own_properties(net, name, how):
+    view, back = (
+        (lambda x: x.unflatten(-1, (2, 2)), lambda x: x.flatten(-2)) if name == "heads" else (lambda x: x * 2, lambda x: x / 2)
+    )
+    old = kept(view(kept(net.one(X))))
+    edited = kept(old * 0.5) if how != "assigned" else old
+    new = kept(edited * 3) if how != "edited" else edited
+    left, right = net.pair(back(new))
+    loss_of(net.three(torch.tanh(net.two(left) + right))).backward()
+    model = NNsight(net, envoys={nn.Linear: Heads})
+    with model.trace(X):
+        value = getattr(model.one, name)
+        if how != "assigned":
+            value *= 0.5
+        if how != "edited":
+            setattr(model.one, name, value * 3)
+        got = value.grad.save()
+        loss_of(model.output).backward()
+    same(got, edited.grad)
+    with model.trace(X):
+        value = getattr(model.one, name)
+        if how != "assigned":
+            value *= 0.5
+        if how != "edited":
+            setattr(model.one, name, value * 3)
+        present = getattr(model.one, name).grad.save()
+        loss_of(model.output).backward()
+    same(present, new.grad)
