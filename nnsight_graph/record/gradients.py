@@ -88,7 +88,10 @@ class Retained:
 def retain(proxy: Proxy) -> None:
     """``value.retain_grad()``: of a view, or of rows, the next backward below brings it."""
     recorder = proxy._trace
-    target = recorder.entries[proxy._index][0]
+    entries, index = recorder.entries, proxy._index
+    while entries[index][0] not in LAWS and effect_of(entries[index][0]).mutates and type(entries[index][1]) is int:
+        index = entries[index][1]  # an edit in place gives what it has edited
+    target = entries[index][0]
     if recorder.invoking if target == "read" else bool(effect_of(target).views or effect_of(target).maybe):
         recorder.retained = (*recorder.retained, proxy)
 

@@ -207,3 +207,26 @@ def test_where_a_line_sees_all_rows(model, net):
             got = hidden.grad.save()
             loss.backward()
     same(got, torch.cat([torch.zeros(1, 4), started(net, "drop", B)]))
+
+
+def test_retained_behind_edits_of_a_part_and_in_a_batch():
+    torch.manual_seed(0)
+    net = Net().eval()
+    model = NNsight(net)
+    hidden = net.one(B)
+    part = hidden[:, 1:] * 2
+    part.retain_grad()
+    hidden = torch.tanh(torch.cat([hidden[:, :1], part], 1))
+    left, right = net.pair(hidden)
+    loss_of(net.last(left * right + hidden)).backward()
+    for batch in (False, True):
+        with model.trace() as tracer:
+            if batch:
+                with tracer.invoke(A):
+                    model.one.output.mul_(3)
+            with tracer.invoke(B):
+                kept = model.one.output[:, 1:].save()
+                kept *= 2
+                kept.retain_grad()
+                loss_of(model.output).backward()
+        torch.testing.assert_close(kept.grad, part.grad)
