@@ -61,6 +61,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self._written = written_cells(graph)
         self._whose = rows_touched(graph)
         self._pieces = edits_rows(graph)
+        self._listens = any(node.target == "grad" for node in walk(graph.body))
+        self._notes_edits = any(node.target in ("backward", "call") for node in walk(graph.body))  # torch.autograd.grad is a call
         self.rows: RowsKey = None
         self.modes = ""
         self.guard: Guard | None = None
@@ -182,6 +184,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
                     self.refuse_below_stop(node)
                 prepare_edit(self, step, value)
         self.steps.append(step)
+        for place in sorted(mutated) if self._notes_edits else ():
+            self._note_edit(step, inside[place])
         self.settle_edits()
         if effect.mutates and mutated:
             if stored:
@@ -189,6 +193,14 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
             self._edited(node, step, inside[min(mutated)][0])
         else:
             self._result(node, step, inside, viewed, base, copies and bool(viewed))
+
+    def _note_edit(self, step: Step, edited: list[Value]) -> None:
+        """Should a backward fail for an edit in place, the run can tell which line it was."""
+        for value in edited:
+            note = Step(step.node, None, [value.slot], step.needs)
+            note.special, note.after = "note edit", [step]
+            self.guarded(note)
+            self.steps.append(note)
 
     def _pure(self, node: Node, function: Callable[..., Any] | None) -> None:
         """The short way for most operations: they read their operands and make something new."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _OUTSIDE = ("read", "parameter")
 _GRADIENTS = frozenset(("grad", "backward"))
+_IN_A_LOOP = (
+    "takes a gradient in a loop over values: take it outside, or tell how many there are where shapes do not: a, b = values, or values[0]"
+)
 
 
 class Inner:
@@ -104,7 +107,7 @@ class Body:
             elif node.target == "under":
                 self.analysis.modes = node.operands[0].name  # type: ignore[union-attr]
             elif node.target in _GRADIENTS:
-                raise refused(node.number, "takes a gradient in a loop over values: take it outside")
+                raise refused(node.number, _IN_A_LOOP)
             elif node.target in ("stop", "skip", "replace"):
                 raise refused(node.number, f"is a {node.target} in a loop over values: write it outside")
             elif node.target in ("write", "invoke"):

@@ -24,7 +24,7 @@ def prepare_edit(analysis: Analysis, step: Step, target: Value) -> None:
         if root.retired is not None and root.cell is not None:
             if root.contained:
                 raise refused(step.node, "edits a value that was replaced above and that a container holds. Edit a .clone()")
-            _detach(step, root)
+            _detach(analysis, step, root)
         for reader, leaf in root.readers:
             if reader.needs & ~step.needs and not _comes_before(reader, root):
                 if reader.special == "loop" and root in reader.extra.shares:
@@ -133,10 +133,29 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
         target.slot.unchecked = True
 
 
-def _detach(edit: Step, root: Root) -> None:
+def _keep_heard(analysis: Analysis, root: Root, step: Step) -> None:
+    """Gradients that were named between the write and the edit are those of the value that the model had, not of the copy."""
+    listening = [reader for reader, _ in root.readers if reader.special == "listen"]
+    if not listening:
+        return
+    at = analysis.steps.index(step)
+    below = set(map(id, analysis.steps[at:]))
+    moved = {value.slot for value in root.aliases}
+    for reader in listening:
+        for place, slot in enumerate(reader.leaves if id(reader) in below else ()):
+            if slot in moved:
+                name = Step(step.node, same, [slot], _needs_of(analysis, slot))
+                name.output = reader.leaves[place] = Slot(name)
+                analysis.guarded(name)
+                analysis.steps.insert(at, name)
+                step.after.append(name)
+
+
+def _detach(analysis: Analysis, edit: Step, root: Root) -> None:
     """Names of a value that a write has replaced get a copy at that write: edits below no longer reach the model."""
     step = root.retired
     assert step is not None
+    _keep_heard(analysis, root, step)
     ready = [value for value in root.aliases[: root.above] if not value.needs & ~step.needs]
     reads = [value for value in ready if value.base is None]
     views = [value for value in ready if value.base is not None]

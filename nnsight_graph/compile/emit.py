@@ -16,6 +16,7 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "snapshot": lambda run, rest: run.snapshot(*rest),
     "join": lambda run, rest: run.join(*rest),
     "piece": lambda run, rest: run.piece(*rest),
+    "note edit": lambda run, rest: run.note_edit(*rest),
     "loop": run_loop,
     "branch": run_branch,
     "detach": lambda run, rest: run.detach(*rest),
@@ -128,7 +129,7 @@ class Emitter:
         if step.special == "join":
             return out, tuple(leaves), (step.extra,)
         if step.special == "piece":
-            return out, tuple(leaves)
+            return out, tuple(leaves), step.extra
         if step.special == "listen":
             return (*step.extra, tuple(leaves))
         if step.special == "backward":
@@ -143,6 +144,8 @@ class Emitter:
             return leaves[0], step.extra if self.numbering.plan.guards else (), leaves[1] if len(leaves) > 1 else -1
         if step.special == "snapshot":
             return leaves[0], step.extra.segment
+        if step.special == "note edit":
+            return step.node, leaves[0]
         if step.special == "contain":
             return leaves[0], tuple((leaf, slot.unchecked) for leaf, slot in zip(leaves[1:], step.leaves[1:], strict=True)), step.extra
         reads, views = step.extra

@@ -11,11 +11,14 @@ from ..ops.evaluate import first_argument
 from ..ops.rows import rows_of, rows_of_first
 from ..ops.table import function_of
 from .plan import Guard, Slot, Step
-from .storage import Cell, RowsKey, Value
+from .storage import Cell, Root, RowsKey, Value
 
 _RESHAPE = frozenset(map(function_of, (".reshape", "torch.reshape", ".flatten", "torch.flatten", ".ravel", ".reshape_as")))
-Level = tuple[Callable[..., Any], list[Slot], tuple[str, ...]]
+Level = tuple[Callable[..., Any], list[Slot], tuple[str, ...], Slot | None]
+"""Function, further operands, the names of the last of them, and where the result lies."""
 
+Version = tuple[tuple[Root, tuple[Step, ...]], ...]
+"""The storage of a value, and the edits that it has seen."""
 
 _FIRST = 1 << 20  # numbers of backwards in turns of loops begin here
 
@@ -36,10 +39,11 @@ def backwards_in(region: Region) -> set[int]:
     return found
 
 
-def _last_line(cell: Cell) -> int:
-    """The last line that reads or changes what passes at a visit."""
+def _last_line(cell: Cell, other: Cell) -> int:
+    """The last line that reads or changes what passes at a visit; an assignment to the ``other``, which comes next, may read it."""
     root = cell.part(None).root
-    return max([*cell.nodes, *(step.node for step, _ in root.readers), *(step.node for step in root.edits)])
+    reading = [step.node for step, _ in root.readers if other.write is None or step.node != other.write.node]
+    return max([*cell.nodes, *reading, *(step.node for step in root.edits)])
 
 
 class GradientAnalysis:
@@ -64,7 +68,9 @@ class GradientAnalysis:
         self.backwards: dict[int, set[int]] = {}
         self._ordinals: dict[tuple[int, tuple[Any, ...]], int] = {}
         self._last: Step | None = None
-        self._named: list[tuple[Node, Value, Cell]] = []
+        self._named: list[tuple[Node, Cell, Version]] = []
+        self.gradients_meant: dict[Any, str] = {}
+        self._versions: dict[Any, tuple[str, Version]] = {}
 
     def gradient(self, node: Node) -> None:
         """A gradient is named: listen to its tensor from here on."""
@@ -72,13 +78,24 @@ class GradientAnalysis:
         operand = node.operands[0]
         assert type(operand) is Ref
         rows, self.rows = self.rows, None
-        heard = (node.site.path, self._pass())
+        value, heard = self.values[operand.node], (node.site.path, self._pass())
         if heard not in self._heard:
             self._heard.add(heard)
-            self._listen(node, self.values[operand.node])
-            self._named.append((node, self.values[operand.node], self.cell(node)))
+            version = tuple((root, tuple(root.edits)) for root in value.roots)
+            named = (operand.node, node.site.call, heard[1])
+            before = self._versions.get(named)
+            if before is not None and before[1] == version:  # nothing was edited between the two lines: it is one gradient
+                self.gradients_meant[heard] = before[0]
+            else:
+                self._versions[named] = node.site.path, version
+                self._listen(node, value)
+                self._named.append((node, self.cell(node), version))
         self.values[node.number] = self.read(node)
         self.rows = rows
+
+    def meant_gradient(self, path: str) -> str:
+        """The site of a gradient that was named again, under the name that it got first."""
+        return self.gradients_meant.get((path, self._pass()), path)
 
     def _pass(self) -> tuple[tuple[int, int], ...]:
         """In which turns of which loops the analysis is."""
@@ -102,12 +119,12 @@ class GradientAnalysis:
         Raises:
             RecordError: names the second; nothing is refused where neither is changed.
         """
-        for place, (node, value, cell) in enumerate(self._named):
-            for _, theirs, beside in self._named[:place]:
-                if cell.turn[1] != beside.turn[1] or not set(value.roots) & set(theirs.roots):
+        for place, (node, cell, version) in enumerate(self._named):
+            for _, beside, other in self._named[:place]:
+                if cell.turn[1] != beside.turn[1] or not set(version) & set(other):
                     continue
                 changed = any(each.index in self.edited or each.write is not None for each in (cell, beside))
-                if changed and _last_line(beside) > node.number:
+                if changed and _last_line(beside, cell) > node.number:
                     raise self._refused(node, _INTERLEAVED)
 
     def _refused(self, node: Node, text: str) -> RecordError:
@@ -117,48 +134,42 @@ class GradientAnalysis:
 
     def _listen(self, node: Node, value: Value) -> None:
         assert node.site is not None
-        start, levels = self._path(value)
-        self._listen_at(node, value, start, levels)
-        taken = start.producer
-        if taken is not None and taken.special == "piece":  # a copy, that only takes part if it is edited; the rows of the batch do else
-            self._listen_at(node, value, taken.leaves[0], [(rows_of, taken.leaves[1:], ()), *levels])
-
-    def _listen_at(self, node: Node, value: Value, start: Slot, levels: list[Level]) -> None:
-        assert node.site is not None
+        start, levels, source = self._path(value)
         step = Step(node.number, None, [start], value.needs)
         shapes = []
-        for function, others, names in levels:
-            shapes.append((function, len(others), names))
-            step.leaves += others
+        for function, others, names, made in levels:
+            shapes.append((function, len(others), names, made is not None))
+            step.leaves += [*others, *([made] if made is not None else [])]
         for root in value.roots:
             root.readers.append((step, 0))
             step.after.extend(root.edits)
         cell = self.cell(node)
-        step.special, step.extra = "listen", (cell.index, cell.turn[1], tuple(shapes))
-        if value.step is not None:
+        step.special, step.extra = "listen", (cell.index, cell.turn[1], source, tuple(shapes))
+        if value.step is not None and value.step.output is not None:  # else it only says how the result of an edit is made again
             step.after.append(value.step)
         self.guarded(step)
         self.steps.append(step)
         self.listening.setdefault(cell.turn[1], []).append(step)
 
-    def _path(self, value: Value) -> tuple[Slot, list[Level]]:
-        """From what the model, or a line, made to ``value``, which is a view of it."""
+    def _path(self, value: Value) -> tuple[Slot, list[Level], int]:
+        """From what the model, or a line, made to ``value``, which is a view of it; and what tells where it was made."""
         levels: list[Level] = []
         while value.step is not None and value.step.special is None and value.step.function is not None:
             made = value.step
-            if value.read is not None:
-                others = made.leaves[1:]
+            if value.read is not None and value.base is None:
+                if made.function is rows_of:  # what an invoke sees are views, of which the model knows nothing
+                    levels.append((rows_of, made.leaves[1:], (), value.slot))
+                    return made.leaves[0], levels[::-1], value.read[0].index
                 if made.function is rows_of_first:
-                    levels += [(rows_of, others, ()), (first_argument, [], ())]
-                elif others or made.function is first_argument:
-                    levels.append((made.function, others, ()))  # type: ignore[arg-type]
-                return made.leaves[0], levels[::-1]
+                    levels += [(first_argument, [], (), value.slot), (rows_of, made.leaves[1:], (), None)]
+                    return made.leaves[0], levels[::-1], value.read[0].index
+                break
             copies = value.base is not None and value.maybe and not value.base.maybe and made.function not in _RESHAPE
             if value.base is None or copies or made.leaves[:1] != [value.base.slot]:
                 break
-            levels.append((made.function, made.leaves[1:], made.names))  # type: ignore[arg-type]
+            levels.append((made.function, made.leaves[1:], made.names, value.slot))  # type: ignore[arg-type]
             value = value.base
-        return value.slot, levels[::-1]
+        return value.slot, levels[::-1], -1 - value.node if value.read is None else value.read[0].index
 
     def backward(self, node: Node) -> None:
         """A backward runs when its loss is there, and all that listens to it does."""

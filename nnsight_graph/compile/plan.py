@@ -219,7 +219,7 @@ class Step:
         needs: Bit mask of the visits it depends on.
         after: Steps that have to run before it although it does not use their values.
         special: What runs in place of a call, with ``extra``: ``"protect"``, ``"snapshot"``, ``"detach"``, ``"contain"``, ``"join"``,
-            ``"piece"``, ``"loop"`` or ``"branch"``.
+            ``"piece"``, ``"note edit"``, ``"loop"`` or ``"branch"``.
         guard: The branch it stands in.
         scope: The stop of an invoke that it stands below; 0 if there is none.
         level: How many segments with the same needs, but of other branches, come before it.

@@ -32,8 +32,11 @@ def passing_key(node: Node) -> tuple[str, str]:
 
 
 def written_cells(graph: Graph) -> set[tuple[str, str]]:
-    """The visits at which something is written."""
-    return {passing_key(node) for node in walk(graph.body) if node.target == "write"}
+    """The visits at which something is written; gradients that may be one are written together."""
+    written = {passing_key(node) for node in walk(graph.body) if node.target == "write"}
+    named = [(node.operands[0], node.site.call, passing_key(node)) for node in walk(graph.body) if node.target == "grad" and node.site]
+    meant = {(value, call) for value, call, passing in named if passing in written}
+    return written | {passing for value, call, passing in named if (value, call) in meant}
 
 
 def rows_touched(graph: Graph) -> dict[tuple[str, str], set[RowsKey]]:
@@ -95,6 +98,7 @@ class SiteWriter:
     turn: int
     turns: list[Any]
     gradient_turn: Callable[[Node], tuple[int, int]]
+    meant_gradient: Callable[[str], str]
     refuse_below_stop: Callable[[Node], None]
     values: dict[int, Value]
     rows: RowsKey
@@ -102,6 +106,7 @@ class SiteWriter:
     layouts: dict[LayoutKey, Slot]
     guarded: Callable[[Step], None]
     settle: Callable[..., Step]
+    _listens: bool
     _pieces: bool
     _written: set[tuple[str, str]]
     _whose: dict[tuple[str, str], set[RowsKey]]
@@ -111,8 +116,9 @@ class SiteWriter:
         assert node.site is not None
         passing = passing_key(node)
         turn = (self.turn if node.site.step == "turn" else node.site.step, node.site.call)
-        if node.site.point == "grad" and self.turns:
-            turn = self.gradient_turn(node)
+        if node.site.point == "grad":
+            passing = self.meant_gradient(node.site.path), "grad"
+            turn = self.gradient_turn(node) if self.turns else turn
         cell = self.cells.get((*passing, *turn))
         if cell is None:
             cell = Cell(*passing, len(self.cells), passing in self._written, tuple(self._whose[passing]), turn)
@@ -166,6 +172,8 @@ class SiteWriter:
         leaves = [part.own or cell.slot]
         sliced = self.rows is not None and part.own is None
         if sliced and self.rows is not None:
+            if self._listens:
+                leaves[0] = self._whole(node, cell)
             leaves.append(self.layout(self.rows, cell))
         step = Step(node.number, _READERS[point, sliced], leaves, cell.bit | cell.write_needs | part.write_needs)
         step.after += [write for write in (cell.write, part.write) if write is not None]
@@ -176,11 +184,20 @@ class SiteWriter:
             cell.takes.append(step)
         return step
 
+    def _whole(self, node: Node, cell: Cell) -> Slot:
+        """The present version of what passes, under a name of its own: gradients of its rows are gradients of it, whatever is put there."""
+        step = Step(node.number, same, [cell.slot], cell.bit | cell.write_needs)
+        step.after += [cell.write] if cell.write is not None else []
+        step.output = Slot(step)
+        self.steps.append(step)
+        cell.takes.append(step)
+        return step.output
+
     def _take_piece(self, node: Node, cell: Cell, part: Part) -> None:
         """Rows that get storage of their own under autograd, where edits of the one would spoil the gradients of the other."""
         assert part.key is not None
         step = Step(node.number, None, [cell.slot, self.layout(part.key, cell)], cell.bit | cell.write_needs)
-        step.special = "piece"
+        step.special, step.extra = "piece", self._listens
         step.after += [cell.write] if cell.write is not None else []
         step.output = part.passed = Slot(step)
         step.output.cells = (cell.index,)

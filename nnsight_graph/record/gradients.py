@@ -13,6 +13,7 @@ import torch
 
 from ..errors import RecordError
 from ..graph import Site
+from ..graph.laws import LAWS
 from ..ops.table import effect_of
 from .name import Name
 from .recorder import Recorder
@@ -28,14 +29,29 @@ def gradient_site(proxy: Proxy, depth: int) -> Site:
         raise RecordError(".grad stands in a trace of the session, above the backward that it belongs to")
     index = int(proxy._record_as_operand(recorder))
     key = (index, recorder.backwards)
-    known = recorder.gradients.get(key)
-    if known is None:
-        known = Site(f"#{len(recorder.gradients)}", "grad", recorder.backwards)
-        recorder.gradients = {**recorder.gradients, key: known}
+    known, seen = recorder.gradients.get(key, (None, 0))
+    end = len(recorder.entries)
+    if known is None or any(_may_edit(recorder.entries, number) for number in range(seen, end)):
+        known = Site(f"#{recorder.gradients_named}", "grad", recorder.backwards)
+        recorder.gradients_named += 1
+    recorder.gradients = recorder.gradients or {}  # not the class's
+    recorder.gradients[key] = known, end
     if known not in recorder.reads:
         number = recorder.put(("grad", known, index), sys._getframe(depth))
         recorder.reads[known] = recorder.make(recorder, number)
     return known
+
+
+def _may_edit(entries: list[tuple[Any, ...]], number: int) -> bool:
+    """Whether a line may edit a value in place that is no gradient: then the gradients that are named below are another version's."""
+    target, *operands = entries[number]
+    if operands and type(operands[0]) is int and entries[operands[0]][0] == "grad":
+        return False
+    if target in LAWS or target in ("else", "end"):
+        return target in ("setattr", "call", "module", "listening")
+    effect = effect_of(target)
+    out = bool(operands) and type(operands[-1]) is tuple and "out" in operands[-1]
+    return bool(effect.mutates or effect.writes or effect.opaque or out)
 
 
 def read_gradient(proxy: Proxy) -> Any:
@@ -72,7 +88,10 @@ class Retained:
 def retain(proxy: Proxy) -> None:
     """``value.retain_grad()``: of a view, or of rows, the next backward below brings it."""
     recorder = proxy._trace
-    target = recorder.entries[proxy._index][0]
+    entries, index = recorder.entries, proxy._index
+    while entries[index][0] not in LAWS and effect_of(entries[index][0]).mutates and type(entries[index][1]) is int:
+        index = entries[index][1]  # an edit in place gives what it has edited
+    target = entries[index][0]
     if recorder.invoking if target == "read" else bool(effect_of(target).views or effect_of(target).maybe):
         recorder.retained = (*recorder.retained, proxy)
 

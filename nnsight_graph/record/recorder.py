@@ -74,7 +74,8 @@ class Recorder(Cursor, Captured):
         lost: Closes the trace when nobody has the block any more.
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
-        gradients: The sites of the gradients that were named, by node and backward.
+        gradients: The sites of the gradients that were named, by node and backward, and how many lines had been written then.
+        gradients_named: How many sites of gradients there are.
         names: What saved values are called, by node, where names were given.
         again: Values that were saved a second time: the node, and where.
         variables: Of values below a branch or a loop: the variable that they are in, and the nodes whose values they take, by node.
@@ -114,7 +115,8 @@ class Recorder(Cursor, Captured):
     own: OwnValues | None = None
     backwards = 0
     retained: tuple[Proxy, ...] = ()
-    gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
+    gradients: dict[tuple[int, int], tuple[Site, int]] = {}  # noqa: RUF012  (replaced, never filled)
+    gradients_named = 0
     saved_indices: frozenset[int] = frozenset()
 
     def __init__(self, owner: Any) -> None:

@@ -16,7 +16,7 @@ from .control import UNBOUND
 from .name import Name
 from .proxy import Proxy
 from .recorder import Recorder
-from .settled import UNSET
+from .settled import UNSET, items_of
 from .steps import Steps
 
 _UNBOUND = Name("unbound")
@@ -38,6 +38,11 @@ class RegionEmitter:
     def traced(self, value: Any) -> bool:
         """Whether ``value`` is of the open trace."""
         return type(value) in _PROXIES and value._trace is self.recorder
+
+    def items(self, value: Any) -> Any:
+        """Its items, if shapes tell how many there are."""
+        known, items = items_of(value)
+        return items if known else None
 
     def steps(self, value: Any, statement: str = "for") -> bool:
         """Whether ``value`` is a range of steps whose body is recorded once: an open one; in a ``with``, any of several."""

@@ -204,18 +204,24 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
         return iter(value_of(proxy))
     count = _unpacked_into(frame)
     if count is None:
-        known, value = _measured(proxy)
+        known, items = items_of(proxy)
         if not known:
-            raise RecordError(_advice("iter", frame, value, proxy._trace.begun is not None))
-        if isinstance(value, (KeysView, ValuesView, ItemsView)):
-            proxy, value = proxy._trace.proxy("list", (proxy,), depth=3), list(value)
-        _assume(proxy, value)
-        if not _holds(value):
-            return iter(value)
-        return iter([proxy._trace.proxy("getitem", (proxy, position), depth=3) for position in range(len(value))])
+            raise RecordError(_advice("iter", frame, items, proxy._trace.begun is not None))
+        return iter(items)
     index = proxy._trace.add("unpack", (proxy, count), depth=3)
     items = type(proxy)(proxy._trace, index)
     return iter([proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)])
+
+
+def items_of(proxy: Proxy) -> tuple[bool, Any]:
+    """``(True, items)`` of an open proxy, if shapes tell how many there are; else ``(False, why not)``."""
+    known, value = _measured(proxy)
+    if not known:
+        return False, value
+    if isinstance(value, (KeysView, ValuesView, ItemsView)):
+        proxy, value = proxy._trace.proxy("list", (proxy,), depth=4), list(value)
+    _assume(proxy, value)
+    return True, [proxy._trace.proxy("getitem", (proxy, place), depth=4) for place in range(len(value))] if _holds(value) else value
 
 
 def _unpacked_into(frame: Any) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import NNsightError
+from .checkpoints import apart, saves_are_counted
 
 NAME = "attention_weights"
 _INTERFACE = "attention_interface_"
@@ -41,25 +42,42 @@ def attend(name: str, bring: Callable[[Any], Any], target: Callable[..., Any], a
     """
     result = target(*args, **kwargs)
     if name.rpartition("_")[0].endswith(_DIRECT):
-        weights = _changed(_scores(*args, **kwargs).softmax(-1), bring)
+        weights = _changed(_apart(lambda: _scores(*args, **kwargs).softmax(-1)), bring)
         return result if weights is None else _attended(weights, args[2] if len(args) > 2 else kwargs["value"])
     if not name.startswith(_INTERFACE):  # a softmax: its result is the weights
         if not isinstance(result, torch.Tensor):
             raise NNsightError(f"{name} returns a {type(result).__name__}, and no attention weights")
         changed = bring(result)
         return result if changed is None else changed
-    weights = _changed(_weights(target, args, kwargs, result), bring)
+    weights = _changed(_apart(lambda: _weights(target, args, kwargs, result)), bring, result)
     return result if weights is None else (_attended(weights, args[3]).transpose(1, 2).contiguous(), weights)
 
 
-def _changed(weights: torch.Tensor, bring: Callable[[Any], Any]) -> torch.Tensor | None:
-    """The weights that a trace has made of them; ``None`` if it has left them."""
+def _apart(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Weights that are computed for the trace alone: the backward pass of a checkpoint does not compute them again."""
+    if not saves_are_counted():
+        return compute()
+    with apart():
+        return compute()
+
+
+def _changed(weights: torch.Tensor, bring: Callable[[Any], Any], result: Any = None) -> torch.Tensor | None:
+    """The weights that a trace has made of them, or whose gradient it asks for; ``None`` if it has left them."""
     before = weights.clone() if weights.is_inference() else weights._version  # inference tensors have no counters
     changed: torch.Tensor | None = bring(weights)
     if changed is not None:
         return changed
     edited = not torch.equal(weights, before) if isinstance(before, torch.Tensor) else weights._version != before
-    return weights if edited else None
+    if edited:
+        return weights
+    own = isinstance(result, tuple) and weights is result[1]  # the layer has made its result of them, and knew of no graph that starts here
+    heard = (weights.is_leaf and weights.requires_grad) or (not own and (weights._backward_hooks or weights.retains_grad))
+    if heard and saves_are_counted():
+        raise NNsightError(
+            "these attention weights were recomputed, and lie in an activation checkpoint, whose backward pass would not compute them "
+            'again: switch checkpointing off, or load the model with attn_implementation="eager"'
+        )
+    return weights if heard else None
 
 
 def _attended(weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import sys
 from bisect import insort
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 
 from ..compile import Plan, Segment
 from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import CLEAR, run_code
 from ..ops.nested import shares
+from .checkpoints import apart, in_checkpoint, saves_are_counted
 from .detours import VOID, Detours, Leave
-from .gradients import Gradients
-
-
-def in_checkpoint(frame: FrameType | None) -> bool:
-    """Whether ``frame`` runs in an activation checkpoint: its backward pass computes the region again, without the trace."""
-    while frame is not None:
-        if frame.f_code.co_filename == _CHECKPOINT:
-            return True
-        frame = frame.f_back
-    return False
-
-
-_CHECKPOINT = torch.utils.checkpoint.__file__
+from .gradients import UNKNOWN, Gradients
 
 
 class Run(Detours):
@@ -93,7 +80,10 @@ class Run(Detours):
             if not waits[segment]:
                 ready.append(segment)
         try:
-            if ready:
+            if ready and self.grad and saves_are_counted():
+                with apart():
+                    self.fire(ready, fresh)
+            elif ready:
                 self.fire(ready, fresh)
             if visit.musts:
                 self._check_late(visit.musts, visit.slot, index)
@@ -211,16 +201,17 @@ class Run(Detours):
             self.arrive(index, None)
         self.latest = {}
 
-    def listen(self, index: int, ordinal: int, shapes: tuple[Any, ...], leaves: tuple[int, ...]) -> None:
+    def listen(self, index: int, ordinal: int, source: int, shapes: tuple[Any, ...], leaves: tuple[int, ...]) -> None:
         """The gradient of a value passes at visit ``index`` when backward ``ordinal`` runs."""
         start, *others = [self.slots[leaf] for leaf in leaves]
         levels = []
-        for function, count, names in shapes:
+        for function, count, names, known in shapes:
             given, others = others[:count], others[count:]
             split = count - len(names)
-            levels.append((function, tuple(given[:split]), dict(zip(names, given[split:], strict=True))))
+            made = others.pop(0) if known else UNKNOWN
+            levels.append(((function, tuple(given[:split]), dict(zip(names, given[split:], strict=True))), made))
         self.gradients = self.gradients or Gradients(self)
-        self.gradients.listen(index, ordinal, leaves[0], start, levels)
+        self.gradients.listen(index, ordinal, source, start, levels)
 
     def backward(self, ordinal: int, names: tuple[str, ...], leaves: tuple[int, ...]) -> None:
         """Run a backward."""

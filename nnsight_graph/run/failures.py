@@ -16,6 +16,7 @@ from ..ops.nested import tensors_in
 from ..record import Recording
 from ..record.every import EVERY
 from ..source_location import Location, is_users, locate, traceback_at
+from .edits_seen import line_at_fault
 from .engine import Run
 from .modules import ModuleIndex
 
@@ -55,6 +56,8 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
             f"{_site_name(run, failed[1])} lies in an activation checkpoint: the backward pass would compute it again without what the "
             "trace changes. Switch checkpointing off, or trace under torch.no_grad()."
         )
+    elif (edit := line_at_fault(original, run.edits)) >= 0:
+        error, node = _needed(original, recording, failed[6] if failed else edit), edit
     else:
         error, node = _raised(original, failed), failed[6] if failed else 0
         if isinstance(original, IndexError) and _takes_first_row(recording, node):
@@ -85,6 +88,17 @@ def _takes_first_row(recording: Recording, number: int) -> bool:
             return type(index) is Const and node.target == "getitem" and recording.constants[index.index] == 0
         node = base
     return False
+
+
+def _needed(original: BaseException, recording: Recording, backward: int) -> BaseException:
+    """A backward failed for an edit in place: the error stands at that line."""
+    at = _at(recording, backward)
+    error = derived(original)
+    text = str(original).partition(" Hint:")[0]
+    what = f"this line edits in place what the backward of line {at.line} of {at.file} needs as it was"
+    advice = "Assign a new value in place of the edit: h = site.clone(), edit h, then site = h; and for h += x write h = h + x"
+    error.args = (f"{what}. {advice}. Torch says: {text}",)
+    return error
 
 
 def rehearsed(failure: Any, recording: Recording, frame: FrameType | None) -> BaseException:

@@ -15,6 +15,7 @@ from ..ops.layout import Layout, Rows, UnknownRows, leaves_beside, map_beside
 from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
 from ..ops.rows import join_rows, rows_of
 from .contained import Contained
+from .edits_seen import Edit, edit_of
 from .modules import ModuleIndex
 
 _FOR_GOOD = "the model passes a parameter or a buffer here: an edit in place would change it for good. Assign a new value."
@@ -34,6 +35,7 @@ class Holding:
     captures: tuple[Any, ...] = ()
     joined: tuple[StandIn, ...] = ()
     pieces: dict[int, Any] = {}  # noqa: RUF012  (replaced, never filled)
+    edits: list[Edit] = []  # noqa: RUF012  (replaced, never filled)
     error: BaseException | None = None
     failed: Any = None
     lost = -1
@@ -170,7 +172,7 @@ class Holding:
 
     def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
         """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
-        if type(piece) is torch.Tensor and self.pieces.get(id(piece)) is not piece:
+        if type(piece) is torch.Tensor and not self._is_piece(piece):
             return piece
         mine = rows_of(whole, rows)
         if type(piece) is torch.Tensor and type(mine) is torch.Tensor:
@@ -178,18 +180,37 @@ class Holding:
         views = {place: view for view, _, place in leaves_beside(mine, None, None)}
 
         def back(tensor: torch.Tensor, _answer: Any, place: tuple[Any, ...]) -> torch.Tensor:
-            known = self.pieces.get(id(tensor)) is tensor and place in views
-            return self._put_back_into(views[place], tensor, cells) if known else tensor
+            return self._put_back_into(views[place], tensor, cells) if self._is_piece(tensor) and place in views else tensor
 
         return map_beside(piece, None, None, back)
 
     def _put_back_into(self, view: torch.Tensor, piece: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
-        if piece._version:  # else nobody has edited it
+        if piece._version or (piece.is_leaf and piece.requires_grad):  # else nobody has edited it, or begun a graph with it
             self.protect_value(view, cells)
             view.copy_(piece)
+            self._note_again(piece, view)
         return view
 
-    def piece(self, out: int, leaves: tuple[int, ...]) -> None:
+    def _is_piece(self, tensor: torch.Tensor) -> bool:
+        known = self.pieces.get(id(tensor))
+        return known is not None and known[0] is tensor
+
+    def note_edit(self, node: int, slot: int) -> None:
+        """A line has edited what lies in ``slot``."""
+        edit = edit_of(node, self.slots[slot])
+        if edit is not None:
+            self.edits = self.edits or []  # not the class's
+            self.edits.append(edit)
+
+    def _note_again(self, piece: torch.Tensor, view: torch.Tensor) -> None:
+        """An edit of rows has reached the batch."""
+        address = storage_of(piece)
+        node = next((node for node, where, _, _ in reversed(self.edits) if where == address), -1)
+        edit = edit_of(node, view)
+        if edit is not None and node >= 0:
+            self.edits.append(edit)
+
+    def piece(self, out: int, leaves: tuple[int, ...], listens: bool) -> None:
         """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
         whole, rows = self.slots[leaves[0]], self.slots[leaves[1]]
         mine = self.slots[out] = rows_of(whole, rows)
@@ -198,11 +219,16 @@ class Holding:
         self.pieces = self.pieces or {}
         if type(mine) is torch.Tensor and not self.shared:
             piece = self.slots[out] = mine.clone()
-            self.pieces[id(piece)] = piece
+            self.pieces[id(piece)] = (piece, _as_made(whole) if listens else None, rows)
             return
         piece = self.slots[out] = _copied(mine, self.shared)
-        pairs = zip(tensors_in(piece), tensors_in(mine), strict=True)
-        self.pieces.update({id(new): new for new, old in pairs if new is not old})
+        own = {place: tensor for tensor, _, place in leaves_beside(mine, None, None)}
+        layout = rows.layout
+        wholes = {place: (tensor, answer) for tensor, answer, place in leaves_beside(whole, layout.answers, layout.otherwise)}
+        for tensor, _, place in leaves_beside(piece, None, None):
+            if tensor is not own.get(place) and place in wholes:
+                of, answer = wholes[place]
+                self.pieces[id(tensor)] = (tensor, _as_made(of) if listens else None, rows._replace(layout=layout.of(answer)))
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
@@ -224,3 +250,6 @@ def _copied(rows: Any, shared: Container[int]) -> Any:
     """Copies of rows; what all rows share is no copy."""
     copies = iter(copy_together([[tensor for tensor in tensors_in(rows) if storage_of(tensor) not in shared]])[0])
     return map_tensors(rows, lambda tensor: tensor if storage_of(tensor) in shared else next(copies))
+def _as_made(tensor: torch.Tensor) -> tuple[torch.Tensor, int, Any]:
+    """A tensor, its version, and what autograd knows this version by."""
+    return tensor, tensor._version, None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)

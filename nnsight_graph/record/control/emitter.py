@@ -29,6 +29,9 @@ class Emitter(Protocol):
     def traced(self, value: Any, /) -> bool:
         """Whether ``value`` is one of the open trace; asked often, so it must be cheap."""
 
+    def items(self, value: Any, /) -> Any:
+        """The items of a value of the open trace, if it is known how many there are; else ``None``."""
+
     def steps(self, value: Any, statement: str, /) -> bool:
         """Whether ``value`` is a range of steps whose body is recorded once, in a ``"for"`` or in a ``"with"``."""
 

@@ -138,6 +138,11 @@ class Controller(Operations):
                 if count > _ENDLESS and operator.length_hint(source, -1) < 0:
                     raise self.refuse("a loop without an end is left on a traced condition only: write `while` with the condition in it")
 
+    def items(self, source: Any) -> Any:
+        """What to go over where a loop names gradients: those of a recorded loop would come when it is long over."""
+        found = self.emitter.items(source) if self.emitter.traced(source) else None
+        return source if found is None else found
+
     def manager(self, value: Any) -> Any:
         """What to enter for ``with value``: nothing, if its body is a loop."""
         return _NOTHING if self._loop_of(value, "with") is not None else value

@@ -107,7 +107,7 @@ class Statements(Expressions):
         inner = hasattr(node, "inner")
         names = [*stored(node.body), *([] if inner else stored([node.target])), *self._rebound]
         names += [flags[ast.Break]] if ast.Break in flags and node.orelse else []
-        changed = mutated(node.body)
+        changed, gradients = mutated(node.body), any(map(_names_gradients, node.body))
         body = self._turn(node, flags)
         self._flags = outer
         item = self.fresh("item")
@@ -118,7 +118,8 @@ class Statements(Expressions):
             within = [*names, flags[ast.Break]]
             turn = [self._branch(place(call("clear", load(flags[ast.Break])), node), within, changed, (turn, []), node)]
         leaving = mention([flags[kind] for kind in flags if kind is ast.Break])
-        source = call("iterate", self.visit(node.iter), mention(names), mention(changed), leaving)
+        items = call("items", self.visit(node.iter)) if gradients else self.visit(node.iter)
+        source = call("iterate", items, mention(names), mention(changed), leaving)
         loop = place(ast.For(ast.Name(item, ast.Store()), place(source, node.iter), turn, []), node)
         return [*self._lowered(flags, ast.Break, node), loop, *self._else(node, flags)]
 
@@ -262,3 +263,7 @@ def _conditional(body: Sequence[ast.stmt]) -> set[str]:
 
 def _tuple(shape: Any) -> ast.expr:
     return constant(None) if shape is None else ast.Tuple([_tuple(part) for part in shape], ast.Load())
+
+
+def _names_gradients(node: ast.AST) -> bool:
+    return any(isinstance(inner, ast.Attribute) and inner.attr == "grad" for inner in ast.walk(node))
