@@ -11,6 +11,7 @@ import torch
 
 _TABLES = frozenset({"wpe", "embed_positions", "position_embedding", "position_embeddings", "positions_embed", "embed_position"})
 _COUNT_THE_MASK = frozenset({"opt"})  # numbers the ones of the attention mask, in transformers 4.57 and 5
+_NUMBER_ALWAYS = frozenset({"reformer"})  # takes position_ids, but pads its input itself, and those wrongly
 _SHIFT_THE_INPUT = frozenset({"bart", "mbart", "plbart", "mvp", "led", "bigbird_pegasus", "fsmt"})
 _NEXT_TOKEN = re.compile(r"(ForCausalLM|LMHeadModel|ConditionalGeneration)$")
 _LABELS_STAY = frozenset({"XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel"})
@@ -87,7 +88,7 @@ def read_needs(model: torch.nn.Module) -> Needs:
 
 
 def _positions(family: str, takes: frozenset[str]) -> Literal["index", "mask"] | None:
-    if "position_ids" not in takes:
+    if "position_ids" not in takes or family in _NUMBER_ALWAYS:
         return None
     return "mask" if family in _COUNT_THE_MASK else "index"
 

@@ -39,10 +39,12 @@ class Family:
     def __init__(self, name: str) -> None:
         self.name, self.model = name, build(name)
         self.takes = inspect.signature(type(self.model).forward).parameters
+        self.wrapped = LanguageModel(self.model, tokenizer=word_tokenizer())
 
     def traced(self, side: str = "right") -> Any:
-        """The model, wrapped; the hooks and checks of another wrapper are not known to it."""
-        return LanguageModel(self.model, tokenizer=word_tokenizer(side))
+        """The model, wrapped, that pads on one side."""
+        self.wrapped.tokenizer.padding_side = side
+        return self.wrapped
 
     def decoded(self, ids: Sequence[int]) -> list[int]:
         """What the decoder of an encoder-decoder gets for a prompt."""
