@@ -49,6 +49,11 @@ SIZES: list[tuple[str, Any]] = [
     (r"rotary_dim", 4),
 ]
 
+_BERT = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
+    "max_position_embeddings": LONGEST,
+}  # fmt: skip
+
 # Where sizes alone do not do: added to what the rules say, for a model type.
 BY_HAND: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
@@ -101,6 +106,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     },
     "ReformerForMaskedLM": {"is_decoder": False},
     "zaya": {"num_experts_per_tok": 1},
+    "encoder-decoder": {"decoder": {**_BERT, "model_type": "bert", "is_decoder": True, "add_cross_attention": True}},
     "esm": {"vocab_size": 64, "position_embedding_type": "rotary", "pad_token_id": 0, "mask_token_id": 2},
 }
 
@@ -170,7 +176,7 @@ def tiny_config(kind: Any) -> Any:
     return config(**{**shrunk(config()), **BY_HAND.get(kind.__name__, {})})
 
 
-def build(name: str) -> Any:
+def build(name: str, attention: str = "eager") -> Any:
     """A tiny model whose weights are large enough for a wrong position to show.
 
     Raises:
@@ -181,15 +187,20 @@ def build(name: str) -> Any:
     kind = getattr(transformers, name, None)
     if kind is None:
         raise LeftOut("this version of transformers does not have it")
-    config = tiny_config(kind)
-    for each in _configs(config):
-        each._attn_implementation = "eager"
-    with torch.device("meta"):
-        size = sum(weight.numel() for weight in kind(config).parameters())
-    if size > LARGEST:
-        raise LeftOut(f"{size:,} weights")
-    torch.manual_seed(0)
-    model = kind(config).eval()
+    if attention != "eager" and not getattr(kind, f"_supports_{attention}", False):
+        raise LeftOut(f"it has no {attention}")
+    try:
+        config = tiny_config(kind)
+        for each in _configs(config):
+            each._attn_implementation = attention
+        with torch.device("meta"):
+            size = sum(weight.numel() for weight in kind(config).parameters())
+        if size > LARGEST:
+            raise LeftOut(f"{size:,} weights")
+        torch.manual_seed(0)
+        model = kind(config).eval()
+    except Exception as error:
+        raise LeftOut(f"cannot be made small here: {str(error).splitlines()[0]}") from error
     with torch.no_grad():
         for path, weight in model.named_parameters():
             if weight.dim() > 1:
