@@ -14,7 +14,8 @@ from nnsight_graph import CONFIG, LanguageModel, NNsightError
 from tests.huggingface.families import word_tokenizer
 from tests.huggingface.tiny_families import LeftOut, build
 
-UNEQUAL = [
+UNEQUAL = [[[20, 21, 22, 23, 24, 25, 26], [30, 31, 32, 33]], [[9, 10], [11, 12, 13, 14, 15, 16, 17, 18, 19], [27, 28, 29, 34, 35]]]
+EQUAL = [
     [[20, 21, 22, 23], [30, 31, 32, 33], [40, 41, 42, 43], [50, 51, 52, 53]],  # as many prompts as tokens
     [[20, 21, 22, 23, 24, 25], [30, 31, 32, 33, 34, 35], [40, 41, 42, 43, 44, 45]],
 ]
