@@ -265,7 +265,7 @@ def _read(family: Family, paths: Sequence[str], prompts: Sequence[list[int]], al
         for path in paths:
             check("it", saved[path], alone[path])
 
-    outcome = told(read)
+    outcome = told(read) if paths else "right"
     if outcome == "right":
         return
     if len(paths) == 1:

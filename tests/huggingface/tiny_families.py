@@ -72,6 +72,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": {"intermediate_size": [48] * 3, "activation_sparsity_pattern": [0.95, 0.0, 0.0]},
+    "funnel": {"block_sizes": [2, 2], "block_repeats": None, "num_decoder_layers": 2},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
     "hunyuan_v1_dense": {"head_dim": 8},
