@@ -110,13 +110,13 @@ def _position_table(model: torch.nn.Module, config: Any) -> Any:
     if not isinstance(longest, int):
         return None
     for name, module in model.named_modules():
-        if name.rpartition(".")[2] in _TABLES and hasattr(module, "padding_idx") and 0 <= _entries(module) - longest <= 2:
+        is_table = hasattr(module, "padding_idx") and isinstance(getattr(module, "weight", None), torch.Tensor)  # I-BERT writes its own
+        if is_table and name.rpartition(".")[2] in _TABLES and 0 <= _entries(module) - longest <= 2:
             return module
     return None
 
 
 def _entries(table: Any) -> int:
-    """How many positions a table has: ``torch.nn.Embedding``, or one that a family writes itself (I-BERT)."""
     return int(table.weight.shape[0])
 
 

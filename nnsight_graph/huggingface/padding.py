@@ -15,7 +15,7 @@ from ..config import CONFIG
 from ..errors import NNsightError
 from ..run.scan import has_hooks
 from ..source_location import locate, user_place
-from .padded_alike import PADDED_ALIKE
+from .padded_alike import BY_LENGTH, PADDED_ALIKE
 from .prompts import Prompt
 from .verify import Pair, pairs, results
 
@@ -33,13 +33,14 @@ class PaddingCheck:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._by_length = name.startswith(BY_LENGTH)
         self._right: set[bool] = set()
         self._said: set[str] = set()
 
     def wanted(self, left: bool) -> bool:
         """Whether a batch that is padded on this side is to be checked."""
         if CONFIG.APP.VERIFY_BATCH == "auto":
-            return left not in self._right and self._name not in PADDED_ALIKE
+            return self._by_length or (left not in self._right and self._name not in PADDED_ALIKE)
         return bool(CONFIG.APP.VERIFY_BATCH)
 
     def check(
