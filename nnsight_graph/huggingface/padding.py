@@ -63,19 +63,27 @@ class PaddingCheck:
         if reason := _why_not(module, inputs):
             self._say(reason)
             return
-        rows = [_row(prompt, row) for prompt in prompts for row in range(prompt.rows)]
-        shortest, longest = min(rows, key=_length), max(rows, key=_length)
-        batch, alone = join([longest, shortest]), join([shortest])
+        rows = sorted((_row(prompt, row) for prompt in prompts for row in range(prompt.rows)), key=_length)
+        by_length = {_length(row): row for row in reversed(rows)}
+        for _, row in sorted(by_length.items(), key=lambda each: each[0])[: len(by_length) - 1 if self._by_length else 1]:
+            if not self._is_right(module, call, join([rows[-1], row]), join([row]), left, row.lengths[0]):
+                return
+        self._right.add(left)
+
+    def _is_right(
+        self, module: torch.nn.Module, call: Callable[..., Any], batch: Mapping[str, Any], alone: Mapping[str, Any], left: bool, length: int
+    ) -> bool:
+        """Whether the second of two prompts was found right; ``False`` where that cannot be known."""
         found = self._compare(call, batch, alone)
         if found is None:
-            return
+            return False
         worst = next((pair for pair in found if _differs(pair)), None)
         if worst is not None and worst.alone.dtype.itemsize < 4 and (single := _in_float32(module)) is not None:
             found = self._compare(single, _as_float32(batch), _as_float32(alone)) or []
             worst = next((pair for pair in found if _differs(pair)), None)
         if worst is not None:
-            raise NNsightError(_differ(self._name, worst, left))
-        self._right.add(left)
+            raise NNsightError(_differ(self._name, worst, left, length))
+        return True
 
     def _compare(self, call: Callable[..., Any], batch: Mapping[str, Any], alone: Mapping[str, Any]) -> list[Pair] | None:
         """The numbers of the shortest prompt both ways; ``None`` where they cannot be compared."""
@@ -177,10 +185,10 @@ def _as_float32(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.float() if name in fractional else value for name, value in inputs.items()}
 
 
-def _differ(name: str, pair: Pair, left: bool) -> str:
+def _differ(name: str, pair: Pair, left: bool, length: int) -> str:
     what = pair.name or "the result"
     return (
-        f"{name} gives a padded prompt other numbers than it gets alone: {what} of the shortest differs by {pair.difference:.3g}, padded "
+        f"{name} gives a padded prompt other numbers than it gets alone: {what} of one of {length} tokens differs by {pair.difference:.3g}, padded "
         f"on the {'left' if left else 'right'}. Models whose layers mix neighbouring tokens whatever the attention mask says (convolution, "
         "recurrence, approximate attention) cannot be padded. Give prompts of one length, or each prompt a trace of its own. "
         "CONFIG.APP.VERIFY_BATCH = False switches this check off."
