@@ -132,7 +132,8 @@ def _layout(needs: Needs, prompts: Sequence[Prompt], left: bool) -> _Layout:
     if padded and not needs.accepts("attention_mask"):
         raise RecordError(f"{needs.name} takes no attention_mask, which would hide padding: give prompts of one length, or a trace to each")
     if padded and left and needs.positions == "ids" and any("inputs_embeds" in prompt.inputs for prompt in prompts):
-        raise RecordError(f"{needs.name} numbers tokens by their ids: pad inputs_embeds on the right, model.tokenizer.padding_side = 'right'")
+        where = "pad inputs_embeds on the right, model.tokenizer.padding_side = 'right'"
+        raise RecordError(f"{needs.name} numbers tokens by their ids: {where}")
     if padded and left and not needs.left:
         where = "padding before a text would move its tokens, since the model numbers columns"
         raise RecordError(f"{needs.name} cannot be padded on the left ({where}): set model.tokenizer.padding_side = 'right'")
@@ -254,9 +255,8 @@ def _fill(name: str, tokenizer: Any, needs: Needs) -> int:
 
 def _padding_id(tokenizer: Any, needs: Needs) -> int:
     """An id that the model knows; mostly it does not matter which one, since the mask hides it."""
-    known = (getattr(tokenizer, "pad_token_id", None), needs.pad, getattr(tokenizer, "eos_token_id", None))
-    if needs.positions == "ids":
-        known = (needs.pad, *known)
+    first = needs.pad if needs.positions == "ids" else None
+    known = (first, getattr(tokenizer, "pad_token_id", None), needs.pad, getattr(tokenizer, "eos_token_id", None))
     return next((id for id in known if isinstance(id, int) and 0 <= id < (needs.vocabulary or id + 1)), 0)
 
 

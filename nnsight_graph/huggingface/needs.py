@@ -28,7 +28,8 @@ class Needs:
         takes: The names of the forward's parameters; ``None`` where nothing is known, and anything may be passed.
         positions: Who numbers the tokens. ``"index"``: the model, by column, unless ``position_ids`` says otherwise (GPT-2,
             Llama, GPT-NeoX, BERT). ``"mask"``: the model, by counting the attention mask (OPT). ``"ids"``: the model, by counting
-            the token ids that are not its padding token (M2M-100). ``None``: positions are relative (T5), follow from the mask (BLOOM), or cannot be given (BART).
+            the token ids that are not its padding token (M2M-100). ``None``: positions are relative (T5), follow from the mask
+            (BLOOM), or cannot be given (BART).
         first: The number of a row's first token, 0 but for RoBERTa's relatives.
         limit: The most tokens of a row, where positions are looked up in a table that ends; ``None`` where they are not.
         left: Whether a row padded on its left can give the numbers of the row alone.

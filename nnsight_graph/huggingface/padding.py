@@ -186,9 +186,9 @@ def _as_float32(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differ(name: str, pair: Pair, left: bool, length: int) -> str:
-    what = pair.name or "the result"
+    what = f"{pair.name or 'the result'} of one of {length} tokens"
     return (
-        f"{name} gives a padded prompt other numbers than it gets alone: {what} of one of {length} tokens differs by {pair.difference:.3g}, padded "
+        f"{name} gives a padded prompt other numbers than it gets alone: {what} differs by {pair.difference:.3g}, padded "
         f"on the {'left' if left else 'right'}. Models whose layers mix neighbouring tokens whatever the attention mask says (convolution, "
         "recurrence, approximate attention) cannot be padded. Give prompts of one length, or each prompt a trace of its own. "
         "CONFIG.APP.VERIFY_BATCH = False switches this check off."

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from nnsight_graph import CONFIG, LanguageModel, NNsightError
 from tests.huggingface.families import tiny_model
+from tests.huggingface.tiny_families import build
 
 LONG, SHORT = [3, 4, 5, 6, 7], [8, 9]
 
@@ -153,6 +154,18 @@ def test_random_numbers_that_change_nothing_do_not_stop_the_check() -> None:
         assert model._module.forwards == count
     with pytest.raises(NNsightError, match="cannot be padded"):
         traced(model_of(draws=0.0), LONG, SHORT)
+
+
+def test_every_length_is_compared_where_attention_is_cut_by_length() -> None:
+    model = LanguageModel(build("ReformerForMaskedLM"))
+    logits = []
+    with model.trace() as tracer:
+        for ids in ([9, 10], [11, 12]):
+            with tracer.invoke(ids):
+                logits.append(tracer.result.logits.save())
+    torch.testing.assert_close(logits[1].value, model._module(torch.tensor([[11, 12]])).logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(NNsightError, match=r"logits of one of 5 tokens differs .* padded on the right"):
+        model.trace([[9, 10], list(range(11, 20)), [27, 28, 29, 34, 35]], trace=False)
 
 
 class Half(Mixing):

@@ -54,11 +54,15 @@ _BERT = {
     "max_position_embeddings": LONGEST,
 }  # fmt: skip
 
+_FULL_HEADS: dict[str, dict[str, Any]] = {
+    name: {"num_key_value_heads": 4}
+    for name in """axk1 axk2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu esmc
+    dots3_note_text""".split()
+}
+
 # Where sizes alone do not do: added to what the rules say, for a model type.
 BY_HAND: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu esmc longcat_flash dots3_note_text".split(), {"num_key_value_heads": 4}
-    ),
+    **_FULL_HEADS,
     "bailing_hybrid": {"num_expert_group": 1, "layer_group_size": 2, "layer_types": None, "num_key_value_heads": 4},
     "bamba": {"mamba_expand": 2, "attn_layer_indices": [1]},
     "cohere_compass_text": {
