@@ -21,7 +21,8 @@ _EXAMPLES = """examples:
   nnsight-graph run patch.nng --model openai-community/gpt2 --prompt "The Eiffel Tower is in" --out values.safetensors
 
 A graph file holds data alone: nothing in it runs but the operations that `show` prints, and those only with `run`. There, it is kept
-within limits on how many operations it executes and how large a value may be, unless you say --unlimited.
+within limits on how many operations it executes and how large a value may be, unless you say --unlimited, and, with --seconds, on how
+long it takes: that is asked between operations and modules, so end the process yourself where one operation must not go on for long.
 Exit codes: 0 it went well (diff: no difference), 1 it did not (diff: there are differences), 2 the command line is wrong."""
 
 
@@ -49,8 +50,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument("--max-new-tokens", type=int, metavar="N", help="for a program that generates")
         if name == "run":
             command.add_argument("--unlimited", action="store_true", help="run it without limits: it is your own, or of somebody you trust")
+            command.add_argument("--seconds", type=_seconds, metavar="S", help="how long it may take; by default for ever")
             command.add_argument("--out", type=Path, metavar="FILE", help="write the saved tensors there, as safetensors")
-    return parser.parse_args(argv)
+    given, strange = parser.parse_known_args(argv)
+    if strange:
+        options = ["--" + name.replace("_", "-") for name in vars(given) if name not in ("command", "file", "other")]
+        near = [f"; near: {name}" for name in difflib.get_close_matches(strange[0].partition("=")[0], options, 1)]
+        parser.error(f"{given.command} does not take {' '.join(strange)}{''.join(near)}")
+    return given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,6 +134,13 @@ def _inputs(given: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     return graph, models[0] if len(models) == 1 else models, options
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise ValueError(text)
+    return seconds
+
+
 def _parameter(text: str) -> tuple[str, float | int]:
     name, sign, value = text.partition("=")
     if not sign:
@@ -153,7 +167,10 @@ def _run(given: argparse.Namespace) -> int:
     graph, model, options = _inputs(given)
     if given.out is not None:
         target_of(given.out)  # before anything is computed
-    values = graph.run(model, *given.prompt, limits=None if given.unlimited else library.Limits(), **options)
+    if given.unlimited and given.seconds is not None:
+        raise ValueError("--seconds is a limit: leave out --unlimited")
+    limits = None if given.unlimited else library.Limits(seconds=given.seconds)
+    values = graph.run(model, *given.prompt, limits=limits, **options)
     for name, value in values.items():
         large = hasattr(value, "numel") and value.numel() > 8
         print(f"{name}: {_described(value) if large else value}")

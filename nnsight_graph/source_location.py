@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 Place = tuple[CodeType, int]
 """A code object and the offset of an instruction in it: cheap to take, decoded only when somebody reads it."""
 
+_PASS = compile("pass", "<no file>", "exec")
+_AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
 _PACKAGE = str(Path(__file__).resolve().parent) + "/"
 _PATHS = sysconfig.get_paths()
 _FOREIGN = (_PACKAGE, *(str(Path(_PATHS[key]).resolve()) + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")))
@@ -73,6 +75,15 @@ def locate(place: Place) -> Location:
     return Location(code.co_filename, line, code.co_name)
 
 
+def place_of(location: Location) -> Place:
+    """A place on a line whose code is not there: in another process, or of a program from a file.
+
+    >>> locate(place_of(Location("a.py", 7, "f")))
+    Location(file='a.py', line=7, function='f')
+    """
+    return _PASS.replace(co_filename=location.file, co_firstlineno=location.line, co_name=location.function), _AT
+
+
 def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:
     """A traceback of one entry that stands on ``place``.
 
@@ -113,8 +124,6 @@ def _forget(file: str, entry: tuple[Any, ...]) -> None:
 
 
 _known_lines: weakref.WeakValueDictionary[str, _Lines] = weakref.WeakValueDictionary()
-_PASS = compile("pass", "<line>", "exec")
-_AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
 
 
 def lines_of(name: str, texts: Sequence[str]) -> list[Place]:

@@ -453,6 +453,36 @@ def long_prompt() -> None:
         lm.lm_head.output.save()
 
 
+@mistake("An option that is spelt wrong", nnsight.RecordError, "'validat' is taken by nothing.*near: validate")
+def spelt_wrong() -> None:
+    with model.trace(x, validat=True):  # here
+        model.layer1.output.save()
+
+
+@mistake("An argument that the model does not have", nnsight.RecordError, "'attention_maks' is taken by nothing.*near: attention_mask")
+def no_such_argument() -> None:
+    with lm.trace(prompt, attention_maks=torch.ones(1, 11)):  # here
+        lm.lm_head.output.save()
+
+
+@mistake("Pictures for a model that is given no processor", nnsight.RecordError, "'images' is for a processor")
+def no_processor() -> None:
+    with lm.trace(prompt, images=[]):  # here
+        lm.lm_head.output.save()
+
+
+@mistake("An argument of generate for a trace", nnsight.RecordError, "'max_new_tokens' is an argument of generate")
+def no_generation() -> None:
+    with lm.trace(prompt, max_new_tokens=3):  # here
+        lm.lm_head.output.save()
+
+
+@mistake("An option for the tokenizer, without text", nnsight.RecordError, "truncation is for the tokenizer")
+def no_text() -> None:
+    with lm.trace([401, 481, 74], truncation=True):  # here
+        lm.lm_head.output.save()
+
+
 @mistake("A prompt for a model that was given without a tokenizer", nnsight.RecordError, "tokenizer")
 def no_tokenizer() -> None:
     plain = LanguageModel(lm.dispatch()._module)

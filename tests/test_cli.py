@@ -88,6 +88,11 @@ def test_what_is_wrong_says_so(files: Path, capsys: pytest.CaptureFixture[str], 
     with pytest.raises(SystemExit) as caught:
         run("frobnicate", files)
     assert caught.value.code == 2
+    for slip, near in {("--promt", "x"): "run does not take --promt x; near: --prompt", ("--unlimted",): "near: --unlimited"}.items():
+        with pytest.raises(SystemExit) as caught:
+            run("run", files, "--model", "nnsight-graph/capitals", *slip)
+        assert caught.value.code == 2
+        assert near in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         run("--help")
     assert caught.value.code == 0
@@ -118,6 +123,16 @@ def test_runs_are_within_limits(files: Path, capsys: pytest.CaptureFixture[str])
     tracer.graph.save(files / "large.nng")
     assert run("run", files / "large.nng", "--model", MODEL, "--prompt", PROMPT) == 1
     assert "Limits(value_bytes=...)" in capsys.readouterr().err
+    with lm.trace(run=False) as tracer:
+        lm.lm_head.output[0, -1].argmax().save("token")
+    tracer.graph.save(files / "small.nng")
+    given = ["run", files / "small.nng", "--model", MODEL, "--prompt", PROMPT, "--seconds"]
+    assert run(*given, "1e-9") == 1
+    assert "Limits(seconds=...)" in capsys.readouterr().err
+    assert run(*given, "1000") == 0
+    assert "token: " in capsys.readouterr().out
+    assert run(*given, "1000", "--unlimited") == 1
+    assert "leave out --unlimited" in capsys.readouterr().err
 
 
 def test_files_reach_no_look_ups(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

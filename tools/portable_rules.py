@@ -122,6 +122,9 @@ SIGNATURES = {
     "input repeats dim/3": "torch.repeat_interleave",
 }
 
+# Divisions of integers that end the process, where the processor traps: a test finds those that are not here (tests/serialize).
+TRAPS = "~div ~div_ ~divide ~divide_ ~lcm ~lcm_".split()
+
 # Results that may be larger than all arguments together, because numbers say so or as a product of shapes.
 ALLOCATES = """
  mul imul pow ipow lshift ilshift mod imod .__rmatmul__ matmul imatmul range getitem .join .replace .zfill .translate .__rmul__

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nnsight_graph.ops.table import effect_of, function_of, names  # noqa: E402  (this tree's, wherever it is called from)
-from tools.portable_rules import ALLOCATES, ALLOW, CLOSED_KEYWORDS, DENY, SIGNATURES  # noqa: E402
+from tools.portable_rules import ALLOCATES, ALLOW, CLOSED_KEYWORDS, DENY, SIGNATURES, TRAPS  # noqa: E402
 
 TABLE = ROOT / "nnsight_graph" / "ops" / "portable.tsv"
 
@@ -48,7 +48,7 @@ HEADER = f"""\
 # arguments are torch's to check. Denied: a word for the reason; ops/portable.py says it in a sentence.
 # Notes: allocates (the result may be larger than all arguments together, by numbers or as a product of shapes: measure before it
 # runs) | broadcasts (as large as its arguments broadcast together) | most:3 (takes at most 3 positional arguments, the object of
-# a method included; more is refused).
+# a method included; more is refused) | traps (with the smallest integers it may end the process: look at the numbers before it runs).
 """
 
 SPACES = {
@@ -222,7 +222,8 @@ def row(name: str, value: Any) -> str:
     if why := reason(name, value):
         return f"deny\t{why}\t"
     keywords, most = takes(name)
-    notes = [grows(name), "" if most is None else f"most:{most}"]
+    traps = any(name == pattern for word in TRAPS for pattern in written(word))
+    notes = [grows(name), "" if most is None else f"most:{most}", "traps" if traps else ""]
     return f"allow\t{' '.join(sorted(keywords))}\t{' '.join(filter(None, notes))}"
 
 

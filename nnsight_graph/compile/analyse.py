@@ -20,7 +20,7 @@ from .edits import prepare_edit
 from .fixed import FixedSlots
 from .gradients import GradientAnalysis
 from .meaning import Meaning
-from .plan import Guard, Slot, Step
+from .plan import Guard, LayoutKey, Slot, Step
 from .sites import CellKey, SiteWriter, edits_rows, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
@@ -67,7 +67,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self.edited_if: list[tuple[Step, tuple[Root, ...]]] = []
         self.sets = {node.number for node in walk(graph.body) if node.target == "set"}
         self.virtual: dict[Any, int] = {}
-        self.layouts: dict[tuple[str, int], Slot] = {}
+        self.layouts: dict[LayoutKey, Slot] = {}
         self._shared = {index: group[0] for group in graph.shared for index in group}
         self.dropped = unused_methods(graph.body)
         self.saves: list[Node] = []

@@ -30,7 +30,7 @@ class DetourAnalysis:
     guard: Guard | None
     guarded: Callable[[Step], None]
     cell: Callable[[Node], Cell]
-    layout: Callable[[tuple[str, int]], Slot]
+    layout: Callable[..., Slot]
     module: Callable[[str, bool], Slot]
     values: dict[int, Value]
     _inside: Callable[[Operand, int], Iterator[Value]]
@@ -143,7 +143,7 @@ class DetourAnalysis:
             step.needs |= value.needs | value.edit_needs
         step.leaves.append(self._leaf(node.operands[0], step, True, 0))
         if self.rows is not None:
-            step.leaves.append(self.layout(self.rows))
+            step.leaves.append(self.layout(self.rows, cell, "out"))
         cell.musts.append((step, None))
         self.guarded(step)
         self.steps.append(step)

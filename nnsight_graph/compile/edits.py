@@ -122,6 +122,7 @@ def _reach_the_model(analysis: Analysis, step: Step, target: Value) -> None:
     analysis.edited.update(dict.fromkeys(cell.index for cell in cells))
     guard = Step(step.node, None, [target.slot], step.needs)
     guard.special, guard.extra = "protect", tuple(cell.index for cell in cells)
+    guard.leaves += [analysis.layout(analysis.rows, cells[0])] if analysis.rows is not None else []
     guard.after = list(step.after)
     analysis.guarded(guard)
     analysis.steps.append(guard)

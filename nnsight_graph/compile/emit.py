@@ -27,6 +27,9 @@ _SPECIAL: dict[str, Callable[[Any, Any], None]] = {
     "replace": lambda run, rest: run.replace(*rest),
 }
 
+COPYING = frozenset(_SPECIAL[name] for name in ("protect", "snapshot", "join", "piece"))
+"""Those that make copies of values."""
+
 
 class Emitter:
     """Writes the code of one segment."""
@@ -137,7 +140,7 @@ class Emitter:
         if step.special == "stop":
             return (*step.extra, self.numbering.scopes.get(step.extra[0], ()), self.numbering.invokes)
         if step.special == "protect":
-            return leaves[0], step.extra if self.numbering.plan.guards else ()
+            return leaves[0], step.extra if self.numbering.plan.guards else (), leaves[1] if len(leaves) > 1 else -1
         if step.special == "snapshot":
             return leaves[0], step.extra.segment
         if step.special == "contain":

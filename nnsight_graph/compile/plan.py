@@ -13,6 +13,11 @@ Passes = dict[tuple[int | str, int], int]
 """Visits of one module's input, or output, by step and call."""
 
 
+LayoutKey = tuple[str, int, str, str, int, int]
+"""Whose rows: of one invoke (``"rows"``, number), or of all before one (``"before"``, count); and at which visit: path, direction
+(``"any"`` for rows as such), step (0, or 1 for all later ones), call."""
+
+
 class CacheSpec(NamedTuple):
     """What a cache keeps.
 
@@ -124,7 +129,7 @@ class Plan:
     Attributes:
         fixed: Values of the first slots, the same in every run; the run's constants follow them.
         modules: ``(path, is parameter)`` for the slots after the constants.
-        layouts: Whose rows, for the slots after those: of one invoke, or of all before one.
+        layouts: Whose rows, and at which visit, for the slots after those.
         blanks: How many empty slots follow.
         segments: In the order of their first line; the ones that wait for nothing are :attr:`prologue`.
         visits: By number of their bit.
@@ -162,7 +167,7 @@ class Plan:
         self.fresh = True
         self.fixed: tuple[Any, ...] = ()
         self.modules: tuple[tuple[str, bool], ...] = ()
-        self.layouts: tuple[tuple[str, int], ...] = ()
+        self.layouts: tuple[LayoutKey, ...] = ()
         self.blanks = 0
         self.segments: list[Segment] = []
         self.prologue: list[int] = []

@@ -10,10 +10,10 @@ from ..graph.laws import LAWS
 from ..ops.evaluate import first_argument, put, put_first, put_inputs, same, with_first
 from ..ops.rows import join_rows, rows_of, rows_of_first
 from ..ops.table import effect_of
-from .plan import Guard, Slot, Step
+from .plan import Guard, LayoutKey, Slot, Step
 from .storage import Cell, Part, Root, RowsKey, Value
 
-_DIRECTIONS = {"input": "in", "inputs": "in", "output": "out", "result": "result", "grad": "grad"}
+DIRECTIONS = {"input": "in", "inputs": "in", "output": "out", "result": "result", "grad": "grad"}
 _WRITERS = {"input": put_first, "inputs": put_inputs, "output": put, "grad": put}
 _READERS: dict[tuple[str, bool], Callable[..., Any]] = {
     ("input", False): first_argument, ("inputs", False): same, ("output", False): same, ("result", False): same, ("grad", False): same,
@@ -28,7 +28,7 @@ CellKey = tuple[str, str, int | str, int]
 def passing_key(node: Node) -> tuple[str, str]:
     """Path and direction of the visits that a read or write belongs to."""
     assert node.site is not None
-    return node.site.path, _DIRECTIONS[node.site.point]
+    return node.site.path, DIRECTIONS[node.site.point]
 
 
 def written_cells(graph: Graph) -> set[tuple[str, str]]:
@@ -99,7 +99,7 @@ class SiteWriter:
     values: dict[int, Value]
     rows: RowsKey
     guard: Guard | None
-    layouts: dict[tuple[str, int], Slot]
+    layouts: dict[LayoutKey, Slot]
     guarded: Callable[[Step], None]
     settle: Callable[..., Step]
     _pieces: bool
@@ -123,9 +123,12 @@ class SiteWriter:
         cell.guards.append(self.guard)
         return cell
 
-    def layout(self, rows: tuple[str, int]) -> Slot:
-        """The slot in which a run puts which rows an invoke sees."""
-        return self.layouts.setdefault(rows, Slot())
+    def layout(self, rows: tuple[str, int], cell: Cell | None = None, direction: str = "") -> Slot:
+        """The slot in which a run puts which rows an invoke sees, and where they lie at a visit; steps after the first are alike."""
+        if cell is None:
+            return self.layouts.setdefault((*rows, "", "any", 0, 0), Slot())
+        step, call = cell.turn
+        return self.layouts.setdefault((*rows, cell.path, direction or cell.direction, int(step != 0), call), Slot())
 
     def read(self, node: Node) -> Value:
         """A value as it passes: the version that stands at this line."""
@@ -163,7 +166,7 @@ class SiteWriter:
         leaves = [part.own or cell.slot]
         sliced = self.rows is not None and part.own is None
         if sliced and self.rows is not None:
-            leaves.append(self.layout(self.rows))
+            leaves.append(self.layout(self.rows, cell))
         step = Step(node.number, _READERS[point, sliced], leaves, cell.bit | cell.write_needs | part.write_needs)
         step.after += [write for write in (cell.write, part.write) if write is not None]
         step.output = Slot(step)
@@ -176,7 +179,7 @@ class SiteWriter:
     def _take_piece(self, node: Node, cell: Cell, part: Part) -> None:
         """Rows that get storage of their own under autograd, where edits of the one would spoil the gradients of the other."""
         assert part.key is not None
-        step = Step(node.number, None, [cell.slot, self.layout(part.key)], cell.bit | cell.write_needs)
+        step = Step(node.number, None, [cell.slot, self.layout(part.key, cell)], cell.bit | cell.write_needs)
         step.special = "piece"
         step.after += [cell.write] if cell.write is not None else []
         step.output = part.passed = Slot(step)
@@ -259,7 +262,7 @@ class SiteWriter:
         """What passes if the branch is not taken: the rows as they are."""
         leaves = [part.own or cell.slot]
         if part.own is None and part.key is not None:
-            leaves.append(self.layout(part.key))
+            leaves.append(self.layout(part.key, cell))
         step = Step(number, same if len(leaves) == 1 else rows_of, leaves, cell.bit | cell.write_needs | part.write_needs)
         step.after += [write for write in (cell.write, part.write) if write is not None]
         step.output = Slot(step)
@@ -304,7 +307,7 @@ class SiteWriter:
     def _rows_again(self, last: Step, cell: Cell, part: Part) -> Slot:
         if part.own is not None or part.key is None:
             return part.own or cell.slot
-        step = Step(last.node, rows_of, [cell.slot, self.layout(part.key)], cell.bit | cell.write_needs)
+        step = Step(last.node, rows_of, [cell.slot, self.layout(part.key, cell)], cell.bit | cell.write_needs)
         step.output = Slot(step)
         self.steps.append(step)
         return step.output
@@ -327,7 +330,7 @@ class SiteWriter:
         step.special, step.extra = "join", cell.index
         for part in cell.parts.values():
             if part.own is not None and part.key is not None:
-                step.leaves += [self.layout(part.key), part.own]
+                step.leaves += [self.layout(part.key, cell), part.own]
                 step.needs |= part.write_needs
                 step.after += [part.write] if part.write else []
             step.needs |= part.root.edit_needs

@@ -10,12 +10,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import RecordError
-from .needs import Needs
+from ..ops.nested import tensors_in
+from .continuing import cached_tokens, rename_cache
+from .needs import CACHES, Needs
 from .positions import number_tokens
 from .prompts import DECODER, TOKENS, Prompt, as_given, read_prompt
+from .tokenizing import take_options
 
 _IGNORED = -100  # a label that no loss of transformers counts
-_CANNOT_JOIN = ("past_key_values", "encoder_outputs")
 _BY_COLUMN = frozenset({"input_ids", "inputs_embeds", "attention_mask", "token_type_ids"})
 
 
@@ -26,22 +28,20 @@ class Batch(NamedTuple):
         inputs: Its named arguments.
         rows: The first row of each invoke that has an input, and the row after its last.
         size: All rows.
-        padded: Whether any of them is padded.
-        left: Whether it is padded on the left.
+        padded: The sides on which any of them is padded; ``True`` for the left.
     """
 
     inputs: dict[str, Any]
     rows: tuple[tuple[int, int], ...]
     size: int
-    padded: bool = False
-    left: bool = False
+    padded: frozenset[bool] = frozenset()
 
 
 class _Layout(NamedTuple):
-    """Where the rows lie: how wide the batch is, and the padding before each row."""
+    """Where the rows lie: how wide the batch is, on which side each is padded, and the padding before each row."""
 
     width: int
-    left: bool
+    left: list[bool]
     starts: list[int]
     padded: bool
 
@@ -71,14 +71,17 @@ def make_batch(
         >>> batch.rows, batch.inputs["attention_mask"].tolist(), batch.inputs["position_ids"].tolist()
         (((0, 1), (1, 2)), [[1, 1, 1], [0, 0, 1]], [[0, 1, 2], [0, 0, 0]])
     """
-    prompts = [read_prompt(tokenizer, args, kwargs, needs) for args, kwargs in invokes if args or kwargs]
-    return join_prompts(tokenizer, needs, prompts, shared, generate=generate)
+    options, around = take_options(shared or {}, needs, generate)
+    given = [(args, *take_options(kwargs, needs, generate)) for args, kwargs in invokes if args or kwargs]
+    prompts = [
+        read_prompt(tokenizer, args, kwargs, needs, {**options, **own}, around, generate=generate) for args, own, kwargs in given
+    ]
+    return join_prompts(tokenizer, needs, prompts, around, generate=generate)
 
 
 def join_prompts(
-    tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], shared: Mapping[str, Any] | None = None, *, generate: bool = False,
-    left: bool | None = None,
-) -> Batch:  # fmt: skip
+    tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], shared: Mapping[str, Any] | None = None, *, generate: bool = False
+) -> Batch:
     """Prompts that were read already as one call of the model.
 
     A row that is padded keeps the numbers of its prompt run alone: padding is hidden by the attention mask, and where the model
@@ -97,15 +100,14 @@ def join_prompts(
         prompts: At least one.
         shared: See :func:`make_batch`.
         generate: See :func:`make_batch`.
-        left: The side of padding, whatever the tokenizer says.
 
     Raises:
         RecordError: there are no prompts, or they do not go into one call.
     """
     if not prompts:
         raise RecordError('a batch of nothing: give a prompt to the trace or to an invoke, as in tracer.invoke("The Eiffel Tower is in")')
-    options = _options(prompts, shared or {})
-    layout = _layout(needs, prompts, _pads_left(tokenizer, needs, generate) if left is None else left)
+    options = _options(prompts, rename_cache(shared or {}, needs))
+    layout = _layout(tokenizer, needs, prompts, generate)
     if len(prompts) == 1 and not prompts[0].ragged:
         inputs = as_given(prompts[0])
     else:
@@ -115,29 +117,49 @@ def join_prompts(
     if len(prompts) > 1 or "position_ids" not in inputs:
         numbers = number_tokens(prompts, layout.starts, layout.width, inputs.get("attention_mask"), needs, generate)
         inputs |= {} if numbers is None else {"position_ids": numbers}
+    if len(prompts) == 1 and prompts[0].past is not None and inputs.get("attention_mask") is not None:
+        inputs["attention_mask"] = prompts[0].past.covering(inputs["attention_mask"])
     ends = list(accumulate(prompt.rows for prompt in prompts))
-    padded = layout.padded or any(prompt.ragged for prompt in prompts) or _decoder_is_padded(prompts)
-    return Batch({**inputs, **options}, tuple(zip([0, *ends], ends, strict=False)), ends[-1], padded, layout.left)
+    return Batch({**inputs, **options}, tuple(zip([0, *ends], ends, strict=False)), ends[-1], _padded_sides(prompts, layout))
 
 
-def _decoder_is_padded(prompts: Sequence[Prompt]) -> bool:
-    rows = [row for prompt in prompts for name in DECODER if name in prompt.inputs for row in prompt.inputs[name]]
-    return len({len(row) for row in rows if row.dim()}) > 1
-
-
-def _layout(needs: Needs, prompts: Sequence[Prompt], left: bool) -> _Layout:
+def _padded_sides(prompts: Sequence[Prompt], layout: _Layout) -> frozenset[bool]:
+    """The sides on which there is padding, of ours or in encodings of several rows; ``True`` for the left."""
     lengths = [length for prompt in prompts for length in prompt.lengths]
-    width = max(lengths)
-    padded = min(lengths) < width
+    sides = {side for side, length in zip(layout.left, lengths, strict=True) if length < layout.width}
+    for prompt in prompts:
+        mask = prompt.inputs.get("attention_mask")
+        if mask is not None and (prompt.filled or prompt.rows > 1):
+            sides |= {end == 0 for end in (0, -1) for row in mask if row.dim() == 1 and not row[end]}
+    decoded = [row for prompt in prompts for name in DECODER if name in prompt.inputs for row in prompt.inputs[name]]
+    return frozenset(sides | {False} if len({len(row) for row in decoded if row.dim()}) > 1 else sides)
+
+
+def _layout(tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], generate: bool) -> _Layout:
+    lengths = [length for prompt in prompts for length in prompt.lengths]
+    width, left = max(lengths), _pads_left(tokenizer, needs, generate)
+    sides = [left if prompt.left is None else prompt.left for prompt in prompts for _ in prompt.lengths]
+    added = [length < width for length in lengths]
+    padded = any(added)
     if padded and not needs.accepts("attention_mask"):
         raise RecordError(f"{needs.name} takes no attention_mask, which would hide padding: give prompts of one length, or a trace to each")
-    if padded and left and needs.positions == "ids" and any("inputs_embeds" in prompt.inputs for prompt in prompts):
+    first, last = (any(_filled(prompt, end) for prompt in prompts) for end in (0, -1))
+    on_left = first or any(side and more for side, more in zip(sides, added, strict=True))
+    if on_left and needs.positions == "ids" and any("inputs_embeds" in prompt.inputs for prompt in prompts):
         where = "pad inputs_embeds on the right, model.tokenizer.padding_side = 'right'"
         raise RecordError(f"{needs.name} numbers tokens by their ids: {where}")
-    if padded and left and not needs.left:
+    if on_left and not needs.left:
         where = "padding before a text would move its tokens, since the model numbers columns"
         raise RecordError(f"{needs.name} cannot be padded on the left ({where}): set model.tokenizer.padding_side = 'right'")
-    return _Layout(width, left, [width - length if left else 0 for length in lengths], padded)
+    if generate and needs.decoder is None and (last or any(more and not side for side, more in zip(sides, added, strict=True))):
+        raise RecordError("generate continues a row at its end, and padding on the right stands there: pad on the left")
+    return _Layout(width, sides, [width - length if side else 0 for length, side in zip(lengths, sides, strict=True)], padded)
+
+
+def _filled(prompt: Prompt, end: int) -> bool:
+    """Whether the tokenizer has padded a row at its first or its last place."""
+    mask = prompt.inputs.get("attention_mask")
+    return prompt.filled and mask is not None and any(not row[end] for row in mask)
 
 
 def _pads_left(tokenizer: Any, needs: Needs, generate: bool) -> bool:
@@ -176,12 +198,13 @@ def _joined(
     tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], layout: _Layout, options: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
     names = dict.fromkeys(name for prompt in prompts for name in prompt.inputs)
-    for name in _CANNOT_JOIN:
-        if options.get(name) is not None:
+    names_of_caches = [name for name in CACHES if options.get(name) is not None and (len(prompts) > 1 or prompts[0].past is None)]
+    for name in (*names_of_caches, "encoder_outputs"):
+        if options.get(name) is not None and (name == "encoder_outputs" or cached_tokens(options[name]) != 0):
             raise RecordError(f"{name} belongs to rows that only its maker knows: use it in a trace with one prompt")
     if "input_ids" in names and "inputs_embeds" in names:
         raise RecordError("input_ids and inputs_embeds cannot be mixed in one call: give every invoke one or the other")
-    if layout.padded:
+    if layout.padded or any(prompt.past is not None for prompt in prompts):
         names["attention_mask"] = None
     names.pop("position_ids", None)  # numbered when the mask is there
     return {name: _join(name, tokenizer, needs, prompts, layout) for name in names}
@@ -200,7 +223,7 @@ def _join(name: str, tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], la
         raise RecordError(f"{name}: rows of shapes {shapes} do not fit rows of {', '.join(map(str, sorted({*lengths})))} tokens")
     if name == "labels" and needs.shifts and by_column:
         rows = [_without_first(row) if start else row for row, start in zip(rows, layout.starts, strict=True)]
-    return _stack(name, rows, _fill(name, tokenizer, needs), layout.left and not for_decoder)
+    return _stack(name, rows, _fill(name, tokenizer, needs), [False] * len(rows) if for_decoder else layout.left)
 
 
 def _whole(name: str, prompts: Sequence[Prompt]) -> torch.Tensor | None:
@@ -260,7 +283,7 @@ def _padding_id(tokenizer: Any, needs: Needs) -> int:
     return next((id for id in known if isinstance(id, int) and 0 <= id < (needs.vocabulary or id + 1)), 0)
 
 
-def _stack(name: str, rows: list[torch.Tensor], fill: int, left: bool) -> torch.Tensor:
+def _stack(name: str, rows: list[torch.Tensor], fill: int, left: list[bool]) -> torch.Tensor:
     first = rows[0]
     if len({row.dtype for row in rows}) > 1:
         if any(row.is_floating_point() for row in rows):
@@ -272,16 +295,20 @@ def _stack(name: str, rows: list[torch.Tensor], fill: int, left: bool) -> torch.
         return torch.stack(rows)
     if len({row.shape[1:] for row in rows}) > 1:
         raise RecordError(f"{name}: rows differ in more than their length, {', '.join(sorted({str(list(row.shape)) for row in rows}))}")
-    return pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left" if left else "right")
+    if len(set(left)) == 1:
+        return pad_sequence(rows, batch_first=True, padding_value=fill, padding_side="left" if left[0] else "right")
+    width = max(row.shape[0] for row in rows)
+    padding = [row.new_full((width - row.shape[0], *row.shape[1:]), fill) for row in rows]
+    return torch.stack([torch.cat([more, row] if side else [row, more]) for row, more, side in zip(rows, padding, left, strict=True)])
 
 
 def _start_decoder(inputs: dict[str, Any], options: Mapping[str, Any], needs: Needs, layout: _Layout, size: int) -> None:
     """A forward of an encoder-decoder needs something to decode: without any, the token that decoding starts from."""
     if needs.decoder is None or any(name in inputs for name in ("decoder_input_ids", "decoder_inputs_embeds")):
         return
-    main = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
     if needs.decoder == "start" and "labels" not in inputs:
-        inputs["decoder_input_ids"] = torch.full((size, 1), _start(needs), device=main.device)
+        first = next(tensors_in([*inputs.values(), *options.values()]))
+        inputs["decoder_input_ids"] = torch.full((size, 1), _start(needs), device=first.device)
     elif needs.decoder == "own" and any(layout.starts):
         raise RecordError(f"{needs.name} decodes its own input, padding included: pass decoder_input_ids=, or pad on the right")
 

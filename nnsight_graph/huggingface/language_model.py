@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from ..model import NNsight
+from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
 from ..model.names import Rename
 from ..model.tuples import TupleEnvoy
-from ..ops.rows import Rows
+from ..ops.layout import Answer, Held, Rows
+from ..ops.nested import tensors_in
 from ..record import recording_here
 from ..run.scan import Forward, resized
 from .batching import join_prompts
@@ -22,14 +24,16 @@ from .blocks import block_paths
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
-from .needs import Needs, read_needs
+from .needs import CACHES, INPUTS, Needs, read_needs
 from .padding import PaddingCheck
-from .prompts import Prompt, read_prompt
+from .prompts import DECODER, TOKENS, Prompt, read_prompt
 from .scanning import GenerationStep, forward_of
 from .standard import standard_names
+from .tokenizing import NO_INPUTS, options_for, take_options
 from .verify import compare_rows
 
-_INPUTS = ("input_ids", "inputs_embeds", "input_values", "input_features", "decoder_input_ids")
+_OF_A_CACHE = (*CACHES, "attention_mask", "cache_position")
+_INPUTS = ("input_ids", "inputs_embeds", *(name for name in INPUTS if name != "pixel_values"))  # pictures may go with a text
 
 
 class LanguageModel(NNsight):
@@ -66,6 +70,8 @@ class LanguageModel(NNsight):
         >>> model.tokenizer.decode(token)
         ' Paris'
     """
+
+    _shares_named = False  # what is not a prompt is an option of the call in any case
 
     def __init__(
         self,
@@ -142,13 +148,15 @@ class LanguageModel(NNsight):
             trace: ``False`` generates at once and returns the result.
             progress: Whether to show a bar with one tick per step.
             remote: Not available in this version.
-            **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...
+            **kwargs: Arguments of transformers' ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams`` ...; and options for the
+                tokenizer, which stand in ``tokenizer_kwargs={...}``.
 
         Returns:
             A :class:`Tracer`, to be used in a ``with`` statement.
 
         Raises:
-            RecordError: a kind of generation whose forwards are not one step each (assisted, contrastive ...).
+            RecordError: an argument that nothing takes, or a kind of generation whose forwards are not one step each (assisted,
+                contrastive ...).
 
         Example:
             >>> import nnsight_graph as nnsight
@@ -189,12 +197,34 @@ class LanguageModel(NNsight):
 
     def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
         if call.function == "generate":
-            if row_multiples(call.kwargs, self._module):
+            if row_multiples(call.kwargs, self._module) or "input_ids" not in call.kwargs:
                 return None
-            takes = inspect.signature(self._module.forward).parameters
-            given = {name: value for name, value in call.kwargs.items() if name in takes}
+            given = {name: value for name, value in call.kwargs.items() if name in self._takes}
             return call.args, given, GenerationStep(given, step)
         return None if call.function or step else (call.args, call.kwargs, forward_of(self._module, call.kwargs))
+
+    _tokens = TOKENS | DECODER
+
+    def _row_arguments(self, call: Call) -> Mapping[str, Any]:
+        return {name: value for name, value in call.kwargs.items() if name in self._takes} if call.function else call.kwargs
+
+    def _row_forwards(self, call: Call, repeats: bool) -> list[tuple[tuple[Any, ...], dict[str, Any], Forward]]:
+        if any(call.kwargs.get(name) is not None for name in _OF_A_CACHE[:2]):  # it has the rows that it has; they need not be scanned
+            call = call._replace(kwargs={name: value for name, value in call.kwargs.items() if name not in _OF_A_CACHE})
+        if call.function != "generate":
+            return super()._row_forwards(call, repeats)
+        given = {name: value for name, value in call.kwargs.items() if name in self._takes}
+        steps: list[Forward] = [GenerationStep(given, step) for step in range(1 + repeats)]
+        found = [(call.args, given, step) for step in steps]
+        if "decoder_input_ids" in self._takes:  # what encodes runs before the first step
+            start = {"decoder_input_ids": given["input_ids"]} if "input_ids" in given else {}
+            found.append((call.args, {**start, **given}, forward_of(self._module, given)))
+        return found
+
+    @cached_property
+    def _takes(self) -> frozenset[str]:
+        """The names of the arguments of the model's forward."""
+        return frozenset(inspect.signature(self._module.forward).parameters)
 
     def _lengthened(self, call: Call) -> Call | None:
         return call._replace(args=resized(call.args, 1), kwargs=resized(call.kwargs, 1))
@@ -227,30 +257,45 @@ class LanguageModel(NNsight):
         return HookNames(self)
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
+        given = spread(self, function, kwargs)
         if function == "generate":
-            check_mode(kwargs, self._module)
-        if not args and not any(name in kwargs for name in _INPUTS):
+            check_mode(given, self._module)
+        names = (*_INPUTS, self._needs().main, *(("inputs",) if function == "generate" else ()))
+        if not args and all(given.get(name) is None for name in names):
             return None
-        return self._joined([self._invoked(args, kwargs)], {}, function)
+        return self._joined([self._invoked(args, kwargs, function)], {}, function)
 
-    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
-        return (read_prompt(self.tokenizer, args, kwargs, self._needs()),), {}
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", shared: dict[str, Any] | None = None) -> Invoke:
+        needs, generate = self._needs(), function == "generate"
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            check_names(self, function, [name for name in args[0] if name not in NO_INPUTS], "the prompt")
+        options, own = take_options(kwargs, needs, generate)
+        around, others = take_options(shared or {}, needs, generate)
+        own, others = spread(self, function, own), spread(self, function, others)
+        return (read_prompt(self.tokenizer, args, own, needs, {**around, **options}, others, generate=generate),), {}
+
+    def _named_options(self, function: str) -> frozenset[str]:
+        return options_for(function == "generate") | set(CACHES)
 
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
         generate = function == "generate"
+        if not invokes and any(True for _ in tensors_in(shared)):  # what it is called with has no prompt, but may be an input
+            invokes, shared = [self._invoked((), shared, function)], {}
+        shared = spread(self, function, take_options(shared, self._needs(), generate)[1])
         batch = join_prompts(self.tokenizer, self._needs(), [args[0] for args, _ in invokes], shared, generate=generate)
-        width = max(length for args, _ in invokes for length in args[0].lengths)
         inputs, steps = batch.inputs, 1
         multiples: tuple[int, ...] = ()
         if generate:
             check_mode(inputs, self._module)
             multiples, steps = row_multiples(inputs, self._module), most_steps(inputs, self._module)
-        rows = tuple(Rows(start, stop, batch.size, width, multiples) for start, stop in batch.rows)
+        rows = tuple(Rows(start, stop, batch.size, multiples) for start, stop in batch.rows)
+        options = {*shared, *(name for args, _ in invokes for name in args[0].options)} - {n for args, _ in invokes for n in args[0].inputs}
+        held = {name: Answer.NONE if name in options else Held(0) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         before = None
-        if batch.padded and self._padding_check.wanted(batch.left):
+        if sides := [left for left in batch.padded if self._padding_check.wanted(left)]:
             prompts = [args[0]._replace(options={}) if generate else args[0] for args, _ in invokes]
-            before = partial(self._check_padding, prompts, inputs, batch.left)
-        return Call((), inputs, rows, function, steps, before)
+            before = partial(self._check_padding, prompts, inputs, sides)
+        return Call((), inputs, rows, function, steps, before, ((), held))
 
     @property
     def _padding_check(self) -> PaddingCheck:
@@ -259,11 +304,12 @@ class LanguageModel(NNsight):
         known: PaddingCheck = self.__dict__["_known_padding"]
         return known
 
-    def _check_padding(self, prompts: Sequence[Prompt], inputs: Mapping[str, Any], left: bool) -> None:
+    def _check_padding(self, prompts: Sequence[Prompt], inputs: Mapping[str, Any], sides: Sequence[bool]) -> None:
         def join(some: Sequence[Prompt]) -> dict[str, Any]:
-            return join_prompts(self.tokenizer, self._needs(), some, left=left).inputs
+            return join_prompts(self.tokenizer, self._needs(), some).inputs
 
-        self._padding_check.check(self._module, self._callable(), prompts, inputs, join, left)
+        for left in sides:
+            self._padding_check.check(self._module, self._callable(), prompts, inputs, join, left)
 
     def _needs(self) -> Needs:
         if "_known_needs" not in self.__dict__:
@@ -293,9 +339,28 @@ class LanguageModel(NNsight):
 
 
 def _carry_over(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
-    """Modules that were attached to a model before its weights were there are in the loaded one, too; what it has no more is not."""
+    """What was done to a model before its weights were there is done to the loaded one, too.
+
+    That is: modules that were attached (what it has no more is not carried over), hooks, ``train()``, ``requires_grad_(False)``.
+    """
     there = dict(loaded.named_modules())
     for path, module in before.named_modules():
         owner, _, name = path.rpartition(".")
-        if path not in there and owner in there and not any(weight.is_meta for weight in module.parameters()):
+        if path in there:
+            _carry_state(module, there[path])
+        elif owner in there and not any(weight.is_meta for weight in module.parameters()):
             there[owner].add_module(name, module)
+
+
+def _carry_state(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
+    loaded.training = before.training
+    for name, weight in before._parameters.items():
+        other = loaded._parameters.get(name)
+        if weight is not None and other is not None and not weight.requires_grad:
+            other.requires_grad_(False)
+    for name, table in before.__dict__.items():
+        if name in _HOOKS and table and not loaded.__dict__.get(name):
+            loaded.__dict__[name] = table  # the table itself: a handle takes its hook out of that
+
+
+_HOOKS = [name for name, table in torch.nn.Module().__dict__.items() if isinstance(table, dict) and "_hooks" in name]

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 import transformers
+from torch.overrides import _get_current_function_mode_stack
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
+
+from ..record.opened import set_modes
 
 _SHIPPED = Path(__file__).parent / "models"
 _TAKEN = re.compile(r"""["'](\w+)["']""")
@@ -85,9 +88,13 @@ def load_without_weights(name: str, options: dict[str, Any], loader: Any) -> tor
         built["dtype"] = torch.float32  # what it loads weights in, whatever the file has
     if "trust_remote_code" in where:
         built["trust_remote_code"] = where["trust_remote_code"]
-    with torch.device("meta"):
-        build = getattr(loader, "from_config", None) or loader._from_config  # a model's own class has only the latter
-        model: torch.nn.Module = build(config, **built)
+    build = getattr(loader, "from_config", None) or loader._from_config  # a model's own class has only the latter
+    modes = _get_current_function_mode_stack()
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module = build(config, **built)
+    finally:
+        set_modes(modes)  # an interrupt may come at the edge of the block
     return model.eval()
 
 
@@ -116,8 +123,8 @@ def load_with_weights(name: str, options: dict[str, Any], loader: Any) -> torch.
 @contextlib.contextmanager
 def _progress(shown: bool) -> Iterator[None]:
     before = logging.is_progress_bar_enabled()
-    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
     try:
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
         yield
     finally:
         (logging.enable_progress_bar if before else logging.disable_progress_bar)()

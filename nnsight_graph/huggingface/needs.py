@@ -9,6 +9,11 @@ from typing import Any, Literal
 
 import torch
 
+CACHES = ("cache", "past_key_values", "cache_params")
+"""The names of a KV cache among the arguments of a forward, in transformers 4 and 5."""
+INPUTS = ("input_features", "input_values", "pixel_values", "encoder_outputs", "decoder_input_ids", "decoder_inputs_embeds")
+"""What a forward may take in place of tokens."""
+
 _TABLES = frozenset({"wpe", "embed_positions", "position_embedding", "position_embeddings", "positions_embed", "embed_position"})
 _COUNT_THE_MASK = frozenset({"opt"})  # numbers the ones of the attention mask, in transformers 4.57 and 5
 _COUNT_THE_IDS = frozenset({"fsmt", "m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2"})  # all that are not the padding token
@@ -39,6 +44,8 @@ class Needs:
         start: The token a decoder starts from.
         pad: The config's padding token.
         vocabulary: How many tokens the model knows.
+        main: The name of what the forward takes first.
+        cache: The name that it has for a KV cache; ``None`` where it takes none.
     """
 
     name: str = "the model"
@@ -52,6 +59,8 @@ class Needs:
     start: int | None = None
     pad: int | None = None
     vocabulary: int | None = None
+    main: str = "input_ids"
+    cache: str | None = None
 
     def accepts(self, name: str) -> bool:
         """Whether the forward has a parameter of that name, as far as is known."""
@@ -70,7 +79,11 @@ def read_needs(model: torch.nn.Module) -> Needs:
     model = inner() if inner is not None else model
     config, kind = getattr(model, "config", None), type(model).__name__
     parameters = inspect.signature(type(model).forward).parameters  # of the class: a run may have replaced the instance's
-    open_ended = "input_ids" not in parameters and any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    main = getattr(model, "main_input_name", "input_ids")
+    main = main if isinstance(main, str) else "input_ids"
+    unnamed = not any(name in parameters for name in ("input_ids", "inputs_embeds", main, *INPUTS))
+    takes_more = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    open_ended = unnamed and takes_more
     takes = frozenset() if open_ended else frozenset(parameters)
     family = str(getattr(config, "model_type", kind))
     table, positions = _position_table(model, config), _positions(family, takes)
@@ -87,7 +100,16 @@ def read_needs(model: torch.nn.Module) -> Needs:
         start=_token(getattr(config, "decoder_start_token_id", None)),
         pad=_token(getattr(config, "pad_token_id", None)),
         vocabulary=_token(getattr(config, "vocab_size", None)),
+        main=main,
+        cache=_cache(model if takes_more else None, takes),
     )
+
+
+def _cache(model: torch.nn.Module | None, takes: frozenset[str]) -> str | None:
+    """The name of a KV cache: of the forward itself, or of one in ``model``, that it hands its other arguments on to."""
+    within = [] if model is None else [module for module in model.modules() if hasattr(module, "config")]
+    names = (takes, *(inspect.signature(type(module).forward).parameters for module in within))
+    return next((name for one in names for name in CACHES if name in one), None)
 
 
 def _positions(family: str, takes: frozenset[str]) -> Literal["index", "mask", "ids"] | None:

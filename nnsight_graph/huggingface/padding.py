@@ -15,12 +15,13 @@ from ..config import CONFIG
 from ..errors import NNsightError
 from ..run.scan import has_hooks
 from ..source_location import locate, user_place
+from .needs import CACHES
 from .padded_alike import BY_LENGTH, PADDED_ALIKE
 from .prompts import Prompt
 from .verify import Pair, pairs, results
 
 Join = Callable[[Sequence[Prompt]], Mapping[str, Any]]
-_CACHES = ("past_key_values", "cache", "cache_params", "encoder_outputs")
+_CACHES = (*CACHES, "encoder_outputs")
 _ULPS = 64
 
 
@@ -63,7 +64,7 @@ class PaddingCheck:
         if reason := _why_not(module, inputs):
             self._say(reason)
             return
-        rows = sorted((_row(prompt, row) for prompt in prompts for row in range(prompt.rows)), key=_length)
+        rows = sorted((_row(prompt, row)._replace(left=left) for prompt in prompts for row in range(prompt.rows)), key=_length)
         by_length = {_length(row): row for row in reversed(rows)}
         for _, row in sorted(by_length.items(), key=lambda each: each[0])[: len(by_length) - 1 if self._by_length else 1]:
             if not self._is_right(module, call, join([rows[-1], row]), join([row]), left, row.lengths[0]):
@@ -143,9 +144,14 @@ def _why_not(module: torch.nn.Module, inputs: Mapping[str, Any]) -> str:
 
 
 def _row(prompt: Prompt, row: int) -> Prompt:
-    """One row of a prompt, as a prompt of its own."""
+    """One row of a prompt, as a prompt of its own; without the padding that it came with."""
     inputs = {name: rows[row : row + 1] if len(rows) > row else rows[:1] for name, rows in prompt.inputs.items()}
-    return Prompt(prompt.lengths[row : row + 1], inputs, prompt.options)
+    mask = inputs["attention_mask"][0] if "attention_mask" in inputs and (prompt.filled or prompt.rows > 1) else None
+    if mask is None or mask.dim() != 1 or bool(mask.all()) or not bool(mask.any()):
+        return Prompt(prompt.lengths[row : row + 1], inputs, prompt.options)
+    keep = mask.bool()
+    own = {name: [rows[0][keep] if rows[0].shape[:1] == keep.shape else rows[0]] for name, rows in inputs.items() if name != "position_ids"}
+    return Prompt([int(keep.sum())], dict(own), prompt.options)
 
 
 def _length(prompt: Prompt) -> int:

@@ -39,19 +39,21 @@ def number_tokens(
     given = any("position_ids" in prompt.inputs for prompt in prompts)
     if not given and (generate or needs.positions != "index"):
         return None
+    past = prompts[0].past if len(prompts) == 1 and prompts[0].rows > 1 else None
     begins = [start + hidden for start, hidden in zip(starts, (n for prompt in prompts for n in _leading_zeros(prompt)), strict=True)]
-    if not given and not any(begins):
+    if not given and not any(begins) and (past is None or past.mask is None or bool(past.mask.all())):
         return None
     if needs.positions == "mask" and mask is not None:
         numbers = (mask.cumsum(-1) - 1).clamp(min=0)
     else:
         numbers = (torch.arange(width) - torch.tensor(begins).unsqueeze(1)).clamp(min=0) + needs.first
+        numbers = numbers if past is None else numbers + past.counts(len(begins)).unsqueeze(1)
     return _with_given(numbers, prompts, starts, mask) if given else numbers
 
 
 def _leading_zeros(prompt: Prompt) -> list[int]:
     mask = prompt.inputs.get("attention_mask")
-    if mask is None or prompt.rows == 1:
+    if mask is None or (prompt.rows == 1 and not prompt.filled):
         return [0] * prompt.rows
     if isinstance(mask, torch.Tensor) and (mask.dim() != 2 or mask.shape[1] != prompt.lengths[0] or bool(mask[:, 0].all())):
         return [0] * prompt.rows

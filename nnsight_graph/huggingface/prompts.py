@@ -8,7 +8,10 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from ..errors import RecordError
-from .needs import Needs
+from ..ops.nested import tensors_in
+from .continuing import Past, cache_in, cached_tokens, check_whole, rename_cache, split_mask
+from .needs import INPUTS, Needs
+from .tokenizing import NONE, fills, refuse_options, tokenize, without_extras
 
 Rows: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 """One named input of an invoke: a tensor whose first dimension is its rows, or a list with a tensor for each row."""
@@ -27,11 +30,17 @@ class Prompt(NamedTuple):
         lengths: The number of tokens of each row.
         inputs: What has an entry for each row, by name.
         options: The model's other arguments.
+        left: Whether its rows are to be padded on the left, where it says so.
+        filled: Whether the tokenizer has padded them.
+        past: What stands before its tokens, where it continues from a cache.
     """
 
     lengths: list[int]
     inputs: dict[str, Rows]
     options: dict[str, Any]
+    left: bool | None = None
+    filled: bool = False
+    past: Past | None = None
 
     @property
     def rows(self) -> int:
@@ -44,7 +53,16 @@ class Prompt(NamedTuple):
         return any(isinstance(rows, list) and len({row.shape for row in rows}) > 1 for rows in self.inputs.values())
 
 
-def read_prompt(tokenizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], needs: Needs | None = None) -> Prompt:
+def read_prompt(
+    tokenizer: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    needs: Needs | None = None,
+    options: Mapping[str, Any] = NONE,
+    shared: Mapping[str, Any] = NONE,
+    *,
+    generate: bool = False,
+) -> Prompt:
     """What one invoke gives to the model.
 
     Args:
@@ -53,6 +71,9 @@ def read_prompt(tokenizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], 
             an encoding or another mapping of names to values.
         kwargs: Arguments for the model; they win over what the prompt brings.
         needs: What is known about the model.
+        options: For the tokenizer.
+        shared: Arguments of the trace around it: a cache among them counts here, too.
+        generate: Whether the call is ``model.generate`` and not the forward.
 
     Raises:
         RecordError: there is no prompt, one without tokens, one too long for the model, or one that nothing can be made of.
@@ -63,16 +84,55 @@ def read_prompt(tokenizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], 
     needs = needs or Needs()
     if len(args) > 1:
         raise RecordError(f"one prompt, not {len(args)}: put several in a list, and pass the model's other arguments by name")
-    fields = {**(_fields(tokenizer, args[0]) if args else {}), **kwargs}
-    if not _wants_mask(args, kwargs, needs):
+    is_text = bool(args) and _kinds(args[0]) == {"strings"}
+    if not is_text:
+        refuse_options(options)
+    fields = {**(_fields(tokenizer, args[0], options, needs, generate) if args else {}), **kwargs}
+    fields = _input_ids(rename_cache(fields, needs), needs, generate)
+    if args and not isinstance(args[0], Mapping) and "attention_mask" not in kwargs and not needs.accepts("attention_mask"):
         fields.pop("attention_mask", None)
-    main = _main(fields, bool(args))
+    main = _main(fields, bool(args), needs)
+    if main not in _WANTED:
+        return _by_name(main, fields)
     rows = _main_rows(main, fields[main])
     lengths = [rows.shape[1]] * rows.shape[0] if isinstance(rows, torch.Tensor) else [row.shape[0] for row in rows]
-    _check_lengths(lengths, args, needs)
+    cache = cache_in({**shared, **fields})
+    past, before = None, cached_tokens(cache) if needs.decoder is None else 0
+    _check_lengths(lengths, args, needs, None if generate else before or 0)
+    if generate:
+        check_whole(lengths, fields.get("attention_mask"), before)
+    elif before != 0:
+        mask = fields.pop("attention_mask", None)
+        mask = None if mask is None else _as_rows("attention_mask", mask, len(lengths))
+        made_here = not is_text and bool(args) and not isinstance(args[0], Mapping) and "attention_mask" not in kwargs
+        mask, past = split_mask(mask, lengths, before, made_here)
+        fields |= {} if mask is None else {"attention_mask": mask}
     if _kinds(fields.get("labels")) == {"strings"}:
-        fields["labels"] = _tokenized(tokenizer, fields["labels"])["input_ids"]
-    return _split({**fields, main: rows}, lengths)
+        cut = {name: value for name, value in options.items() if name in _CUT} if needs.decoder is None else {}
+        fields["labels"] = tokenize(tokenizer, fields["labels"], cut, needs, generate)["input_ids"]
+    side = options.get("padding_side")
+    made = _split({**fields, main: rows}, lengths)
+    return made._replace(left=None if side is None else side == "left", filled=is_text and fills(options), past=past)
+
+
+def _input_ids(fields: dict[str, Any], needs: Needs, generate: bool) -> dict[str, Any]:
+    """``inputs=`` of ``generate`` is another name for what the model takes first."""
+    if not generate or fields.get("inputs") is None or "inputs" in (needs.takes or ()):
+        return fields
+    if fields.get(needs.main) is not None:
+        raise RecordError(f"inputs and {needs.main} are two names of one argument: give one of them")
+    return {needs.main if name == "inputs" else name: value for name, value in fields.items() if name != needs.main}
+
+
+def _by_name(main: str, fields: dict[str, Any]) -> Prompt:
+    """An input that is no text: features of a sound, pixels, or what an encoder has made."""
+    value = fields[main]
+    if (isinstance(value, (list, tuple)) and not any(True for _ in tensors_in(value))) or not hasattr(value, "__len__"):
+        value = _as_rows(main, value, 0)
+    first = next((tensor for tensor in tensors_in(value) if tensor.dim()), None)
+    if first is None:
+        raise RecordError(f"{main} has no rows: it is to be a tensor, or to hold some")
+    return _split({**fields, main: value}, [1] * first.shape[0])
 
 
 def encode(tokenizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -97,16 +157,9 @@ def as_given(prompt: Prompt) -> dict[str, Any]:
     return {name: rows if isinstance(rows, torch.Tensor) else torch.stack(rows) for name, rows in prompt.inputs.items()}
 
 
-def _wants_mask(args: Sequence[Any], kwargs: Mapping[str, Any], needs: Needs) -> bool:
-    """Whether to keep the mask of ones: a model may take none, and bare ids behind a cache need one that covers the cache too."""
-    if "attention_mask" in kwargs or not args or isinstance(args[0], Mapping):
-        return True
-    return needs.accepts("attention_mask") and ("past_key_values" not in kwargs or _kinds(args[0]) == {"strings"})
-
-
-def _fields(tokenizer: Any, prompt: Any) -> dict[str, Any]:
+def _fields(tokenizer: Any, prompt: Any, options: Mapping[str, Any], needs: Needs, generate: bool) -> dict[str, Any]:
     if isinstance(prompt, Mapping):
-        return dict(prompt)
+        return without_extras(prompt, needs)
     if isinstance(prompt, (list, tuple)) and not prompt:
         raise RecordError(f"{prompt!r} is no prompt: it has no rows")
     kinds = _kinds(prompt)
@@ -114,7 +167,7 @@ def _fields(tokenizer: Any, prompt: Any) -> dict[str, Any]:
         mixed = " and ".join(sorted(kinds))
         raise RecordError(f"a list of prompts holds one kind of them, not {mixed}: give each kind an invoke of its own")
     if kinds == {"strings"}:
-        return _tokenized(tokenizer, prompt)
+        return tokenize(tokenizer, prompt, options, needs, generate)
     ids = _main_rows("input_ids", prompt)
     mask = torch.ones_like(ids) if isinstance(ids, torch.Tensor) else [torch.ones_like(row) for row in ids]
     return {"input_ids": ids, "attention_mask": mask}  # as a tokenizer gives them
@@ -132,19 +185,17 @@ def _kind(item: Any) -> str:
     return "lists of token ids" if isinstance(item, (list, tuple)) or getattr(item, "ndim", False) else "token ids"
 
 
-def _tokenized(tokenizer: Any, prompt: str | Sequence[str]) -> dict[str, Any]:
-    """Rows by name, not padded, by one call of the tokenizer, which is left as it is."""
-    if tokenizer is None:
-        raise RecordError("this model was given without a tokenizer: pass token ids, or LanguageModel(model, tokenizer=...)")
-    return dict(tokenizer([prompt] if isinstance(prompt, str) else list(prompt)))
-
-
-def _main(fields: Mapping[str, Any], has_prompt: bool) -> str:
+def _main(fields: Mapping[str, Any], has_prompt: bool, needs: Needs) -> str:
     given = [name for name in ("input_ids", "inputs_embeds") if fields.get(name) is not None]
     if len(given) == 1:
         return given[0]
     if given:
         raise RecordError("input_ids and inputs_embeds are two forms of one input: give one of them")
+    others = [name for name in (needs.main, *INPUTS) if fields.get(name) is not None]
+    takes = needs.takes if needs.takes is not None else frozenset[str]() if has_prompt else fields
+    others += [name for name, value in fields.items() if name in takes and name not in TOKENS and _has_rows(name, value, -1)]
+    if others:
+        return others[0]
     if has_prompt:
         raise RecordError("the prompt has neither input_ids nor inputs_embeds")
     raise RecordError('a trace needs a prompt: model.trace("The Eiffel Tower is in")')
@@ -164,19 +215,23 @@ def _main_rows(name: str, value: Any) -> Rows:
     return rows
 
 
+_CUT = ("truncation", "max_length", "truncation_side", "add_special_tokens")  # of labels that are the prompt's own text
 _WANTED = {
     "input_ids": "token ids are whole numbers in one or two dimensions, and embeddings go in as inputs_embeds=",
     "inputs_embeds": "embeddings are fractional numbers in two or three dimensions",
 }
 
 
-def _check_lengths(lengths: list[int], args: Sequence[Any], needs: Needs) -> None:
+def _check_lengths(lengths: list[int], args: Sequence[Any], needs: Needs, before: int | None) -> None:
     if not min(lengths):
         raise RecordError(f"the prompt {_prompt_of(args, lengths.index(0))!r} has no tokens")
-    if needs.limit is not None and max(lengths) > needs.limit:
+    if needs.limit is not None and max(lengths) + (before or 0) > needs.limit:
+        behind = f" behind {before} in the cache" if before else ""
+        room = needs.limit - (before or 0)
+        cut = f"truncation=True, max_length={room}"
+        cut = f"tokenizer_kwargs=dict({cut})" if before is None else cut  # generate has a max_length of its own
         raise RecordError(
-            f"a prompt has {max(lengths)} tokens, but {needs.name} has positions for {needs.limit}: shorten it, "
-            f"or pass model.tokenizer(prompt, truncation=True, max_length={needs.limit})"
+            f"a prompt has {max(lengths)} tokens{behind}, but {needs.name} has positions for {needs.limit}: shorten it, or pass {cut}"
         )
 
 
@@ -199,7 +254,7 @@ def _split(fields: Mapping[str, Any], lengths: list[int]) -> Prompt:
 def _has_rows(name: str, value: Any, rows: int) -> bool:
     if name in TOKENS or name in DECODER:
         return value is not None
-    return name not in _OF_THE_CALL and isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == rows
+    return name not in _OF_THE_CALL and isinstance(value, torch.Tensor) and value.dim() > 0 and rows in (-1, value.shape[0])
 
 
 def _as_rows(name: str, value: Any, rows: int) -> Rows:

@@ -14,6 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.utils import import_utils
 
 from ..run.scan import PLAIN_FORWARD, Arguments, Forward
+from .needs import CACHES
 
 _ASKS_NO_FAKES = hasattr(import_utils, "is_fake_tensor")
 _SAY_NO = ("warn_if_padding_and_no_attention_mask", "_cache_dependant_input_preparation", "prepare_inputs_for_generation")
@@ -163,7 +164,12 @@ def _prepared(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], full: b
         given.setdefault("logits_to_keep", 1)
     if not _numbers_tokens(model):
         given["cache_position"] = torch.arange(ids.shape[1], device=ids.device)
-    return ids, {**given, "past_key_values": _empty_cache(model)}
+    return ids, {_cache_name(model): _empty_cache(model), **given}
+
+
+def _cache_name(model: Any) -> str:
+    """The name that ``generate`` has for a cache: that of its own parameter in transformers 5, ``past_key_values`` before."""
+    return next((name for name in CACHES if name in inspect.signature(model.prepare_inputs_for_generation).parameters), CACHES[1])
 
 
 def _encode(model: Any, ids: Any, given: dict[str, Any]) -> Any:

@@ -7,16 +7,15 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from torch.overrides import _pop_mode, _push_mode
-
-from ..errors import NNsightError
+from ..errors import NNsightError, RecordError
 from ..ops.data import trusted_program
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
-from ..record.control import Block, enter, forget_skip
+from ..record.control import Block, decide, forget_skip
 from ..record.gradients import Retained
+from ..record.living import EDGES
+from ..record.opened import begin, end, give_up
 from ..record.settled import UNSET
-from ..record.torch_calls import RECORDING
 from ..source_location import is_users
 
 
@@ -24,6 +23,8 @@ class RecordedBlock:
     """What the blocks of traces and of sessions have in common."""
 
     __slots__ = ("__weakref__", "_block", "_recorder", "_recording")
+
+    _again = "this block was written already; open a new one"
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -60,18 +61,50 @@ class RecordedBlock:
         """What ``as`` names."""
         return self
 
-    def _begin(self, frame: FrameType, scan: bool, observer: Any = None) -> None:
+    def __enter__(self) -> Any:
         recorder = self._recorder
-        recorder.start()
-        recorder.observer = observer
-        _push_mode(RECORDING)
-        self._block = enter(frame, scan)
+        if self._recording is not None or recorder.failure:
+            raise RecordError(self._again)
+        if recorder.open:
+            raise RecordError("this block is open already; its end is to come first")
+        try:
+            self._begin(sys._getframe(1))
+            if self._block is not None:
+                self._block.arm()
+            return self._entered
+        except BaseException as error:
+            self.give_up(_given_up(error), error)
+            raise
+
+    def _begin(self, frame: FrameType, scan: bool = False) -> None:
+        """Take what an open trace takes; ``__enter__`` gives it back, if an error or an interrupt comes."""
+        decision = decide(frame, scan)
+        self._block = decision.block(frame)
+        begin(self._recorder, self, self._block, None if decision.by_hand else frame, frame)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
+        try:
+            if not self._recorder.open:
+                self._end_closed(error)
+                return None
+            if self._block is not None:
+                return self._end_rewritten(error, traceback, sys._getframe(1))
+            self._end(error, traceback, sys._getframe(1))
+            return None
+        except BaseException as problem:
+            self.give_up(_given_up(problem), problem)
+            raise
+
+    def give_up(self, why: str, error: BaseException | None = None) -> None:
+        """Close the block without running anything, if it is open; give back what it has taken."""
         if self._block is not None:
-            return self._end_rewritten(error, traceback, sys._getframe(1))
-        self._end(error, traceback, sys._getframe(1))
-        return None
+            self._block.disarm()
+        give_up(self._recorder, why, error)
+        self._block = None
+
+    def _end_closed(self, error: BaseException | None) -> None:
+        if error is None:
+            raise RecordError(f"this block is not open: {self._recorder.failure or 'it was not entered, or was left already'}")
 
     def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
         """The native body was skipped: run the one that was made of its source."""
@@ -100,11 +133,10 @@ class RecordedBlock:
             except BaseException as raised:
                 self._end(raised, raised.__traceback__, frame)
                 raise
-        _pop_mode()
         saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
-        recording = self._recording = recorder.finish()
+        recording = self._recording = end(recorder, error)
         if error is not None:
-            recorder.failure = f"its trace was given up ({type(error).__name__} in the block)"
+            recorder.failure = _given_up(error)
             if isinstance(error, NNsightError):
                 _end_at_users_line(traceback)
             return
@@ -125,6 +157,13 @@ class RecordedBlock:
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         """Run what was recorded; the error to be raised, if there is one."""
         return None
+
+
+EDGES.update((RecordedBlock.__enter__.__code__, RecordedBlock.__exit__.__code__))
+
+
+def _given_up(error: BaseException) -> str:
+    return f"its trace was given up ({type(error).__name__} in the block)"
 
 
 def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:

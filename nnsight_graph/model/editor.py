@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +40,11 @@ class Editor(RecordedBlock):
 
     __slots__ = ("_edited", "_envoy")
 
+    _again = "this edit was written already; open a new one with model.edit()"
+
     def __init__(self, envoy: NNsight, edited: NNsight) -> None:
         super().__init__(Recorder(envoy._tree))
         self._envoy, self._edited = envoy, edited
-
-    def __enter__(self) -> NNsight:
-        if self._recording is not None:
-            raise RecordError("this edit was written already; open a new one with model.edit()")
-        self._begin(sys._getframe(1), False)
-        return self._edited
 
     @property
     def _entered(self) -> NNsight:

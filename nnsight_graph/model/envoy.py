@@ -13,6 +13,9 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
+from .attributes import attribute, load
+from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
+from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
 from .passes import Calls, EveryStep
@@ -36,6 +39,7 @@ class Envoy(HiddenStates):
     """
 
     _record_assignment = True
+    rows = Declared()
 
     def __init__(self, module: torch.nn.Module, tree: Tree | None = None, path: str = "") -> None:
         set_ = object.__setattr__
@@ -331,25 +335,20 @@ class Envoy(HiddenStates):
         return iter(self._children())
 
     def __getattr__(self, name: str) -> Any:
+        if name in NOT_THE_MODULES:
+            raise AttributeError(missing(self, name))
         child = self._child(name) or (self._child(name[2:]) if name.startswith("E_") else None)
         if child is not None:
             self.__dict__[name] = child
             return child
-        try:
-            value = getattr(self._module, name)
-        except AttributeError:
-            raise AttributeError(self._unknown(name)) from None
-        trace = recording_here()
-        if trace is not None and isinstance(value, torch.Tensor) and (name in self._module._parameters or name in self._module._buffers):
-            return trace.parameter(f"{self._path}.{name}" if self._path else name, self._tree, value)
-        return value
+        return attribute(self, name)
 
     def _unknown(self, name: str) -> str:
         hint = self._tree.names.hint(self._module, self._path, name, dir(self))
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}{hint}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty):
+        if name in _ASSIGNED or isinstance(getattr(type(self), name, None), eproperty) or (name == "rows" and not has_rows(self)):
             object.__setattr__(self, name, value)
         elif (trace := recording_here()) is not None and (name in self._module._parameters or name in self._module._buffers):
             path = f"{self._path}.{name}" if self._path else name
@@ -374,7 +373,19 @@ class Envoy(HiddenStates):
     def __repr__(self) -> str:
         return printed(self)
 
-    # ------------------------------------------------------------------ devices
+    # ------------------------------------------------------------------ copies, devices
+
+    def __copy__(self) -> Any:
+        return viewed(self)
+
+    def __reduce__(self) -> Any:
+        return *made_by(type(self)), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return packed(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        unpacked(self, state)
 
     @property
     def device(self) -> torch.device | None:
@@ -385,5 +396,6 @@ class Envoy(HiddenStates):
 
     def to(self, *args: Any, **kwargs: Any) -> Envoy:
         """Move the module, as ``nn.Module.to`` does; returns the envoy."""
+        load(self)
         self._module.to(*args, **kwargs)
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
@@ -15,6 +16,9 @@ from ..run.failures import rehearsed
 from ..run.limits import Limits
 from ..run.rehearsal import rehearse
 from ..run.site_values import Failure
+from ..serialize.content import Content
+from .arguments import check_names
+from .declared import as_data, text_of
 from .estimate import Estimate, estimate
 from .invoker import Call
 from .rehearsing import CallSource
@@ -37,16 +41,17 @@ class GraphHandle:
         3
     """
 
-    __slots__ = ("_batch", "_call", "_envoy", "_function", "_kind", "_recording", "_traces")
+    __slots__ = ("_batch", "_call", "_rows", "_envoy", "_function", "_kind", "_recording", "_traces")
 
     def __init__(
         self, recording: Recording, envoy: NNsight, call: Call | None = None, *, kind: str = "trace", function: str = "",
-        traces: Sequence[tuple[int, int, bool]] = (), batch: bool = False,
+        traces: Sequence[tuple[int, int, bool]] = (), batch: bool = False, rows: Sequence[tuple[str, int | None, bool, int]] | None = None,
     ) -> None:  # fmt: skip
         self._recording = recording
         self._envoy = envoy
         self._call = call
         self._kind, self._function, self._traces, self._batch = kind, function, tuple(traces), batch
+        self._rows = as_data(envoy._tree.declared) if rows is None else rows
 
     def detach(self) -> SavedGraph:
         """The program apart from this trace: data alone, to be run again, or saved.
@@ -55,7 +60,7 @@ class GraphHandle:
             FunctionWhitelistError: it uses a function of yours, which is no data; on its line.
             GraphFormatError: it uses a constant that cannot be data; on its line.
         """
-        content = content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1), self._batch)
+        content = self._content(sys._getframe(1))
         return SavedGraph(content._replace(tensors=[tensor.clone() for tensor in content.tensors]), own=not self._recording.foreign)
 
     def save(self, path: str | Path) -> None:
@@ -75,7 +80,11 @@ class GraphHandle:
             ...     print(nnsight.load(f"{folder}/plus.nng").names)
             ['out']
         """
-        SavedGraph(content_of(self._recording, self._kind, self._function, self._traces, sys._getframe(1), self._batch)).save(path)
+        SavedGraph(self._content(sys._getframe(1))).save(path)
+
+    def _content(self, frame: FrameType) -> Content:
+        """What a file of it holds."""
+        return content_of(self._recording, self._kind, self._function, self._traces, frame, self._batch, self._rows)
 
     def run(
         self, model: Any, *inputs: Any, parameters: Mapping[str, Any] | None = None, limits: Limits | None = None, **kwargs: Any
@@ -132,6 +141,7 @@ class GraphHandle:
             >>> print(tracer.graph.estimate())
             40 B saved, 80 B at the peak; nothing is needed after 0.output
         """
+        check_names(self._envoy, "", kwargs, "estimate")
         call = self._envoy._prepared(plain(args), plain(kwargs)) if args or kwargs else self._call
         if call is None:
             raise RecordError("an estimate needs an input: tracer.graph.estimate(input)")
@@ -155,7 +165,7 @@ class GraphHandle:
         return dict(self.estimate(*args, **kwargs).reasons)
 
     def __str__(self) -> str:
-        return graph_text(fold(self.graph))
+        return text_of(self._rows) + graph_text(fold(self.graph))
 
     __repr__ = __str__
 

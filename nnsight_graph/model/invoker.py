@@ -11,7 +11,7 @@ import torch
 
 from ..errors import RecordError
 from ..ops.ambient import ambient
-from ..ops.rows import Rows
+from ..ops.layout import Answer, Answers, Held, Rows
 from ..record import Recorder
 
 Invoke = tuple[tuple[Any, ...], dict[str, Any]]
@@ -28,6 +28,7 @@ class Call(NamedTuple):
     Attributes:
         args, kwargs: Its arguments.
         rows: The rows that each invoke owns of it.
+        held: Which of its arguments hold rows: answers for args, and for kwargs by name.
         function: The method that is called, where it is not the model itself.
         steps: How many forwards it may make of the model.
         before: What is to be found out before it is made, when the weights are there; raises what is wrong.
@@ -39,14 +40,12 @@ class Call(NamedTuple):
     function: str = ""
     steps: int = 1
     before: Callable[[], None] | None = None
+    held: Answers = None
 
     @property
     def modes(self) -> str:
         """The modes of torch that it works in, where it sets them itself."""
-        if self.function != "generate":
-            return ""
-        with torch.no_grad():
-            return ambient()
+        return ambient(grad=False) if self.function == "generate" else ""
 
 
 class Invoker:
@@ -84,11 +83,16 @@ class Invoker:
             raise RecordError("invokes cannot be nested: end the block of the first before the next")
         if recorder.regions:
             raise RecordError("an invoke cannot stand in a branch or a loop: which inputs there are is known when the trace is written")
-        if recorder.own is not None:
-            recorder.own.enter()
-        recorder.invoking = recorder.put(("invoke", self._rows()), sys._getframe(1)) + 1
-        self._back = recorder.rewound("last" if self._input is None and recorder.open_ended else 0)
-        return self
+        frame = sys._getframe(1)
+        try:
+            if recorder.own is not None:
+                recorder.own.enter()
+            recorder.invoking = recorder.put(("invoke", self._rows()), frame) + 1
+            self._back = recorder.rewound("last" if self._input is None and recorder.open_ended else 0)
+            return self
+        except BaseException as error:
+            recorder.interrupted(error)
+            raise
 
     def _rows(self) -> str:
         if self._input is not None:
@@ -102,7 +106,8 @@ class Invoker:
         recorder = self._recorder
         if error is None:
             recorder.leave_own(recorder.invoking)
-        recorder.put(("end",), sys._getframe(1))
+        if not recorder.interrupted(error):
+            recorder.put(("end",), sys._getframe(1))
         recorder.invoking = 0
         if self._back is not None:
             self._back()
@@ -111,22 +116,50 @@ class Invoker:
 def concatenate(invokes: Sequence[Invoke], shared: Mapping[str, Any]) -> Call:
     """One call for all invokes: tensors are put together along their first dimension, other arguments have to agree.
 
+    What is one and the same object in all invokes, or is given to the trace, belongs to the call, and is passed as it is.
+
     Raises:
         RecordError: the invokes do not fit together.
     """
-    if len(invokes) == 1:
-        args, kwargs = invokes[0]
-        size = _row_count(args, kwargs)
-        return Call(args, {**shared, **kwargs}, (Rows(0, size, size),))
-    counts = [_row_count(args, kwargs) for args, kwargs in invokes]
+    twice = next((name for _, kwargs in invokes for name in kwargs if name in shared), None)
+    if twice is not None:
+        raise RecordError(f"{twice} is given to the trace, and so belongs to the call of all invokes: leave it out of these")
     if len({len(args) for args, _ in invokes}) > 1 or len({frozenset(kwargs) for _, kwargs in invokes}) > 1:
         raise RecordError("the invokes of one trace take the same arguments: as many by position, the same names")
-    args = tuple(_joined([args[place] for args, _ in invokes], f"argument {place}") for place in range(len(invokes[0][0])))
-    kwargs = {name: _joined([kwargs[name] for _, kwargs in invokes], name) for name in invokes[0][1]}
-    return Call(args, {**shared, **kwargs}, rows_in_turn(counts))
+    width, names = len(invokes[0][0]), list(invokes[0][1])
+    words = [*(f"argument {place}" for place in range(width)), *names]
+    columns = [*zip(*(args for args, _ in invokes), strict=True), *([kwargs[name] for _, kwargs in invokes] for name in names)]
+    owned = _with_rows(columns)
+    main = next((place for place, own in enumerate(owned) if own), None)
+    if main is None:
+        raise RecordError("an invoke needs an input with rows: a tensor of at least one dimension")
+    counts = [len(value) for value in columns[main]]
+    if not all(counts):
+        raise RecordError("an invoke with no rows: its input's first dimension is 0")
+    if len(invokes) == 1:
+        args, kwargs = invokes[0]
+        return Call(args, {**shared, **kwargs}, (Rows(0, counts[0], counts[0]),))
+    joined = [_joined(column, word, counts if own else None) for column, word, own in zip(columns, words, owned, strict=True)]
+    held = [Held(0) if own else Answer.NONE for own in owned]
+    kwargs = {**shared, **dict(zip(names, joined[width:], strict=True))}
+    answers = tuple(held[:width]), {**dict.fromkeys(shared, Answer.NONE), **dict(zip(names, held[width:], strict=True))}
+    return Call(tuple(joined[:width]), kwargs, rows_in_turn(counts), held=answers)
 
 
-def rows_in_turn(counts: Sequence[int], length: int = 0) -> tuple[Rows, ...]:
+def _with_rows(columns: Sequence[Sequence[Any]]) -> list[bool]:
+    """Which arguments hold rows: tensors that are not one and the same in all invokes.
+
+    Where nothing differs the invokes try several things on one input: then those do that have as many rows as the first.
+    """
+    tensors = [all(isinstance(value, torch.Tensor) and value.dim() for value in column) for column in columns]
+    differing = [own and any(value is not column[0] for value in column) for own, column in zip(tensors, columns, strict=True)]
+    if any(differing):
+        return differing
+    count = next((len(column[0]) for own, column in zip(tensors, columns, strict=True) if own), -1)
+    return [own and len(column[0]) == count for own, column in zip(tensors, columns, strict=True)]
+
+
+def rows_in_turn(counts: Sequence[int]) -> tuple[Rows, ...]:
     """The rows of inputs that stand one after the other, ``counts`` rows each.
 
     >>> [(rows.start, rows.stop, rows.size) for rows in rows_in_turn([1, 2])]
@@ -134,29 +167,33 @@ def rows_in_turn(counts: Sequence[int], length: int = 0) -> tuple[Rows, ...]:
     """
     size, start, rows = sum(counts), 0, []
     for count in counts:
-        rows.append(Rows(start, start + count, size, length))
+        rows.append(Rows(start, start + count, size))
         start += count
     return tuple(rows)
 
 
-def _row_count(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor) and value.dim():
-            if not value.shape[0]:
-                raise RecordError("an invoke with no rows: its input's first dimension is 0")
-            return value.shape[0]
-    raise RecordError("an invoke needs an input with rows: a tensor of at least one dimension")
-
-
-def _joined(values: list[Any], name: str) -> Any:
+def _joined(values: Sequence[Any], name: str, counts: Sequence[int] | None) -> Any:
+    """One argument of all invokes, put together if it has rows."""
     first = values[0]
+    if all(value is first for value in values) and counts is None:
+        return first
     if isinstance(first, torch.Tensor):
         shapes = [list(value.shape) for value in values if isinstance(value, torch.Tensor)]
-        if len(shapes) < len(values) or len({tuple(shape[1:]) for shape in shapes}) > 1 or not all(shapes):
+        fits = len(shapes) == len(values) and len({tuple(shape[1:]) for shape in shapes}) == 1
+        if not fits or any(bool(shape) is (counts is None) for shape in shapes):
             raise RecordError(f"the invokes do not fit into one batch: {name} has the shapes {shapes}")
         if len({value.dtype for value in values}) > 1:
             raise RecordError(f"the invokes do not fit into one batch: {name} has the dtypes {[value.dtype for value in values]}")
-        return torch.cat(values)
+        if counts is None:
+            if not all(torch.equal(value, first) for value in values):
+                raise RecordError(f"the invokes do not agree on {name}, which has no dimensions and so no rows: {list(values)}")
+            return first
+        if [shape[0] for shape in shapes] != list(counts):
+            raise RecordError(
+                f"the invokes do not fit into one batch: {name} has {[shape[0] for shape in shapes]} rows, and the inputs have "
+                f"{list(counts)}. If it belongs to the call, give all invokes one and the same tensor, or give it to the trace"
+            )
+        return torch.cat(list(values))
     if any(value is not first and value != first for value in values):
-        raise RecordError(f"the invokes do not agree on {name}: {values}")
+        raise RecordError(f"the invokes do not agree on {name}: {list(values)}")
     return first

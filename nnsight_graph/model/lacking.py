@@ -14,14 +14,15 @@ from ..ops.data import delivered
 from ..run.attention import NAME as WEIGHTS
 from ..run.attention import operation_with_weights
 from ..run.instrument import innermost, instrumented
-from ..serialize.allowed import GENERATE, GENERATE_ONLY
+from ..serialize.allowed import GENERATE
+from .arguments import HAND_ON
 from .invoker import Call
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
 
-_SLIPS = ("parameter", "params", "limit")
-"""What somebody may write for ``parameters`` and ``limits``."""
+_FROM_FILES = frozenset({"truncation", "max_length", "padding_side", "truncation_side", "add_special_tokens"})
+"""Options for a tokenizer that make nothing large, and name no code."""
 
 
 def lacking(model: NNsight, sites: Iterable[Site]) -> list[str]:
@@ -86,13 +87,8 @@ def vet(model: NNsight, call: Call) -> None:
         raise RecordError(f"the arguments of a call in a session from a file: {error}") from None
 
 
-def refuse_options(model: NNsight, function: str, kwargs: Iterable[str]) -> None:
-    """Refuse arguments of a run that a model would take no notice of; its forward may name them."""
-    for name in kwargs:
-        if name not in _SLIPS and (name not in GENERATE_ONLY or function == "generate"):
-            continue
-        if name in inspect.signature(getattr(model._module, function or "forward")).parameters:
-            continue
-        if name in _SLIPS:
-            raise RecordError(f"{name!r} is no argument of graph.run: parameters={{...}}, limits=Limits(...)")
-        raise RecordError(f"{name!r} is an argument of generate, and this program is of a forward")
+def vet_names(model: NNsight, function: str, names: Iterable[str]) -> None:
+    """Refuse arguments of a program from a file that mean something to the library alone, and are gone when the call is vetted."""
+    strange = [name for name in names if name == HAND_ON or (name in model._named_options(function) and name not in _FROM_FILES)]
+    if strange:
+        raise RecordError(f"a session from a file may not give {strange[0][:50]!r} to {function or 'forward'}")

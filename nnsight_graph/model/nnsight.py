@@ -11,9 +11,14 @@ from ..config import CONFIG
 from ..errors import NNsightError, RecordError, RemoteError
 from ..graph import Site
 from ..ops.ambient import modes
-from ..record import Recording, recording_here
+from ..ops.nested import tensors_in
+from ..record import Recording
+from ..record.opened import open_here
 from ..record.settled import plain
 from ..run.scan import PLAIN_FORWARD, Forward, Scan, scan, scan_changed, scanned, signature
+from .arguments import check_names, spread
+from .copies import viewed
+from .declared import declare
 from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
@@ -54,6 +59,7 @@ class NNsight(Envoy):
 
     envoys: Any = None
     tracer_class: type[Tracer] = Tracer
+    _shares_named = True  # named arguments of a trace may belong to the call of its invokes
 
     def __init__(
         self, module: torch.nn.Module, *, envoys: Any = None, rename: Rename | None = None, alias: Mapping[str, str] | None = None
@@ -91,30 +97,38 @@ class NNsight(Envoy):
                 what ``CONFIG.APP.VALIDATE`` says.
             run: ``False`` records the block only: ``tracer.graph`` is there, and its values are not. It needs no input.
             remote: Not available in this version.
-            **kwargs: Named arguments of the model's call.
+            **kwargs: Named arguments of the model's call. ``forward_kwargs={...}`` hands on to it whatever the dictionary holds, where a
+                name is refused, or is one of the library's own.
 
         Returns:
             A :class:`Tracer`, to be used in a ``with`` statement.
 
         Raises:
+            RecordError: a named argument that neither this method nor the model takes.
             RemoteError: ``remote=True``.
         """
         kwargs = plain(kwargs) if kwargs else kwargs
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
         fn = "" if fn == "forward" else fn
-        here = recording_here()
-        if trace and here is not None and here.session is not None:
-            return SessionTracer(self, here, args, kwargs, fn, validate)
+        if kwargs:
+            check_names(self, fn, kwargs, "generate" if fn == "generate" else "trace")
+        here = open_here() if trace else None
+        if here is not None and here.of_session:
+            if not run:
+                raise RecordError("a trace in a session runs when the session does: model.session(run=False) records it only")
+            return SessionTracer(self, here, args, kwargs, fn, True if scan and validate is None else validate)
         if fn and not callable(getattr(self._module, fn, None)):
             raise RecordError(self._unknown(fn))
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs, fn)
         if trace:
             made = self.tracer_class(self, call, {} if call else kwargs, fn, progress)
-            made._runs = run
+            made._runs, made._named = run, kwargs if self._shares_named and not args else None
             if scan is not None or validate is not None or CONFIG.APP.SCAN:
                 self._prepare_checks(made, call, CONFIG.APP.SCAN if scan is None else scan, validate)
             return made
+        if call is None and any(True for _ in tensors_in(kwargs)):
+            call = self._joined([], kwargs, fn)
         if call is None:
             raise RecordError("the model needs an input: model.trace(x, trace=False)")
         if self._edits:
@@ -128,17 +142,22 @@ class NNsight(Envoy):
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "") -> Call | None:
         """The call that a trace makes; ``None`` if its input comes from invokes."""
+        kwargs = spread(self, function, kwargs) if kwargs else kwargs
         return Call(args, kwargs, (), function, UNKNOWN if function else 1) if args or kwargs else None
 
-    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
-        """The input of one invoke."""
-        return args, kwargs
+    def _invoked(self, args: tuple[Any, ...], kwargs: dict[str, Any], function: str = "", _shared: dict[str, Any] | None = None) -> Invoke:
+        """The input of one invoke, in a trace with named arguments of its own."""
+        return args, spread(self, function, kwargs) if kwargs else kwargs
+
+    def _named_options(self, _function: str) -> frozenset[str]:
+        """Named arguments that this class takes besides those of the model's method."""
+        return frozenset()
 
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
         """One call for all invokes of a trace."""
         if not invokes:
             raise RecordError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
-        call = concatenate(invokes, shared)
+        call = concatenate(invokes, spread(self, function, shared) if shared else shared)
         return call._replace(function=function, steps=UNKNOWN) if function else call
 
     def _callable(self, function: str = "") -> Callable[..., Any]:
@@ -188,21 +207,52 @@ class NNsight(Envoy):
             >>> out.abs().tolist()
             [[0.0, 0.0]]
         """
-        return Editor(self, self if inplace else self._view())
+        return Editor(self, self if inplace else viewed(self))
+
+    def declare_rows(self, path: str, rows: Any) -> None:
+        """Say which dimension of what a module takes and returns holds the rows of a batch; ``model.path.rows = rows`` does the same.
+
+        It is needed where the model cannot tell: two scans of it, with n and with n + 1 rows, show most of the time. Where a module
+        passes several tensors, it speaks for those of which scans do not tell.
+
+        Args:
+            path: The module, as in ``"transformer.h.3.mlp.gate"``, or an operation, ``"attn.source.split_0"``.
+            rows: A dimension; ``None`` for what does not depend on the inputs; ``(dim, "tokens")`` where each row has several entries
+                in that dimension, one after the other.
+
+        Raises:
+            NNsightError: there is no such module, or ``rows`` is none of these.
+
+        Example:
+            >>> import torch, nnsight_graph as nnsight
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Flatten(0, 1), torch.nn.Linear(3, 2)))
+            >>> model.declare_rows("1", (0, "tokens"))
+            >>> with model.trace() as tracer:
+            ...     with tracer.invoke(torch.zeros(1, 4, 3)):
+            ...         four = model[1].output.save()
+            ...     with tracer.invoke(torch.ones(2, 4, 3)):
+            ...         eight = model[1].output.save()
+            >>> four.shape, eight.shape
+            (torch.Size([4, 2]), torch.Size([8, 2]))
+        """
+        try:
+            found = self.get(path)
+        except AttributeError as error:
+            raise NNsightError(str(error)) from None
+        if not isinstance(found, Envoy):
+            raise NNsightError(f"{path} is neither a module of the model nor an operation inside one")
+        declare(self._tree, found._output.path, rows)
 
     def clear_edits(self) -> None:
         """Take back all edits of this model."""
         self.__dict__["_edits"] = ()
 
-    def _view(self) -> NNsight:
-        made = object.__new__(type(self))
-        made.__dict__.update({name: value for name, value in self.__dict__.items() if not isinstance(value, Envoy)})
-        self._tree.views.add(made)
-        return made
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, edits and all: on traced values as part of the trace, else directly."""
-        if not self._edits or recording_here() is not None:
+        recording = open_here() is not None
+        if kwargs and not recording:
+            check_names(self, "", kwargs, "the call")
+        if recording or not self._edits:
             return super().__call__(*args, **kwargs)
         with self.trace(*args, **kwargs) as tracer:
             result = tracer.result.save()
@@ -260,6 +310,7 @@ class NNsight(Envoy):
             10
         """
         kwargs = plain(kwargs)
+        check_names(self, "", kwargs, "scan")
         call = self._prepared(tuple([value if type(value) is torch.Tensor else plain(value) for value in args]), kwargs)
         return ScanningTracer(self, call, {} if call else kwargs)
 
@@ -282,6 +333,7 @@ class NNsight(Envoy):
             model.0.output  float32[1, 10] on cpu
         """
         if args or kwargs:
+            check_names(self, "", kwargs, "sites")
             call = self._prepared(plain(args), plain(kwargs))
             if call is not None:
                 self._scan(call)
@@ -324,6 +376,18 @@ class NNsight(Envoy):
     def _forward(self, call: Call, step: int) -> tuple[tuple[Any, ...], dict[str, Any], Forward] | None:
         """How a step of a call is scanned: arguments, named ones, and what the model needs besides."""
         return None if call.function or step else (call.args, call.kwargs, PLAIN_FORWARD)
+
+    _tokens: frozenset[str] = frozenset()
+    """Named arguments whose second dimension is the length of rows, which may be any."""
+
+    def _row_arguments(self, call: Call) -> Mapping[str, Any]:
+        """The named arguments that what passes in a forward depends on."""
+        return call.kwargs
+
+    def _row_forwards(self, call: Call, _repeats: bool) -> list[tuple[tuple[Any, ...], dict[str, Any], Forward]]:
+        """The forwards that are scanned to learn where rows lie: that of the first step, and of a later one."""
+        forward = self._forward(call, 0)
+        return [] if forward is None else [forward]
 
     def _lengthened(self, _call: Call) -> Call | None:
         """A call with rows of another length, as further inputs may make them; ``None`` where they do not."""

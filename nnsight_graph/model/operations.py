@@ -14,7 +14,7 @@ from ..graph import Site
 from ..run.attention import NAME, operation_with_weights
 from ..run.callees import Untold, bound_to, callee
 from ..run.instrument import Instrumented, Named, innermost, instrumented
-from ..run.operations import no_weights, source_path, unknown
+from ..run.operations import SOURCE, no_weights, source_path, unknown
 from .envoy import Envoy
 from .eproperty import eproperty
 
@@ -70,6 +70,9 @@ class Source:
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self.names})
+
+    def __reduce__(self) -> Any:
+        return _source_at, (self._envoy, _names(self._envoy, self._path))
 
     def __repr__(self) -> str:
         return self._text()
@@ -135,9 +138,15 @@ class OperationEnvoy(Envoy):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}")
 
+    def __copy__(self) -> OperationEnvoy:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _operation_at, (self._envoy, _names(self._envoy, self._path))
+
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("input", "inputs", "output") and not isinstance(getattr(type(self), name, None), eproperty):
-            raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input and .inputs")
+        if name not in ("input", "inputs", "output", "rows") and not isinstance(getattr(type(self), name, None), eproperty):
+            raise RecordError(f"{self.path}.{name} cannot be assigned; what can is .output, .input, .inputs and .rows")
         object.__setattr__(self, name, value)
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
@@ -152,6 +161,23 @@ def source_of(envoy: Envoy) -> Source:
     module = envoy._module
     function = module.__dict__.get("_old_forward") or module.forward  # accelerate's stands around the module's own
     return Source(envoy, envoy._output.path, function)
+
+
+def _names(envoy: Envoy, path: str) -> list[str]:
+    """The names of the operations that lead from a module to one inside its forward."""
+    return [name.rstrip(".") for name in path.removeprefix(envoy._output.path).split(f"{SOURCE}.")[1:]]
+
+
+def _source_at(envoy: Envoy, names: list[str]) -> Source:
+    found = source_of(envoy)
+    for name in names:
+        found = found[name].source
+    return found
+
+
+def _operation_at(envoy: Envoy, names: list[str]) -> OperationEnvoy:
+    source = _source_at(envoy, names[:-1])
+    return OperationEnvoy(envoy, source_path(source._path, names[-1]), source, source._named(names[-1]))
 
 
 def attention_weights_of(envoy: Envoy) -> OperationEnvoy:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..compile import Plan
+from ..compile.sites import DIRECTIONS
 from ..errors import MissedSiteError, NNsightError, OutOfOrderError, RecordError, add_note, derived
 from ..graph import Const, Group, Node, Operand, Ref, Site, references_of, walk
-from ..ops.rows import Rows
+from ..ops.layout import NOTHING_KNOWN, Layout, Rows
 from ..record import Recorder, Recording
 from ..run import Run
+from ..run.evidence import rows_in
 from ..run.failures import explain, missed, rehearsed
 from ..run.likeness import is_plain
-from ..run.local import rows_in
 from ..run.rehearsal import Rehearsal, rehearse
 from ..run.scan import Scan, Unknown
 from ..run.site_values import Failure, Source
 from ..run.specs import PLAIN, spec_of
 from ..source_location import locate, traceback_at
 from .invoker import Call, Invoke
+from .layouts import layouts_of
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
@@ -41,10 +43,13 @@ class CallSource(Source):
         call: The call.
         words: Which invoke's rows are all rows of it, where it is the call of one invoke alone.
         steps: Whether steps after the first may be asked for.
+        declared: What the file of the program declares about rows.
     """
 
-    def __init__(self, envoy: NNsight, call: Call, words: str = "", steps: bool = True) -> None:
-        self._envoy, self._call, self._words, self._steps = envoy, call, words, steps
+    def __init__(
+        self, envoy: NNsight, call: Call, words: str = "", steps: bool = True, declared: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self._envoy, self._call, self._words, self._steps, self._declared = envoy, call, words, steps, declared
         self.returns, self.modes = not call.function and envoy._returns_result, call.modes
 
     def scan(self, step: int) -> Scan | None:
@@ -60,8 +65,14 @@ class CallSource(Source):
         kind, number = words.split(":")
         if self._words:
             rows = self._call.rows
-            return Rows(0, rows[-1].stop, rows[-1].size, rows[-1].length, rows[-1].multiples) if words == self._words and rows else None
-        return rows_in(kind, int(number), self._call.rows)
+            return Rows(0, rows[-1].stop, rows[-1].size, rows[-1].multiples) if words == self._words and rows else None
+        return rows_in((kind, int(number), "", "any", 0, 0), self._call.rows)
+
+    def layout(self, site: Site) -> Layout:
+        """Where the rows of invokes lie in what passes at a site."""
+        layouts = layouts_of(self._envoy, self._call, {**self._declared, **self._envoy._tree.declared}, self._call.steps > 1)
+        step = 0 if site.step == 0 else 1
+        return NOTHING_KNOWN if layouts is None else layouts.at(site.path, DIRECTIONS[site.point], step, site.call)
 
 
 class Numbers:
@@ -150,7 +161,7 @@ def check(envoy: NNsight, recording: Recording, call: Call, plan: Plan, frame: F
     key = (envoy._scan_key(call), _constants_key(recording.constants))
     if None not in key and key in plan.checked:
         return None
-    source = CallSource(envoy, call)
+    source = CallSource(envoy, call, declared=recording.declared)
     scan = source.scan(0)
     if scan is None:
         return None
@@ -246,7 +257,7 @@ def changed_numbers(
 ) -> BaseException | None:
     """The error of a number that a line was given, and that is another now that all lines and inputs are there."""
     try:
-        rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call), recording)
+        rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call, declared=recording.declared), recording)
     except Failure as failure:
         if recording.entries[failure.node][0] != "assume":
             return rehearsed(failure, recording, frame)
@@ -271,7 +282,7 @@ def note_changes(envoy: NNsight, recording: Recording, call: Call, error: BaseEx
     if not isinstance(error, Exception) or not any(entry[0] in ("write", "skip") for entry in recording.entries):
         return
     try:
-        rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call), recording)
+        rehearsal = rehearse(envoy._tree.index, CallSource(envoy, call, declared=recording.declared), recording)
     except Failure as failure:
         if recording.entries[failure.node][0] in ("write", "skip") and len(failure.operands) == 3:
             old, new, at = failure.operands

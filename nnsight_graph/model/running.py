@@ -20,9 +20,11 @@ from ..run.early import end_early
 from ..run.failures import explain, missed, unset_reasons
 from ..run.limits import Meter
 from ..run.progress import progress
+from ..run.untrusted import UntrustedRun
 from ..source_location import traceback_at
 from .cache import Caches
 from .invoker import UNKNOWN, Call
+from .layouts import layouts_of
 from .rehearsing import check, note_changes
 
 if TYPE_CHECKING:
@@ -75,7 +77,13 @@ def run_trace(
         function = partial(envoy.interleave, function)
     modules = tree.index
     constants = recording.constants if recording.edits_constants else modules.beside(recording.constants)
-    run = prepare(plan, constants, modules, call.rows)
+    layouts = None
+    if plan.layouts and len(call.rows) > 1:
+        declarations = {**recording.declared, **tree.declared}
+        layouts = layouts_of(envoy, call, declarations, plan.repeats or bool(plan.caches), plan.hooks)
+    run = prepare(plan, constants, modules, call.rows, layouts)
+    if whole and isinstance(run, UntrustedRun):
+        give = run.exporting(give)
     if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:

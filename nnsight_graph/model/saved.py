@@ -27,9 +27,12 @@ from ..serialize.content import Content, content
 from ..serialize.decode import decode
 from ..serialize.tensors import write_tensors
 from ..source_location import lines_of
+from .arguments import check_names
 from .constant_edits import edits_constants
+from .copies import viewed
+from .declared import from_data, text_of
 from .invoker import Call
-from .lacking import lacking, refuse, refuse_options, vet
+from .lacking import lacking, refuse, vet
 from .rehearsing import check
 from .running import run_trace
 from .session_run import SessionRun, Traced
@@ -97,17 +100,22 @@ class SavedGraph:
         return flatten(self._graph, _described)
 
     @cached_property
+    def _declared(self) -> list[tuple[str, int | None, bool, int]]:
+        """What it declares about rows."""
+        return [(one.path, one.dim, one.tokens, one.model) for one in self._document.rows]
+
+    @cached_property
     def _content(self) -> Content:
         """What a file of it holds."""
         flat, held = self._flat, self._document
         return content(
             flat.entries, flat.indices, self._graph.constants, held.kind, function=held.function, saves=held.saves,
             open_ended=held.open_ended, edits=held.edits, traces=[(trace.node, trace.model, trace.open_ended) for trace in held.traces],
-            batch=held.batch,
+            batch=held.batch, rows=self._declared,
         )  # fmt: skip
 
     def __str__(self) -> str:
-        return graph_text(self._graph)
+        return text_of(self._declared) + graph_text(self._graph)
 
     def __repr__(self) -> str:
         return f"<{self.kind} graph of {len(list(walk(self._graph.body)))} nodes, {self.digest[:12]}>\n{self}"
@@ -183,8 +191,7 @@ class SavedGraph:
         if self._fits is None or not hasattr(model, "_tree") or model._edits or self._fits() is not model._tree.index:
             refuse(model, self._sites)
             self._fits = weakref.ref(model._tree.index)
-        refuse_options(model, self._document.function, kwargs)
-        call = self._call(model, inputs, kwargs)
+        call = self._call(model, inputs, kwargs, "graph.run")
         values: dict[int, Any] = {}
         if not self._own:
             _compiled(recording, call)
@@ -207,7 +214,7 @@ class SavedGraph:
             refuse(one, sites)
         if self.kind == "session":
             return
-        recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs)
+        recording, call = self._recording(parameters or {}), self._call(model, inputs, kwargs, "graph.check")
         plan = _compiled(recording, call)
         with trusted_program(self._own):
             problem = check(model, recording, call, plan, sys._getframe(1), True)
@@ -223,7 +230,7 @@ class SavedGraph:
         if self.kind != "edit":
             raise RecordError(f"this is a {self.kind}, not an edit: graph.run(model, ...) runs it")
         refuse(model, self._graph.sites, edited=True)
-        edited = model if inplace else model._view()
+        edited = model if inplace else viewed(model)
         edited.__dict__["_edits"] = (*edited._edits, self._recording({}))
         return edited
 
@@ -240,9 +247,10 @@ class SavedGraph:
             write_tensors(file, tensors)
         return [name for name in values if name not in tensors]
 
-    def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, model: NNsight, inputs: tuple[Any, ...], kwargs: dict[str, Any], method: str) -> Any:
         function = self._document.function
         invokes = self._invokes
+        check_names(model, function, kwargs, method)
         if not invokes:
             call = model._prepared(inputs, kwargs, function)
             if call is None:
@@ -250,7 +258,11 @@ class SavedGraph:
             return call
         if len(inputs) != invokes:
             raise RecordError(f"the program has {invokes} invokes, and needs an input for each; {len(inputs)} were given")
-        given = [model._invoked((), dict(one)) if isinstance(one, Mapping) else model._invoked((one,), {}) for one in inputs]
+        named = [isinstance(one, Mapping) for one in inputs]
+        pairs = [((), dict(one)) if by_name else ((one,), {}) for one, by_name in zip(inputs, named, strict=True)]
+        for _, arguments in pairs:
+            check_names(model, function, arguments, method)
+        given = [model._invoked(args, arguments, function, kwargs) for args, arguments in pairs]
         return model._joined(given, kwargs, function)
 
     def _models(self, model: Any) -> list[tuple[NNsight, tuple[Site, ...]]]:
@@ -292,8 +304,8 @@ class SavedGraph:
         for trace, (one, sites) in zip(self._document.traces, self._models(model), strict=True):
             refuse(one, sites)
             name = nodes[trace.node].operands[0].name  # type: ignore[union-attr]
-            given = vet if not self._own else None
-            traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, vet=given)
+            given, declared = vet if not self._own else None, from_data(self._document.rows, trace.model)
+            traces[trace.node] = Traced(one, "" if name == "forward" else name, None, trace.open_ended, False, None, given, declared)
         batch = self._document.batch and meter is None
         run = SessionRun(recording, traces, frozenset(node for node, _ in self._document.saves), sys._getframe(2), batch, meter)
         with trusted_program(self._own and meter is None):
@@ -324,6 +336,7 @@ class SavedGraph:
         flat = self._flat if not parameters else flatten(Graph(self._graph.body, tuple(constants)), _described)
         made = Recording.of(flat.entries, constants, flat.indices, _places(self._graph, flat, self._name), (), self._edits)
         made.open_ended, made.foreign = self._document.open_ended, not self._own
+        made.declared = from_data(self._document.rows)
         return made
 
     @cached_property

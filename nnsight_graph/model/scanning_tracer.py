@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,11 @@ from ..run.site_values import Failure
 from ..run.specs import spec_of
 from .rehearsing import CallSource
 from .tracer import Tracer
+
+
+def _at_once(tracer: weakref.ref[ScanningTracer], proxy: Any) -> Any:
+    here = tracer()
+    return proxy if here is None else here._at_once(proxy)
 
 
 class ScanningTracer(Tracer):
@@ -36,18 +43,16 @@ class ScanningTracer(Tracer):
 
     __slots__ = ()
 
-    def __enter__(self) -> Any:
-        self._recorder.scanned = self._at_once
-        self._begin(sys._getframe(1), True, self)
-        self._put_edits()
-        return self
+    def _begin(self, frame: FrameType, scan: bool = True) -> None:
+        super()._begin(frame, scan)
+        self._recorder.scanned = partial(_at_once, weakref.ref(self))
 
     def _at_once(self, proxy: Any) -> Any:
         """A proxy, or the plain value that it stands for."""
         try:
             known, value = self._numbers.measure(proxy._index)
         except Failure as failure:
-            raise self._located(failure, sys._getframe(2)) from None
+            raise self._located(failure, sys._getframe(3)) from None
         return value if known and is_plain(value) else proxy
 
     def _located(self, failure: Failure, frame: FrameType | None) -> BaseException:

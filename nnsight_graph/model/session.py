@@ -12,12 +12,15 @@ from ..errors import RecordError
 from ..graph import Site
 from ..ops.data import released
 from ..record import Proxy, Recorder, Recording
-from ..record.control import enter
+from ..record.control import decide
 from ..record.functions import stop
 from ..record.name import Name
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
+from ..source_location import user_place
+from .arguments import check_names
 from .block import RecordedBlock
+from .declared import as_data
 from .handle import GraphHandle
 from .invoker import Call, Invoke, Invoker
 from .session_parts import inside_closure
@@ -47,11 +50,14 @@ class Session(RecordedBlock):
         [1.0, 2.0]
     """
 
-    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_runs", "_traces")
+    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_rows", "_runs", "_traces")
+
+    _again = "this session has run already; open a new one with model.session()"
 
     def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True) -> None:
         super().__init__(Recorder(None))
         self._models: tuple[tuple[int, int, bool], ...] = ()
+        self._rows: list[tuple[str, int | None, bool, int]] = []
         self._envoy = envoy
         self._batch = batch
         self._progress = progress
@@ -71,19 +77,22 @@ class Session(RecordedBlock):
         """
         if self._recording is None:
             raise RecordError("the graph is there when the block has ended")
-        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch)
+        return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch, rows=self._rows)
 
-    def __enter__(self) -> Session:
-        if self._recording is not None:
-            raise RecordError("this session has run already; open a new one with model.session()")
-        self._recorder.session = self
-        self._begin(sys._getframe(1), False)
-        return self
+    def _begin(self, frame: FrameType, scan: bool = False) -> None:
+        super()._begin(frame, scan)
+        self._recorder.of_session = True
+
+    def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        if self._recorder.owner is not None:
+            self._recorder.poison = self._recorder.poison or RecordError(_HALF.format("it was entered by hand, and not left"))
+        super()._end(error, traceback, frame)
 
     def _run(self, recording: Recording, saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:
         traces, self._traces = self._traces, {}
-        models = list(dict.fromkeys(id(traced.envoy._tree) for traced in traces.values()))
-        self._models = tuple((node, models.index(id(traced.envoy._tree)), traced.open_ended) for node, traced in traces.items())
+        trees = list(dict.fromkeys(traced.envoy._tree for traced in traces.values()))
+        self._models = tuple((node, trees.index(traced.envoy._tree), traced.open_ended) for node, traced in traces.items())
+        self._rows = [one for place, tree in enumerate(trees) for one in as_data(tree.declared, place)]
         if not self._runs:
             self._recorder.failure = "the session was recorded only, run=False"
             return None
@@ -102,10 +111,13 @@ class Session(RecordedBlock):
         return problem
 
 
+_HALF = "a trace of this session was left without its end ({}), so that the session cannot run"
+
+
 class SessionTracer(Tracer):
     """A ``with model.trace(...)`` block in a session: it is recorded there, and runs when the session does."""
 
-    __slots__ = ("_arguments", "_back", "_number")
+    __slots__ = ("_arguments", "_back", "_half", "_number")
 
     def __init__(
         self, envoy: NNsight, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], function: str, validate: bool | str | None
@@ -114,9 +126,10 @@ class SessionTracer(Tracer):
         call: Call | None = None
         if not holds_proxy((args, kwargs), Proxy):
             call = envoy._prepared(args, kwargs, function)
-        super().__init__(envoy, call, {}, function)
-        self._recorder = recorder
+        super().__init__(envoy, call, {} if call else kwargs, function)
+        self._recorder, self._half = recorder, False
         self._arguments = args, kwargs
+        self._named = kwargs if envoy._shares_named and not args else None
         self._number = -1
         self._back: Callable[[], bool] | None = None
         self._validate = CONFIG.APP.VALIDATE if validate is None else validate
@@ -126,15 +139,16 @@ class SessionTracer(Tracer):
         """The graph of a trace in a session is a part of the session's."""
         raise RecordError("a trace in a session is a part of its graph: print(session.graph) when the session has ended")
 
-    def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
+    def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
         """Add an input to the batch, as in any trace; it may come from lines above the trace."""
-        if self._call is not None:
-            raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        self._share_named()
+        self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)
-        if not holds_proxy((args, kwargs), Proxy):
-            self._envoy._invoked(args, kwargs)
+        check_names(self._envoy, self._function, kwargs, "invoke")
+        if not holds_proxy((args, kwargs, self._shared), Proxy):
+            self._envoy._invoked(args, kwargs, self._function, self._shared)
         elif self._come_later((*args, *kwargs.values())):
             raise RecordError("an input has to be there before its trace runs; this one comes while it runs: make it above the trace")
         given: Invoke = (args, kwargs)
@@ -149,17 +163,36 @@ class SessionTracer(Tracer):
         return any(len(entries[line]) > 1 and type(entries[line][1]) is Site for line in lines)
 
     def __enter__(self) -> Tracer:
-        recorder = self._recorder
+        recorder, frame = self._recorder, sys._getframe(1)
         if self._number >= 0 or not recorder.open:
             raise RecordError("this trace was written already; open a new one with model.trace(...)")
         if recorder.owner is not None:
             raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use its values.")
         args, kwargs = self._arguments
-        self._number = recorder.add("trace", (Name(self._function or "forward"), *args), kwargs)
-        self._back = recorder.open_trace(self._envoy._tree, bool(self._function))
-        self._put_edits()
-        self._block = enter(sys._getframe(1))
-        return self
+        decision, first = decide(frame), len(recorder.entries)
+        try:
+            self._number = recorder.add("trace", (Name(self._function or "forward"), *args), kwargs)
+            self._half = True
+            self._back = recorder.open_trace(self._envoy._tree, bool(self._function))
+            if decision.by_hand:
+                recorder.begun = user_place(frame)
+            self._put_edits()
+            self._block = decision.block(frame)
+            if self._block is not None:
+                self._block.arm()
+            return self
+        except BaseException as error:
+            self._half = self._half or len(recorder.entries) > first
+            self.give_up(f"{type(error).__name__} where it was begun")
+            raise
+
+    def give_up(self, why: str, _error: BaseException | None = None) -> None:
+        """The session, which has the recorder, may go on: it will not run, if a part of it is half written."""
+        if self._block is not None:
+            self._block.disarm()
+            self._block = None
+        if self._half and self._recorder.open and self._recorder.poison is None:
+            self._recorder.poison = RecordError(_HALF.format(why))
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
         recorder = self._recorder
@@ -168,6 +201,9 @@ class SessionTracer(Tracer):
             if recorder.own is not None:
                 recorder.own.close()
             recorder.put(("end",), frame)
+        else:
+            self.give_up(f"{type(error).__name__} in its block")
+        self._half = False
         caches, self._caches = self._caches, None
         open_ended = self._back()
         recorder.session._traces[self._number] = Traced(self._envoy, self._function, self._call, open_ended, self._validate, caches)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import repeat
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import NNsightError, UnsetValueError
@@ -21,8 +21,10 @@ from ..record import Recording
 from ..run.failures import raised_at
 from ..run.limits import Meter
 from ..run.progress import bar
+from .arguments import check_names
 from .cache import Caches
 from .invoker import Call, Invoke
+from .lacking import vet_names
 from .running import run_trace
 from .session_liveness import Liveness
 from .session_nodes import around_check, inside, made_in, number_in
@@ -51,6 +53,7 @@ class Traced(NamedTuple):
         open_ended: Whether it has a loop over an open range of steps.
         validate: Whether it is checked before it runs.
         caches: Its caches.
+        declared: What the file of the session declares about rows.
         vet: Raises what is wrong with the arguments of a call, in a session from a file.
     """
 
@@ -61,6 +64,7 @@ class Traced(NamedTuple):
     validate: bool | str
     caches: Caches | None = None
     vet: Callable[[NNsight, Call], None] | None = None
+    declared: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Stopped(Exception):
@@ -297,17 +301,25 @@ class SessionRun:
         if traced.call is not None:
             return traced.call
         args = tuple(map(self._operand, node.operands[1:]))
-        kwargs = {name: self._operand(operand) for name, operand in node.keywords}
+        kwargs = self._named(traced, node)
         if part.inputs:
             for needed in part.prelude:
                 self.values[needed.number] = self._evaluated(needed)
-            invokes = [traced.envoy._invoked(*self._input(one)) for one in part.inputs]
+            invokes = [traced.envoy._invoked(*self._input(traced, one), traced.function, kwargs) for one in part.inputs]
             return traced.envoy._joined(invokes, kwargs, traced.function)
         call = traced.envoy._prepared(args, kwargs, traced.function)
         return call if call is not None else traced.envoy._joined([], kwargs, traced.function)
 
-    def _input(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return tuple(map(self._operand, node.operands)), {name: self._operand(operand) for name, operand in node.keywords}
+    def _input(self, traced: Traced, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return tuple(map(self._operand, node.operands)), self._named(traced, node)
+
+    def _named(self, traced: Traced, node: Node) -> dict[str, Any]:
+        """Named arguments of a trace, or of an input; the model need not be the one that they were written for."""
+        kwargs = {name: self._operand(operand) for name, operand in node.keywords}
+        if traced.vet is not None:
+            vet_names(traced.envoy, traced.function, kwargs)
+        check_names(traced.envoy, traced.function, kwargs)
+        return kwargs
 
     def _vetted(self, traced: Traced, call: Call) -> Call:
         if traced.vet is not None:
@@ -326,6 +338,7 @@ class SessionRun:
         def give(number: int, value: Any) -> None:
             self.values[numbers[number]] = value
 
+        recording.declared = traced.declared
         try:
             with modes(self._modes):
                 problem, reasons = run_trace(
@@ -369,5 +382,5 @@ class SessionRun:
 
     def _invoked(self, node: Node) -> Invoke:
         """A trace as one input of a batch."""
-        args = tuple(self._operands(node.operands[1:]))
-        return self._traces[node.number].envoy._invoked(args, {name: self._operand(operand) for name, operand in node.keywords})
+        args, traced = tuple(self._operands(node.operands[1:])), self._traces[node.number]
+        return traced.envoy._invoked(args, self._named(traced, node))

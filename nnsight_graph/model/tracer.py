@@ -21,6 +21,7 @@ from ..record.recorder import holds_proxy
 from ..record.settled import plain
 from ..record.steps import Steps
 from ..run.site_values import Failure
+from .arguments import check_names
 from .block import RecordedBlock
 from .cache import Cache, Caches
 from .entries import CacheDict
@@ -52,8 +53,10 @@ class Tracer(RecordedBlock):
     """
 
     __slots__ = (
-        "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_progress", "_runs", "_shapes", "_shared", "_validate",
+        "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_named", "_progress", "_runs", "_shapes", "_shared", "_validate",
     )  # fmt: skip
+
+    _again = "this trace has run already; open a new one with model.trace(...)"
 
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
         super().__init__(Recorder(envoy._tree))
@@ -68,6 +71,7 @@ class Tracer(RecordedBlock):
         self._validate: bool | str = CONFIG.APP.VALIDATE
         self._caches: Caches | None = None
         self._runs = True
+        self._named: dict[str, Any] | None = None
         if function:
             self._recorder.generating = True
 
@@ -92,23 +96,30 @@ class Tracer(RecordedBlock):
                 Without an input the block sees the rows of all inputs before it.
             scan: As for :meth:`trace <nnsight_graph.NNsight.trace>`, for the whole batch.
             validate: The same.
-            **kwargs: Named arguments of the model's call for this input.
+            **kwargs: Named arguments of the model's call for this input; of a language model, options for its tokenizer, too.
 
         Returns:
             A block in which values are this input's rows.
 
         Raises:
-            RecordError: the trace has an input of its own, or nothing can be made of this one.
+            RecordError: the trace has an input of its own, nothing can be made of this one, or nothing takes an argument.
         """
-        if self._call is not None:
-            raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+        self._share_named()
         self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
             return Invoker(self._recorder, self._invokes, None)
         args, kwargs = plain(args), plain(kwargs)
+        check_names(self._envoy, self._function, kwargs, "invoke")
         if holds_proxy((args, kwargs), Proxy):
             raise RecordError("an input has to be there when the trace is written; this one comes while it runs: make it above")
-        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs))
+        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs, self._function, self._shared))
+
+    def _share_named(self) -> None:
+        """With invokes, the arguments that the trace was given by name belong to the call of all of them."""
+        if self._call is not None:
+            if self._named is None:
+                raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+            self._call, self._shared, self._known = None, self._named, None
 
     def barrier(self, _count: int) -> Callable[[], None]:
         """Nothing has to wait here, since values flow between invokes by themselves; kept for code that calls it."""
@@ -255,12 +266,10 @@ class Tracer(RecordedBlock):
             self._known = Numbers(self._envoy, self._recorder, self._call, self._invokes, self._shared, self._function)
         return self._known
 
-    def __enter__(self) -> Tracer:
-        if self._recording is not None:
-            raise RecordError("this trace has run already; open a new one with model.trace(...)")
-        self._begin(sys._getframe(1), False, self)
+    def _begin(self, frame: FrameType, scan: bool = False) -> None:
+        super()._begin(frame, scan)
+        self._recorder.observes = True
         self._put_edits()
-        return self
 
     def _put_edits(self) -> None:
         """The edits of the model stand above the block."""

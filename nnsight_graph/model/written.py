@@ -16,7 +16,7 @@ from ..source_location import assigned_name, traceback_at
 
 def content_of(
     recording: Recording, kind: str, function: str = "", traces: Sequence[tuple[int, int, bool]] = (), frame: FrameType | None = None,
-    batch: bool = False,
+    batch: bool = False, rows: Sequence[tuple[str, int | None, bool, int]] = (),
 ) -> Content:  # fmt: skip
     """What a file of a recorded program holds.
 
@@ -39,7 +39,7 @@ def content_of(
     try:
         return content(
             entries, indices, recording.constants, kind, function=function, saves=saves, open_ended=recording.open_ended,
-            edits=recording.edits_constants, traces=traces, batch=batch,
+            edits=recording.edits_constants, traces=traces, batch=batch, rows=rows,
         )  # fmt: skip
     except NNsightError as error:
         place = getattr(error, "entry", None)

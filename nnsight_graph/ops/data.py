@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -49,18 +49,22 @@ class trusted_program:
         strange: The paths of the sites that a stranger's lines name, where others are the user's; all by default.
     """
 
-    __slots__ = ("_given", "_token")
+    __slots__ = ("_before", "_given")
 
     def __init__(self, trusted: bool, strange: frozenset[str] | None = None) -> None:
         self._given = None if trusted else Untrusted(strange)
-        self._token: Token[Untrusted | None] | None = None
+        self._before: Untrusted | None = _ALL
 
     def __enter__(self) -> None:
-        self._token = _untrusted.set(self._given)
+        self._before = _untrusted.get()
+        try:
+            _untrusted.set(self._given)
+        except BaseException:  # an interrupt
+            _untrusted.set(self._before)
+            raise
 
     def __exit__(self, *_: object) -> None:
-        assert self._token is not None
-        _untrusted.reset(self._token)
+        _untrusted.set(self._before)
 
 
 class Withheld:
@@ -102,7 +106,11 @@ def items_of(value: Any) -> dict[Any, Any] | None:
         ({0: 1, 1: 2}, {'a': 1}, {'start': 0, 'stop': 2, 'step': None}, None)
     """
     kind = type(value)
-    if kind is tuple or kind is list or (isinstance(value, tuple) and _is_named_tuple(kind)):
+    if kind is tuple or kind is list:
+        return dict(enumerate(value))
+    if hasattr(kind, "__del__"):  # a copy would end twice what it holds
+        return None
+    if isinstance(value, tuple) and _is_named_tuple(kind):
         return dict(enumerate(value))
     if kind is slice:
         return {"start": value.start, "stop": value.stop, "step": value.step}
@@ -147,9 +155,11 @@ def _is_record(value: Any) -> bool:
     members = [member for each in kind.__mro__[:-1] for member in vars(each).items()]
     if dataclasses.is_dataclass(kind):
         return all(name != "__new__" for name, _ in members)
-    if any(name in ("__new__", "__getattribute__", "__getattr__", "__setattr__", "__slots__") for name, _ in members):
-        return False
-    return all(type(member) is not property and (name.startswith("__") or not callable(member)) for name, member in members)
+    return all(name in _OF_RECORDS or not (callable(member) or hasattr(type(member), "__get__")) for name, member in members)
+
+
+_OF_RECORDS = frozenset(("__init__", "__repr__", "__str__", "__eq__", "__hash__", "__dict__", "__weakref__", "__annotate_func__"))
+"""What the class of an object without methods may have."""
 
 
 def _with_items(value: Any, items: dict[Any, Any]) -> Any:
@@ -170,26 +180,37 @@ def _with_items(value: Any, items: dict[Any, Any]) -> Any:
     return made
 
 
-def admitted(value: Any, depth: int = 0) -> Any:
-    """What a stranger's program gets of what passes at a site.
+def admitted(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """What a stranger's program gets of what passes at a site; ``above``: the containers that it stands in.
 
     Example:
         >>> admitted({"hidden": 1, "function": print})
         {'hidden': 1, 'function': <a builtin_function_or_method, which is no data>}
     """
+    if isinstance(value, (numpy.ndarray, numpy.generic)) and is_plain(value):
+        return value.copy()
     if is_plain(value) or type(value) is Withheld:
         return value
-    items = None if depth > _DEEPEST else items_of(value)
+    items = None if len(above) > _DEEPEST or id(value) in above else items_of(value)
     if items is None:
         return Withheld(value)
-    return _with_items(value, {key: admitted(item, depth + 1) for key, item in items.items()})
+    above = (*above, id(value))
+    return _with_items(value, {key: admitted(item, above) for key, item in items.items()})
 
 
 _NOTHING = object()
 
 
-def delivered(value: Any, present: Any = _NOTHING, depth: int = 0) -> Any:
+def delivered(
+    value: Any, present: Any = _NOTHING, apart: Callable[[torch.Tensor], torch.Tensor] | None = None, depth: int = 0
+) -> Any:
     """What the model gets of what a stranger's program puts in the place of ``present``.
+
+    Args:
+        value: What it puts there.
+        present: What would be there.
+        apart: Makes copies of tensors that the model may not write into; for those that were not there before.
+        depth: How deep in containers it stands.
 
     Raises:
         TypeError: it holds what is no data, and was not there before.
@@ -204,19 +225,33 @@ def delivered(value: Any, present: Any = _NOTHING, depth: int = 0) -> Any:
             return present
         raise TypeError(f"a program handles data: it cannot put {value!r}, where it was not before")
     if is_plain(value):
-        return value
+        return value if apart is None or value is present or not isinstance(value, torch.Tensor) else apart(value)
     items = None if depth > _DEEPEST else items_of(value)
     if items is None:
         raise TypeError(f"a program handles data: it cannot put a {type(value).__name__} there")
     before = items_of(present) or {}
-    changed = {key: delivered(item, before.get(key, _NOTHING), depth + 1) for key, item in items.items()}
+    changed = {key: delivered(item, before.get(key, _NOTHING), apart, depth + 1) for key, item in items.items()}
     return _with_items(value, changed)
+
+
+def texts_in(value: Any) -> set[str | bytes]:
+    """The texts in a value and its containers: they may be names, of what a model looks up.
+
+    >>> sorted(texts_in(["a", {"b": ("c", 1)}]))
+    ['a', 'c']
+    """
+    if isinstance(value, (str, bytes)):
+        return {value}
+    items = {} if is_plain(value) or type(value) is Withheld else items_of(value) or {}
+    return set().union(*map(texts_in, items.values()))
 
 
 def differs(value: Any, present: Any) -> bool:
     """Whether what was admitted of ``present`` is another by now: a program has put something into its containers."""
     if type(value) is Withheld:
         return value._original is not present
+    if isinstance(value, (numpy.ndarray, numpy.generic)) and type(value) is type(present):
+        return value.dtype != present.dtype or value.shape != present.shape or value.tobytes() != present.tobytes()
     if value is present or is_plain(value):
         return value is not present
     items, before = items_of(value), items_of(present)
@@ -285,7 +320,7 @@ def attribute(name: str) -> Callable[[Any], Any]:
             return admitted(getattr(value, name))
         fields = getattr(value, "__dict__", {})
         if name not in fields and isinstance(value, tuple):
-            return getattr(value, name)
+            return admitted(getattr(value, name))
         if name not in fields:
             raise AttributeError(f"{type(value).__name__} has no field {name!r}")
         return fields[name]
@@ -300,9 +335,27 @@ def bound(value: Any, name: str) -> Any:
     return getattr(value, name)
 
 
-def call_with_data(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a function of the model's gives; a program of a stranger gives it data, and gets data."""
+def call_with_data(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], apart: Callable[[torch.Tensor], torch.Tensor] | None
+) -> Any:
+    """What a function of the model's gives; a program of a stranger gives it data, and gets data.
+
+    Args:
+        function: The function.
+        args: What it is called with.
+        kwargs: Its named arguments.
+        apart: Makes copies of tensors that it may not write into.
+    """
     if _untrusted.get() is None:
         return function(*args, **kwargs)
-    return admitted(function(*delivered(args), **delivered(kwargs)))
+    return admitted(function(*delivered(args, apart=apart), **delivered(kwargs, apart=apart)))
+
+
+def tensors_changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """``value`` with ``change`` applied to every tensor in its containers; what holds no changed one stays the same object."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    items = {} if is_plain(value) or type(value) is Withheld else items_of(value) or {}
+    changed = {key: tensors_changed(item, change) for key, item in items.items()}
+    return value if all(changed[key] is item for key, item in items.items()) else _with_items(value, changed)
 

@@ -149,8 +149,17 @@ def assume(value: Any, given: Any) -> None:
 
 
 def log(*values: Any, **options: Any) -> None:
-    """Print values the moment they are there."""
+    """Print values the moment they are there; a stranger's text without what terminals obey."""
+    if untrusted() is not None:
+        values = tuple(map(_shown, values))
+        options = {name: _shown(value) for name, value in options.items() if name in ("sep", "end")}
     print(*values, **options)
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, (str, bytes)):
+        return value
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in str(value))
 
 
 def first_argument(call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from .layout import Span, leaves_beside, span_of
 from .nested import storage_of, tensors_in
-from .rows import Rows, is_in_place
+from .rows import is_in_place
 
 
 class StandIn:
@@ -20,7 +21,7 @@ class StandIn:
 
     __slots__ = ("cells", "changed", "kept", "new", "old")
 
-    def __init__(self, old: torch.Tensor, new: torch.Tensor, kept: list[slice]) -> None:
+    def __init__(self, old: torch.Tensor, new: torch.Tensor, kept: list[Span]) -> None:
         self.old = old
         self.new = new
         self.kept = kept
@@ -41,8 +42,8 @@ class StandIn:
             return
         target = self.old if source is self.new else self.new
         part(target, self.cells)
-        for rows in self.kept:
-            target[rows].copy_(source[rows])
+        for dim, start, count, _ in self.kept:
+            target.narrow(dim, start, count).copy_(source.narrow(dim, start, count))
         for other in others:
             if other is not self and (target is other.old or target is other.new):
                 other.changed, other.cells = target, self.cells
@@ -51,21 +52,30 @@ class StandIn:
 
 def stand_ins(whole: Any, joined: Any, pieces: Sequence[Any]) -> list[StandIn]:
     """For each tensor of ``whole`` that another stands for in ``joined``: both; ``pieces`` as for :func:`~.rows.join_rows`."""
+    if joined is whole or any(rows.whole for rows in pieces[::2]):  # nothing was replaced, or everything
+        return []
     found = []
-    parts = [(rows, list(tensors_in(piece))) for rows, piece in zip(pieces[::2], pieces[1::2], strict=True)]
-    for place, (old, new) in enumerate(zip(tensors_in(whole), tensors_in(joined), strict=True)):
+    layout = pieces[0].layout
+    parts = [(rows, dict(_by_place(piece))) for rows, piece in zip(pieces[::2], pieces[1::2], strict=True)]
+    after = dict(_by_place(joined))
+    for old, answer, place in leaves_beside(whole, layout.answers, layout.otherwise):
+        new = after.get(place, old)
         if new is not old:
-            times = pieces[0].times(old)
-            replaced = [rows for rows, tensors in parts if not is_in_place(old, tensors[place], rows.start * times)]
-            found.append(StandIn(old, new, _kept(old, replaced, times)))
+            spans = [(span_of(old, rows, answer, place), tensors.get(place)) for rows, tensors in parts]
+            replaced = [span for span, tensor in spans if span is not None and tensor is not None and not is_in_place(old, tensor, span)]
+            found.append(StandIn(old, new, _kept(old, replaced)))
     return [pair for pair in found if pair.kept]
 
 
-def _kept(tensor: torch.Tensor, replaced: Sequence[Rows], times: int) -> list[slice]:
+def _by_place(value: Any) -> list[tuple[tuple[Any, ...], torch.Tensor]]:
+    return [(place, tensor) for tensor, _, place in leaves_beside(value, None, None)]
+
+
+def _kept(tensor: torch.Tensor, replaced: Sequence[Span]) -> list[Span]:
     """The rows between those that were replaced."""
-    at, kept = 0, []
-    for rows in sorted(replaced):
-        if at < rows.start * times:
-            kept.append(slice(at, rows.start * times))
-        at = max(at, rows.stop * times)
-    return [*kept, slice(at, tensor.shape[0])] if at < tensor.shape[0] else kept
+    at, kept, dim = 0, [], replaced[0].dim if replaced else 0
+    for span in sorted(replaced):
+        if at < span.start:
+            kept.append(Span(dim, at, span.start - at, 1))
+        at = max(at, span.start + span.length)
+    return [*kept, Span(dim, at, tensor.shape[dim] - at, 1)] if at < tensor.shape[dim] else kept

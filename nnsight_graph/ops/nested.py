@@ -29,11 +29,19 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
     """``value`` with ``change`` applied to every tensor in it; what holds no changed tensor stays the same object."""
     if isinstance(value, torch.Tensor):
         return change(value)
+    return mapped_items(value, lambda _key, item: map_tensors(item, change))
+
+
+def mapped_items(value: Any, change: Callable[[Any, Any], Any]) -> Any:
+    """A container with ``change(key, item)`` in place of its items; the same object if none has changed, or if it is no container."""
     if isinstance(value, dict):
-        changed = {key: new for key, old in value.items() if (new := map_tensors(old, change)) is not old}
+        changed = {key: new for key, old in value.items() if (new := change(key, old)) is not old}
         return _updated(value, changed) if changed else value
     if isinstance(value, (tuple, list)):
-        return _mapped_sequence(value, change)
+        items = [change(place, item) for place, item in enumerate(value)]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _mapped_fields(value, change)
     return value
@@ -46,16 +54,9 @@ def _updated(value: dict[Any, Any], changed: dict[Any, Any]) -> Any:
     return fresh
 
 
-def _mapped_sequence(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    items = [map_tensors(item, change) for item in value]
-    if all(new is old for new, old in zip(items, value, strict=True)):
-        return value
-    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-
-
-def _mapped_fields(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _mapped_fields(value: Any, change: Callable[[Any, Any], Any]) -> Any:
     names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-    changed = {name: new for name in names if (new := map_tensors(old := getattr(value, name), change)) is not old}
+    changed = {name: new for name in names if (new := change(name, old := getattr(value, name))) is not old}
     if not changed:
         return value
     fresh = copy.copy(value)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .layout import UnknownRows
 from .nested import replaced
 
 
@@ -19,6 +20,8 @@ def hidden_states(output: Any) -> Any:
     if isinstance(output, torch.Tensor):
         return output
     found = _first(output)
+    if type(found) is UnknownRows:
+        raise found.error
     if not isinstance(found, torch.Tensor):
         raise TypeError(f"this module returns {_described(output)}: it has no .hidden_states. Use its .output")
     return found

@@ -147,6 +147,16 @@ def only_broadcasts(name: str) -> bool:
     return _row(name).notes[:1] == ("broadcasts",)
 
 
+def may_trap(name: str) -> bool:
+    """Whether an operation of tensors, named without its namespace, may end the process with the smallest integers among its arguments.
+
+    Example:
+        >>> may_trap("lcm"), may_trap("div_"), may_trap("gcd")
+        (True, True, False)
+    """
+    return "traps" in _row(f".{name}").notes
+
+
 def is_portable_literal(name: str) -> bool:
     """Whether a literal may stand in a file: of those that name something of torch only dtypes and memory formats may.
 

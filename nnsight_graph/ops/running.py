@@ -13,7 +13,7 @@ current: ContextVar[Any] = ContextVar("nnsight_graph_run", default=None)
 
 def call_module(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a module of the model on values of the trace: its own sites are not visited."""
-    return call_with_data(module, *args, **kwargs)
+    return call_with_data(module, args, kwargs, getattr(current.get(), "apart", None))
 
 
 def call_listening(module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -21,6 +21,6 @@ def call_listening(module: Any, *args: Any, **kwargs: Any) -> Any:
     run = current.get()
     before, run.busy = run.busy, False
     try:
-        return call_with_data(module, *args, **kwargs)
+        return call_with_data(module, args, kwargs, getattr(run, "apart", None))
     finally:
         run.busy = before

@@ -135,7 +135,7 @@ def function_of(name: str) -> Callable[..., Any]:
     kind, member = name[:1], name[1:]
     listed = name in _table().effects
     if kind and kind in ".@" and member.isidentifier() and (listed or not member.startswith("__")):
-        function = _method(member) if kind == "." else operator.attrgetter(member) if listed else attribute(member)
+        function = _method(member) if kind == "." else attribute(member)
         _table().names[function] = name
         return function
     if not listed:

@@ -78,14 +78,19 @@ class Branch:
 
     def __enter__(self) -> Branch:
         emitter = self._emitter
-        truth = emitter.call("truth", self._test)
-        self._chain.append(emitter.call("or_", self._chain[-1], truth) if self._chain else truth)
-        emitter.begin_if(truth)
-        return self
+        try:
+            truth = emitter.call("truth", self._test)
+            self._chain.append(emitter.call("or_", self._chain[-1], truth) if self._chain else truth)
+            emitter.begin_if(truth)
+            return self
+        except BaseException as error:
+            emitter.recorder.interrupted(error)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._emitter.begin_else()
-        self._emitter.end_if(())
+        if not self._emitter.recorder.interrupted(error):
+            self._emitter.begin_else()
+            self._emitter.end_if(())
 
 
 class Items:
@@ -112,11 +117,15 @@ class Items:
         raise RecordError("write `with tracer.iter(collection) as item:`, or `for item in collection:` where the block has its source")
 
     def __enter__(self) -> Any:
-        item, _ = self._emitter.begin_loop("for", self._loop_source, ())
-        return item
+        try:
+            return self._emitter.begin_loop("for", self._loop_source, ())[0]
+        except BaseException as error:
+            self._emitter.recorder.interrupted(error)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._emitter.end_loop(False, ())
+        if not self._emitter.recorder.interrupted(error):
+            self._emitter.end_loop(False, ())
 
 
 class Iteration:

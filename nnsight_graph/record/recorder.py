@@ -57,6 +57,7 @@ class Recorder(Cursor, Captured):
         open: Whether the block is still being written.
         autocast, grad, inference: Whether autocast, gradients and inference mode were on when the trace was opened.
         modes: The modes that lines work in, where they are not those around the trace, which are ``around``.
+        grad_outside: Whether gradients were on where the block was entered.
         grad_changed: Whether the block has switched gradients on or off since.
         invoking: In which invoke the line stands, counted from 1; 0 outside.
         owner: What may be read in it: the model.
@@ -69,7 +70,11 @@ class Recorder(Cursor, Captured):
         emitter: What writes its branches and loops, once there is one.
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
-        observer: Knows shapes.
+        block: The block whose lines are written, held weakly: where nobody has it any more, nobody can end it.
+        frame, offset: The frame that stands in the block, and where it entered it; ``None`` where it was entered by hand.
+        begun: Where that was.
+        mode: What it has put among torch's modes.
+        observes: Whether the block knows shapes.
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
@@ -80,7 +85,7 @@ class Recorder(Cursor, Captured):
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
         foreign: Whether an edit from a file, which may be anybody's, is part of it.
         strange: The paths of the sites that such edits name.
-        session: The session whose lines are written, if it is one.
+        of_session: Whether the block is a session.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         own: What own properties have shown, once there is one.
         make: The class of proxies.
@@ -94,16 +99,22 @@ class Recorder(Cursor, Captured):
     reasons: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     regions = 0
     emitter: Any = None
-    observer: Observer | None = None
+    block: Callable[[], Any] = staticmethod(lambda: None)
+    frame: types.FrameType | None = None
+    offset = -1
+    begun: Place | None = None
+    mode: Any = None
+    observes = False
     scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
+    grad_outside: bool | None = None
     modes = ""
     around = ""
     invoking = 0
     repeats = False
     foreign = False
     strange: frozenset[str] = frozenset()
-    session: Any = None
+    of_session = False
     names: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  (replaced, never filled)
     again: tuple[tuple[int, Place], ...] = ()
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
@@ -114,7 +125,6 @@ class Recorder(Cursor, Captured):
     retained: tuple[Proxy, ...] = ()
     gradients: dict[tuple[int, int], Site] = {}  # noqa: RUF012  (replaced, never filled)
     saved_indices: frozenset[int] = frozenset()
-    _token: Any = None
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -130,18 +140,21 @@ class Recorder(Cursor, Captured):
         if self.autocast:
             self.around = ambient()
 
-    def start(self) -> None:
-        """Become the recorder of this thread's open trace."""
-        if recording_here() is not None:
-            raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use what it saved.")
-        self._token = _open.set(self)
-        self.open = True
+    @property
+    def observer(self) -> Observer | None:
+        """Knows shapes."""
+        return self.block() if self.observes else None
+
+    @property
+    def session(self) -> Any:
+        """The session whose lines are written, if it is one."""
+        return self.block() if self.of_session else None
 
     def open_trace(self, owner: Any, generating: bool) -> Callable[[], bool]:
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
         names = (
             "grad", "autocast", "inference", "around", "modes", "grad_changed", "owner", "reads", "step", "nexts", "_by_step", "every",
-            "open_ended", "depth", "generating", "invoking", "regions", "own", "replaced",
+            "open_ended", "depth", "generating", "invoking", "regions", "own", "replaced", "begun",
         )  # fmt: skip
         kept = {name: getattr(self, name) for name in names}
         fresh = {"owner": owner, "reads": {}, "step": 0, "nexts": {}, "_by_step": {}, "every": (), "open_ended": False, "depth": 0}
@@ -157,14 +170,22 @@ class Recorder(Cursor, Captured):
         return back
 
     def finish(self) -> Recording:
-        """Close the trace; what was written leaves the recorder, so that its proxies do not keep it alive."""
-        self.open = False
-        _open.reset(self._token)
+        """The trace is closed; what was written leaves the recorder, so that its proxies do not keep it alive."""
         recording = Recording(self)
-        saved = frozenset(self.saved)
-        self.__dict__.clear()
-        self.places, self.saved_indices = recording.places, saved
+        self.forget("")
         return recording
+
+    def forget(self, why: str) -> None:
+        """The same, where nothing will be computed."""
+        self.__dict__ = {"places": self.places, "saved_indices": frozenset(self.saved), "failure": why}
+
+    def interrupted(self, error: BaseException | None) -> bool:
+        """Whether an error that leaves a part of the trace half written is an interrupt: somebody may catch it and go on."""
+        if error is None or isinstance(error, Exception):
+            return False
+        if self.open and self.poison is None:
+            self.poison = RecordError(f"a {type(error).__name__} came while a part of this trace was written, so that it cannot run")
+        return True
 
     # ------------------------------------------------------------------ entries
 
@@ -226,8 +247,8 @@ class Recorder(Cursor, Captured):
             else:
                 self.repeats = True
             self.indices.append(index)
-            with torch._C.DisableTorchFunction():  # else the questions go through the mode that records
-                return (torch.Tensor, value.ndim, str(value.dtype))
+            # Else the questions go through the mode that records. On one line: an interrupt between two would leave it so.
+            with torch._C.DisableTorchFunction(): return (torch.Tensor, value.ndim, str(value.dtype))
         self.indices.append(len(self.constants))
         self.constants.append(value.copy() if isinstance(value, numpy.ndarray) else value)  # a native change of it goes unnoticed
         return type(value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import copy
+import types
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..graph import Graph, Site, Turn, build_graph
 from ..graph.laws import law_of
 from ..ops.nested import versions_of
-from ..source_location import Place, locate
+from ..source_location import Location, Place, locate, place_of
 from .every import EVERY, gather
 
 if TYPE_CHECKING:
@@ -34,6 +38,9 @@ class Hashed:
         return bool(self._key == (other._key if type(other) is Hashed else other))
 
 
+_NOTHING: Mapping[str, Any] = {}  # never filled
+
+
 class Recording:
     """What a finished trace wrote: entries, constants, places.
 
@@ -47,6 +54,7 @@ class Recording:
         open_ended: Whether it has a loop over an open range of steps.
         foreign: Whether lines of it may come from somebody else.
         strange: The paths of the sites that those name; ``None`` for all.
+        declared: What its file declares about the rows of the model, by path.
         versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
             there is one.
         replaced: What stands for parameters at the end, by path.
@@ -55,8 +63,8 @@ class Recording:
     """
 
     __slots__ = (
-        "_key", "again", "constants", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts", "places",
-        "repeats", "replaced", "shared", "strange", "turns", "variables", "versions",
+        "_key", "again", "constants", "declared", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts",
+        "places", "repeats", "replaced", "shared", "strange", "turns", "variables", "versions",
     )  # fmt: skip
 
     strange: frozenset[str] | None
@@ -73,6 +81,7 @@ class Recording:
         self.names, self.variables, self.parts, self.again = recorder.names, recorder.variables, recorder.parts, recorder.again
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
         self._key: Hashed | None = None
+        self.declared: Mapping[str, Any] = _NOTHING
         self.versions = tuple([(index, versions_of(self.constants[index])) for index in sorted(recorder._edited)])
         self.shared = recorder.shared_constants() if recorder.edits_constants else ()
 
@@ -85,7 +94,26 @@ class Recording:
         made.entries, made.constants, made.indices, made.places = entries, constants, indices, places
         made.repeats, made.edits_constants, made.open_ended, made.turns, made.shared = True, edits, False, (), shared
         made.names, made.variables, made.parts, made.replaced, made._key, made.versions, made.again = {}, {}, {}, {}, None, (), ()
-        made.foreign, made.strange = True, None
+        made.foreign, made.strange, made.declared = True, None, _NOTHING
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle has of it: hashes are those of one process, and code is no data."""
+        state = {name: getattr(self, name) for name in Recording.__slots__}
+        places = [tuple(locate(place)) for place in self.places]
+        return {**state, "_key": None, "places": places, "entries": [_exchanged(entry, _NAMED) for entry in self.entries]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.places = [place_of(Location(*at)) for at in state["places"]]
+        self.entries = [_exchanged(entry, _KINDS) for entry in state["entries"]]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
+        made = memo[id(self)] = Recording.__new__(Recording)
+        for name in Recording.__slots__:
+            setattr(made, name, getattr(self, name))
+        made.constants = [_apart(value, memo) for value in self.constants]
         return made
 
     def plain(self) -> Graph:
@@ -134,6 +162,30 @@ class Recording:
             return graph
         turns = tuple(Turn(*turn[:5], _line_of(turn[5]) if lines else None) for turn in self.turns)
         return Graph(graph.body, graph.constants, graph.shared, graph.lines, turns)
+
+
+class _Kind(str):
+    """The name in ``types`` of a class that stands under none in its own module, where pickle would look for it."""
+
+    __slots__ = ()
+
+
+_KINDS = {_Kind(name): getattr(types, name) for name in types.__all__ if isinstance(getattr(types, name), type)}
+_NAMED = {kind: name for name, kind in _KINDS.items()}
+
+
+def _exchanged(part: Any, by: dict[Any, Any]) -> Any:
+    """An entry with what it says of its constants exchanged."""
+    if type(part) is tuple:
+        return tuple([_exchanged(item, by) for item in part])
+    return by[part] if isinstance(part, (type, _Kind)) and part in by else part
+
+
+def _apart(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy of a constant; a tensor that was computed from others stays with them, as torch has it."""
+    if isinstance(value, torch.Tensor) and not value.is_leaf:
+        return value
+    return copy.deepcopy(value, memo)
 
 
 def _line_of(place: Place) -> tuple[str, int, str]:

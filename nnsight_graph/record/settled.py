@@ -15,7 +15,7 @@ import torch
 from ..errors import RecordError, UnsetValueError
 from ..source_location import is_users, locate
 from .class_claim import asks_for_class, dispatches
-from .control import why_native
+from .control import BY_HAND, why_native
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -96,12 +96,13 @@ def settled(proxy: Proxy, wish: str) -> Any:
     if known and (wish == "len" or not _is_tensor(value)):
         _assume(proxy, value)
         return value
-    raise RecordError(_advice(wish, sys._getframe(2), "" if known else value))
+    raise RecordError(_advice(wish, sys._getframe(2), "" if known else value, proxy._trace.begun is not None))
 
 
-def _advice(wish: str, frame: Any, reason: str = "") -> str:
+def _advice(wish: str, frame: Any, reason: str = "", by_hand: bool = False) -> str:
     """What to write instead; why the control flow that asked could not be recorded as it stands; why shapes do not tell."""
-    text = f"{_ADVICE[wish]}." + (f" Python's own form was not recorded, because {why_native(frame)}." if wish in _CONTROL else "")
+    why = (BY_HAND if by_hand else why_native(frame)) if wish in _CONTROL else ""
+    text = f"{_ADVICE[wish]}." + (f" Python's own form was not recorded, because {why}." if why else "")
     return text + (f" Shapes alone do not tell it: {reason}." if reason else "")
 
 
@@ -205,7 +206,7 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
     if count is None:
         known, value = _measured(proxy)
         if not known:
-            raise RecordError(_advice("iter", frame, value))
+            raise RecordError(_advice("iter", frame, value, proxy._trace.begun is not None))
         if isinstance(value, (KeysView, ValuesView, ItemsView)):
             proxy, value = proxy._trace.proxy("list", (proxy,), depth=3), list(value)
         _assume(proxy, value)

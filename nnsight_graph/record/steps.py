@@ -105,13 +105,19 @@ class Steps:
             self._leave(before)
 
     def __enter__(self) -> Any:
-        if self.single:
-            self._before.append(self._enter())
-            self._emitter.recorder.go_to(self.chosen)
-            return self.chosen
-        return self._emitter.begin_loop("steps", self, ())[0]
+        try:
+            if self.single:
+                self._before.append(self._enter())
+                self._emitter.recorder.go_to(self.chosen)
+                return self.chosen
+            return self._emitter.begin_loop("steps", self, ())[0]
+        except BaseException as error:
+            self._emitter.recorder.interrupted(error)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._emitter.recorder.interrupted(error):
+            return
         if self.single:
             self._leave(self._before.pop())
         else:

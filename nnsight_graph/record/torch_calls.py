@@ -13,8 +13,9 @@ from ..errors import RecordError
 from ..ops.table import effect_of, is_random, name_of
 from ..source_location import caller_is_users
 from .gradients import Backward
+from .living import lives
 from .name import Name
-from .recorder import holds_proxy, recording_here
+from .recorder import Recorder, holds_proxy, recording_here
 from .settled import plain
 
 _FILLED_IN = {"_stacklevel": (3, 5), "out": (None,), "sparse": (False,), "_random_samples": (None,)}
@@ -57,17 +58,24 @@ def _is_optimizers(frame: FrameType | None) -> bool:
 
 
 class RecordingMode(TorchFunctionMode):
-    """Active while a trace is written; torch hands it every call of its functions. It holds nothing of the trace."""
+    """Active while a trace is written; torch hands it every call of its functions.
+
+    Args:
+        recorder: Who has put it on the stack. What it records belongs to the trace that is open where torch is called.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         trace = recording_here()
-        if trace is None:
+        if trace is None or not trace.open:
             return function(*args, **kwargs)
         make = trace.make
         if make in types or holds_proxy(args, make) or (kwargs and holds_proxy(kwargs.values(), make)):
             return record_call(function, args, kwargs)
-        if is_random(function) and caller_is_users(1):
+        if is_random(function) and caller_is_users(1) and lives(trace):
             return record_call(function, args, kwargs)
         if function is torch._C._set_grad_enabled:
             trace.grad_changed = args[0] is not trace.grad
@@ -83,5 +91,3 @@ class RecordingMode(TorchFunctionMode):
             trace.protect_constants(name, args, kwargs)
         return function(*args, **kwargs)
 
-
-RECORDING = RecordingMode()

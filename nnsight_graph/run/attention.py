@@ -44,6 +44,8 @@ def attend(name: str, bring: Callable[[Any], Any], target: Callable[..., Any], a
         weights = _changed(_scores(*args, **kwargs).softmax(-1), bring)
         return result if weights is None else _attended(weights, args[2] if len(args) > 2 else kwargs["value"])
     if not name.startswith(_INTERFACE):  # a softmax: its result is the weights
+        if not isinstance(result, torch.Tensor):
+            raise NNsightError(f"{name} returns a {type(result).__name__}, and no attention weights")
         changed = bring(result)
         return result if changed is None else changed
     weights = _changed(_weights(target, args, kwargs, result), bring)

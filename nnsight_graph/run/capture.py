@@ -9,13 +9,15 @@ import torch
 
 from ..compile.plan import CacheSpec
 from ..ops.evaluate import literal
+from ..ops.layout import Rows
 from ..ops.nested import clone, map_tensors, storages_of, versions_of
-from ..ops.rows import Rows, rows_of
+from ..ops.rows import rows_of
 from ..ops.running import current
 from .engine import Run
 from .modules import ModuleIndex
 
 _asking = current.get
+_DIRECTIONS = {"inputs": "in", "output": "out"}
 Sink = Callable[[str, str, Any], None]
 
 
@@ -53,12 +55,13 @@ class Capture:
         self.found: list[list[Any]] = []
         self.sink = sink
         self._places: dict[int, list[int]] = {}
+        self._passed: dict[tuple[str, str], tuple[int, int]] = {}  # the step, and the call in it
         self._edits = bool(run.plan.edited)
 
     def take(self, path: str, point: str, value: Any) -> None:
         """Keep what passes."""
-        if self.rows is not None:
-            value = rows_of(value, self.rows)
+        if self.rows is not None and not self.rows.whole:
+            value = self._mine(path, point, value)
         kept = self.keep(value) if type(value) is torch.Tensor else map_tensors(value, self.keep)
         if self.sink is not None:
             self.sink(path, point, kept)
@@ -67,6 +70,16 @@ class Capture:
             for address in storages_of(kept):
                 self._places.setdefault(address, []).append(len(self.found))
         self.found.append([path, point, kept, versions_of(kept)])
+
+    def _mine(self, path: str, point: str, value: Any) -> Any:
+        """The invoke's rows of what passes, as far as it is known where they lie."""
+        assert self.rows is not None
+        step, call = self._passed.get((path, point), (-1, 0))
+        call = call + 1 if step == self.run.step else 0
+        self._passed[path, point] = self.run.step, call
+        layouts = self.run.layouts
+        layout = self.rows.layout if layouts is None else layouts.at(path, _DIRECTIONS[point], int(self.run.step > 0), call)
+        return rows_of((value,), self.rows._replace(layout=layout.of((layout.answers,))))[0]
 
     def part(self, value: Any) -> None:
         """Before an edit of ``value``: what was kept and lies on its storage gets storage of its own."""

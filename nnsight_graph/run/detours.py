@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from ..errors import NNsightError
 from ..ops.evaluate import CLEAR
-from ..ops.nested import clone, map_tensors, tensors_in
-from ..ops.rows import Rows, join_rows
+from ..ops.layout import Rows
+from ..ops.nested import clone
+from ..ops.rows import join_rows, stack_rows
 from .holding import Holding
 
 VOID = -(1 << 40)
@@ -96,32 +95,9 @@ def skipped(skips: tuple[tuple[Rows | None, Any], ...], run: Callable[[], Any]) 
     if last >= 0:
         whole = skips[last][1]
     elif some and ends[-1] == some[0][0].size and all(rows.start == end for (rows, _), end in zip(some, ends, strict=False)):
-        return _stacked(some)
+        return stack_rows(some)
     else:
         whole = run()
     for rows, value in some:
         whole = join_rows(whole, rows, value)
     return whole
-
-
-def _stacked(pieces: list[tuple[Rows, Any]]) -> Any:
-    """Rows of all inputs, one after the other."""
-    tensors = [list(tensors_in(value)) for _, value in pieces]
-    if any(len(other) != len(tensors[0]) for other in tensors):
-        raise NNsightError("the values that invokes put in place of a module have different structures")
-    made = [_one([rows for rows, _ in pieces], list(parts)) for parts in zip(*tensors, strict=True)]
-    places = iter(made)
-    return map_tensors(pieces[0][1], lambda _tensor: next(places))
-
-
-def _one(rows: list[Rows], parts: list[torch.Tensor]) -> torch.Tensor:
-    counts = [one.stop - one.start for one in rows]
-    first, times = parts[0], parts[0].shape[0] // counts[0] if parts[0].dim() else 0
-    for count, part in zip(counts, parts, strict=True):
-        if part.dim() == 0 or part.shape[0] != count * max(times, 1) or part.shape[1:] != first.shape[1:]:
-            raise NNsightError(
-                f"the rows of this invoke are {[count * max(times, 1), *first.shape[1:]]}; what is put there is {list(part.shape)}"
-            )
-        if part.dtype != first.dtype:
-            raise NNsightError(f"invokes put {first.dtype} and {part.dtype} in place of one module: convert them with .to(...)")
-    return torch.cat(parts)

@@ -14,16 +14,18 @@ from typing import Any
 import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.overrides import _get_current_function_mode_stack
 
 from ..ops.nested import map_tensors, tensors_in
-from ..record.torch_calls import RECORDING
+from ..record.opened import set_modes
+from ..record.torch_calls import RecordingMode
 from .specs import Spec, map_items, spec_of
 
 _BLIND = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, fake_tensor.UnsupportedOperatorException)
 _BLIND_TEXTS = ("supported for tensor subclasses", "data pointer of Tensor", "Cannot copy out of meta tensor")
 _SMALL = 1_000_000
 _CLONE = torch.ops.aten.clone.default
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
 _ASK = torch.ops.aten._local_scalar_dense.default
 
 Number = Callable[[torch.Tensor], bool | int | float | None]
@@ -41,8 +43,11 @@ class Fakes(FakeTensorMode):
         self._number = number
         self._failed = 0
 
-    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation."""
+    def _dispatch_impl(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operation.
+
+        Not ``dispatch``, which autograd also asks for devices, where an error, such as an interrupt, would end the process.
+        """
         if not types and func._schema.is_mutable:  # all its tensors are real
             args = self._faked(args)
             kwargs = self._faked(kwargs or {})
@@ -53,7 +58,7 @@ class Fakes(FakeTensorMode):
             if told is not None:
                 return told
         try:
-            return super().dispatch(func, types, args, kwargs)
+            return super()._dispatch_impl(func, types, args, kwargs)
         except Exception as error:
             if id(error) == self._failed:  # of an operation inside this one
                 raise
@@ -93,8 +98,8 @@ def _real_error(func: Any, args: Any, kwargs: Any, error: Exception) -> Exceptio
     if sum(tensor.numel() for tensor in tensors) > _SMALL or any(tensor.layout is not torch.strided for tensor in tensors):
         return None
     try:
-        with torch._C._DisableTorchDispatch():
-            func(*map_tensors(args, _zeros), **map_tensors(kwargs, _zeros))
+        # On one line: an interrupt between two would leave it so.
+        with torch._C._DisableTorchDispatch(): func(*map_tensors(args, _zeros), **map_tensors(kwargs, _zeros))
     except Exception as real:
         return None if isinstance(real, NotImplementedError) else real.with_traceback(None)
     return None
@@ -108,27 +113,28 @@ def _zeros(tensor: torch.Tensor) -> torch.Tensor:
 def quietly() -> Iterator[None]:
     """While it lasts, torch does not log what it raises on fakes in this thread, and a trace that is being written records nothing."""
     logger, here = logging.getLogger(fake_tensor.__name__), threading.get_ident()
-    modes = _get_current_function_mode_stack()
-    others = [mode for mode in modes if mode is not RECORDING]
+    grad = torch.is_grad_enabled()
+    modes, fake = _get_current_function_mode_stack(), torch._C._get_dispatch_mode(_FAKE)
+    others = [mode for mode in modes if type(mode) is not RecordingMode]
 
     def elsewhere(record: logging.LogRecord) -> bool:
         return record.thread != here
 
-    logger.addFilter(elsewhere)
-    _exchange(modes, others)
     try:
+        logger.addFilter(elsewhere)
+        set_modes(others)
         yield
     finally:
-        _exchange(others, modes)
-        logger.removeFilter(elsewhere)
-
-
-def _exchange(some: list[Any], others: list[Any]) -> None:
-    if len(some) != len(others):
-        for _ in some:
-            _pop_mode()
-        for mode in others:
-            _push_mode(mode)
+        try:
+            if torch._C._get_dispatch_mode(_FAKE) is not fake:  # torch's own block is not made for an interrupt at its edges
+                torch._C._unset_dispatch_mode(_FAKE)
+                if fake is not None:
+                    torch._C._set_dispatch_mode(fake)
+            if torch.is_grad_enabled() is not grad:
+                torch._C._set_grad_enabled(grad)
+        finally:
+            set_modes(modes)
+            logger.removeFilter(elsewhere)
 
 
 def is_blind(error: BaseException) -> bool:

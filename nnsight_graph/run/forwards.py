@@ -14,24 +14,26 @@ from typing import Any
 import torch
 
 from ..ops.running import current
+from .apart import InPlace, part, rejoin
+from .undoing import Undo
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called with the module's own forward, and the arguments of the call."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _asking = current.get
 
 
-class _StandIn:
+class _StandIn(InPlace):
     """What a module's forward is replaced by while any run asks for it."""
 
     def __init__(self, module: torch.nn.Module, name: str) -> None:
-        self.own = module.__dict__.get(name)  # accelerate's, for one
         self.original = getattr(module, name)
+        functools.update_wrapper(self, self.original)
+        super().__init__(module, name)  # accelerate has a forward on a module, for one
         self.runs: list[tuple[Any, Replacement]] = []
-        self.forward = functools.wraps(self.original)(lambda *args, **kwargs: self._call(args, kwargs))
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run = _asking()
         forward: Callable[..., Any] = self.original
         if run is not None and not run.busy:
@@ -48,29 +50,42 @@ def _through(replacement: Replacement, original: Callable[..., Any], *args: Any,
 _stand_ins: dict[tuple[int, str], _StandIn] = {}
 
 
-def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement, name: str = "forward") -> Callable[[], None]:
+def replace_forward(module: torch.nn.Module, run: Any, replacement: Replacement, undo: Undo, name: str = "forward") -> None:
     """Let ``replacement`` stand for the forward of ``module``, or another method of that name, in calls of ``run``.
 
-    Returns:
-        What takes it away again.
+    What takes it away again is added to ``undo``.
     """
     entry = (run, replacement)
-    with _lock:
-        stand_in = _stand_ins.get((id(module), name))
-        if stand_in is None:
-            stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
-            module.__dict__[name] = stand_in.forward
-        stand_in.runs = [*stand_in.runs, entry]
+    undo.append(functools.partial(rejoin, module, entry))
+    part(module, entry)
+    undo.append(functools.partial(_locked, _take_away, module, name, entry))
+    _locked(_put_in_place, module, name, entry)
 
-    def restore() -> None:
-        with _lock:
-            stand_in.runs = [other for other in stand_in.runs if other is not entry]
-            if stand_in.runs:
-                return
-            del _stand_ins[id(module), name]
-            if stand_in.own is None:
-                del module.__dict__[name]
-            else:
-                module.__dict__[name] = stand_in.own
 
-    return restore
+def _locked(change: Callable[..., None], module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    with _lock: return change(module, name, entry)  # on one line: an interrupt between two would leave it locked
+
+
+def _put_in_place(module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    stand_in = _stand_ins.get((id(module), name))
+    if stand_in is None:
+        stand_in = _stand_ins[id(module), name] = _StandIn(module, name)
+        module.__dict__[name] = stand_in
+    stand_in.runs = [*stand_in.runs, entry]
+
+
+def _take_away(module: torch.nn.Module, name: str, entry: tuple[Any, Replacement]) -> None:
+    stand_in = _stand_ins.get((id(module), name))
+    if stand_in is None:
+        return
+    stand_in.runs = [other for other in stand_in.runs if other is not entry]
+    if stand_in.runs:
+        return
+    now: Any = module.__dict__.get(name)
+    if now is stand_in:
+        before = stand_in.before
+        if before is None:
+            del module.__dict__[name]
+        else:
+            module.__dict__[name] = before
+    del _stand_ins[id(module), name]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import NNsightError
+from ..ops.layout import Layout, leaves_beside
 from ..ops.nested import shares
 from ..ops.rows import rows_of
 
@@ -18,12 +19,18 @@ Level = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class _Heard:
     """What listens to one tensor in one backward: the visits, and the path from the tensor to each value."""
 
-    __slots__ = ("handle", "tensor", "visits")
+    __slots__ = ("hook", "tensor", "version", "visits")
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, tensor: torch.Tensor, version: int) -> None:
+        self.tensor, self.version = tensor, version
         self.visits: dict[int, list[tuple[int, list[Level]]]] = {}  # by where the value came from
-        self.handle: Any = None
+        self.hook: Any = None
+
+    def remove(self) -> None:
+        """Take the hook away, if it is there."""
+        hooks: dict[int, Any] = self.tensor._backward_hooks or {}
+        for key in [key for key, hook in hooks.items() if hook is self.hook]:
+            del hooks[key]
 
 
 class Gradients:
@@ -52,7 +59,8 @@ class Gradients:
         while path and not isinstance(value, torch.Tensor):
             function, others, named = path.pop(0)
             if function is rows_of:  # rows of a tuple are new views: those of what is in it, of its gradient, are the same
-                rows.append((function, others, named))
+                mine, container = others[0], value
+                rows = [(function, (mine._replace(layout=_layout_of(mine.layout, container, path)),), named)]
             else:
                 value = function(value, *others, **named)
         path = rows + path
@@ -64,10 +72,11 @@ class Gradients:
         heard = tensors.get(id(value))
         version = value._version
         _ = value.grad_fn  # torch makes that of a view anew after an edit in place; hooks before (torch 2.13) end the process
-        if heard is None or heard.handle[1] != version:  # after an edit in place it is another value
+        if heard is None or heard.version != version:  # after an edit in place it is another value
             key = id(value) if heard is None else -len(tensors)
-            heard = tensors[key] = _Heard(value)
-            heard.handle = (value.register_hook(self._hook(heard, ordinal)), version)
+            heard = tensors[key] = _Heard(value, version)
+            heard.hook = self._hook(heard, ordinal)
+            value.register_hook(heard.hook)
         heard.visits.setdefault(source, []).append((index, path))
 
     def _hook(self, heard: _Heard, ordinal: int) -> Callable[..., Any]:
@@ -101,17 +110,17 @@ class Gradients:
 
     def backward(self, ordinal: int, loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run a backward; every gradient that was named has to come."""
-        before, self._running = self._running, ordinal
-        listening = self._open.get(ordinal, {})
+        before, listening = self._running, self._open.get(ordinal, {})
         try:
+            self._running = ordinal
             if type(loss) in (tuple, list):
                 torch.autograd.backward(loss, *args, **kwargs)
             else:
                 loss.backward(*args, **kwargs)
         finally:
             self._running = before
-            self._open.pop(ordinal, None)
             _remove(listening)
+            self._open.pop(ordinal, None)
         for heard in listening.values():
             for index, _ in chain.from_iterable(heard.visits.values()):
                 if not self._run.seen[index]:
@@ -120,14 +129,25 @@ class Gradients:
 
     def forget(self) -> None:
         """Take away the hooks of backwards that did not run."""
-        for listening in self._open.values():
+        for listening in list(self._open.values()):
             _remove(listening)
         self._open = {}
 
 
+def _layout_of(layout: Layout, container: Any, path: list[Level]) -> Layout:
+    """The layout of the tensor of a container that a path leads to."""
+    value = container
+    for function, others, named in path:
+        if isinstance(value, torch.Tensor):
+            break
+        value = function(value, *others, **named)
+    answers = (answer for tensor, answer, _ in leaves_beside(container, layout.answers, layout.otherwise) if tensor is value)
+    return layout.of(next(answers, layout.otherwise))
+
+
 def _remove(listening: dict[int, _Heard]) -> None:
     for heard in listening.values():
-        heard.handle[0].remove()
+        heard.remove()
 
 
 def _why_not(value: torch.Tensor) -> str:

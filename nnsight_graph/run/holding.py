@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from ..compile import Plan
 from ..errors import NNsightError
 from ..ops.evaluate import run_code
 from ..ops.joined import StandIn, stand_ins
+from ..ops.layout import Layout, Rows, UnknownRows, leaves_beside, map_beside
 from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
-from ..ops.rows import Rows, join_rows, rows_of
+from ..ops.rows import join_rows, rows_of
 from .contained import Contained
 from .modules import ModuleIndex
 
@@ -35,6 +37,8 @@ class Holding:
     error: BaseException | None = None
     failed: Any = None
     lost = -1
+    layouts: Any = None
+    shared: dict[int, tuple[torch.Tensor, Layout]] = {}  # noqa: RUF012  (replaced, never filled)
     _owned: set[int] | None = None
 
     def contain(self, container: int, values: tuple[tuple[int, bool], ...], cells: tuple[int, ...]) -> None:
@@ -92,13 +96,31 @@ class Holding:
         for node, slot, _, _ in self.plan.saved:
             if given and node in given and slots[given[node][0]] is not given[node][1]:
                 continue  # its branch was not taken
+            if type(slots[slot]) is UnknownRows and self.error is None:
+                self.failed, self.error, self.lost = ("refused", node), slots[slot].error, slot
             known = noted.get(slot)
             if known and versions_of(slots[slot]) != known and self.error is None:
                 self.failed, self.error, self.lost = ("overwritten", slot), NNsightError("overwritten"), slot
 
-    def protect(self, target: int, cells: tuple[int, ...]) -> None:
+    def share(self, tensor: torch.Tensor, layout: Layout) -> None:
+        """An invoke was given what all rows lie on: no invoke may edit it."""
+        if self.plan.edited:
+            self.shared = {**self.shared, storage_of(tensor): (tensor, layout)}
+
+    def _refuse_shared(self, tensor: torch.Tensor) -> None:
+        tensor_and_layout = self.shared.get(storage_of(tensor))
+        if tensor_and_layout is not None and storage_of(tensor):
+            shape, name = list(tensor_and_layout[0].shape), tensor_and_layout[1].name
+            raise NNsightError(
+                f"{name} is the same for all inputs, or their rows lie on one memory (its shape is {shape}): an edit in one invoke "
+                f"would change the others. Edit a .clone(); or edit it outside the invokes, for all of them."
+            )
+
+    def protect(self, target: int, cells: tuple[int, ...], rows: int = -1) -> None:
         """Before an edit: what was read at other sites and lies on the same storage gets storage of its own."""
         value = self.slots[target]
+        if self.shared and rows >= 0 and isinstance(value, torch.Tensor) and not self.slots[rows].whole:
+            self._refuse_shared(value)
         if cells or type(value) is not torch.Tensor:
             self.protect_value(value, cells)
         elif self._owns(value):
@@ -148,28 +170,39 @@ class Holding:
 
     def _put_back(self, whole: Any, rows: Rows, piece: Any, cells: tuple[int, ...]) -> Any:
         """``piece``, with the rows of ``whole`` themselves in place of their copies; what was edited of these is put back first."""
-        views = iter(list(tensors_in(rows_of(whole, rows))))
+        if type(piece) is torch.Tensor and self.pieces.get(id(piece)) is not piece:
+            return piece
+        mine = rows_of(whole, rows)
+        if type(piece) is torch.Tensor and type(mine) is torch.Tensor:
+            return self._put_back_into(mine, piece, cells)
+        views = {place: view for view, _, place in leaves_beside(mine, None, None)}
 
-        def back(tensor: torch.Tensor) -> torch.Tensor:
-            view = next(views, tensor)
-            if self.pieces.get(id(tensor)) is not tensor:
-                return tensor
-            if tensor._version:  # else nobody has edited it
-                self.protect_value(view, cells)
-                view.copy_(tensor)
-            return view
+        def back(tensor: torch.Tensor, _answer: Any, place: tuple[Any, ...]) -> torch.Tensor:
+            known = self.pieces.get(id(tensor)) is tensor and place in views
+            return self._put_back_into(views[place], tensor, cells) if known else tensor
 
-        return map_tensors(piece, back)
+        return map_beside(piece, None, None, back)
+
+    def _put_back_into(self, view: torch.Tensor, piece: torch.Tensor, cells: tuple[int, ...]) -> torch.Tensor:
+        if piece._version:  # else nobody has edited it
+            self.protect_value(view, cells)
+            view.copy_(piece)
+        return view
 
     def piece(self, out: int, leaves: tuple[int, ...]) -> None:
         """An invoke's rows; under autograd copies, so that what is computed from them survives edits of the others."""
         whole, rows = self.slots[leaves[0]], self.slots[leaves[1]]
-        if not torch.is_grad_enabled():
-            self.slots[out] = rows_of(whole, rows)
+        mine = self.slots[out] = rows_of(whole, rows)
+        if mine is whole or not torch.is_grad_enabled():
             return
-        self.slots[out] = piece = copy_together([rows_of(whole, rows)])[0] if not rows.whole else whole
-        if not rows.whole:
-            self.pieces = {**self.pieces, **{id(tensor): tensor for tensor in tensors_in(piece)}}
+        self.pieces = self.pieces or {}
+        if type(mine) is torch.Tensor and not self.shared:
+            piece = self.slots[out] = mine.clone()
+            self.pieces[id(piece)] = piece
+            return
+        piece = self.slots[out] = _copied(mine, self.shared)
+        pairs = zip(tensors_in(piece), tensors_in(mine), strict=True)
+        self.pieces.update({id(new): new for new, old in pairs if new is not old})
 
     def snapshot(self, kept: int, segment: int) -> None:
         """Before an edit: a line above it that runs later keeps the value as it is."""
@@ -185,3 +218,9 @@ class Holding:
         for slot, base, made in views:
             if before[slot] is not None and shares(before[slot], before[base]):
                 run_code((made,), self.slots, self)
+
+
+def _copied(rows: Any, shared: Container[int]) -> Any:
+    """Copies of rows; what all rows share is no copy."""
+    copies = iter(copy_together([[tensor for tensor in tensors_in(rows) if storage_of(tensor) not in shared]])[0])
+    return map_tensors(rows, lambda tensor: tensor if storage_of(tensor) in shared else next(copies))

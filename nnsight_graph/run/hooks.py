@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..compile.plan import Passes
 from ..ops.running import current
+from .apart import put, take
 from .capture import capture_hooks
 from .engine import Run
 from .forwards import replace_forward
 from .modules import ModuleIndex
 from .operations import install_operations, parted
 from .parameters import watch_parameters, with_flat_weights
+from .undoing import Undo
 
 _asking = current.get
 Hook = Callable[..., Any]
@@ -117,12 +120,12 @@ def step_hook(run: Run) -> Hook:
     return hook
 
 
-def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
+def install(run: Run, modules: ModuleIndex, undo: Undo) -> None:
     """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
     plan = run.plan
     counts, operations = bool(plan.repeats or plan.ends or plan.came), False
     if counts:
-        undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
+        add_hook(modules.root, "_forward_pre_hooks", step_hook(run), True, undo)
     for path, (before, after) in plan.hooks.items():
         module = modules.modules.get(path)
         if module is None and parted(path, modules.modules) is not None:
@@ -131,21 +134,21 @@ def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> N
         if module is None:
             run.outside = {**run.outside, path: Repeated(run, after).bring}
             if not counts:
-                undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
+                add_hook(modules.root, "_forward_pre_hooks", step_hook(run), True, undo)
                 counts = True
             continue
         if path in plan.skips:
-            undo.append(replace_forward(module, run, run.forward_of(path)))
+            replace_forward(module, run, run.forward_of(path), undo)
         if before:
             pre_hook = repeated_input_hook(run, before) if plan.repeats else input_hook(run, before[0, 0])
-            undo.append(_add(module, "_forward_pre_hooks", pre_hook, True))
+            add_hook(module, "_forward_pre_hooks", pre_hook, True, undo)
         if after:
             hook = repeated_output_hook(run, after) if plan.repeats else _single(run, after[0, 0])
-            undo.append(_add(module, "_forward_hooks", hook, False))
+            add_hook(module, "_forward_hooks", hook, False, undo)
     for path in plan.replaced:
-        undo.append(watch_parameters(modules.modules[path], path))
+        watch_parameters(modules.modules[path], path, undo)
         if isinstance(modules.modules[path], torch.nn.RNNBase):
-            undo.append(replace_forward(modules.modules[path], run, with_flat_weights(run, path)))
+            replace_forward(modules.modules[path], run, with_flat_weights(run, path), undo)
     if operations:
         install_operations(run, modules, lambda passes: _bringing(run, passes), undo)
 
@@ -158,12 +161,12 @@ def _bringing(run: Run, passes: Passes) -> Callable[[Any], Any]:
     return lambda value: None if seen[index] else run.arrive(index, value)
 
 
-def install_captures(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
+def install_captures(run: Run, modules: ModuleIndex, undo: Undo) -> None:
     """The same for its caches: they come last, and so see what other hooks have made of a value."""
     for capture in run.captures:
         for path in modules.modules if capture.spec.paths is None else capture.spec.paths:
             for table, hook in capture_hooks(capture, path):
-                undo.append(_add(modules.modules[path], table, hook, table == "_forward_pre_hooks"))
+                add_hook(modules.modules[path], table, hook, table == "_forward_pre_hooks", undo)
 
 
 def _single(run: Run, index: int) -> Hook:
@@ -172,33 +175,31 @@ def _single(run: Run, index: int) -> Hook:
     return keeping_hook(run, index, visit.slot) if kept else output_hook(run, index)
 
 
-def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool) -> Callable[[], None]:
+def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool, undo: Undo) -> None:
     hooks: OrderedDict[Any, Hook] = module.__dict__[table]
     if not with_kwargs:
         capturing = [key for key, other in list(hooks.items()) if _captures(other)] if hooks else ()
-        hooks[hook] = hook
+        undo.append(partial(take, hooks, hook))
+        put(hooks, hook, hook)
         for key in capturing:  # transformers keeps its hooks once it has captured: they record what the model goes on with
             hooks.move_to_end(key)
-        return lambda: hooks.pop(hook, None) and None
+        return
     flags: dict[Any, bool] = module.__dict__[table + "_with_kwargs"]
-    flags[hook] = True
-    hooks[hook] = hook
-
-    def remove() -> None:
-        hooks.pop(hook, None)
-        flags.pop(hook, None)
-
-    return remove
+    undo.append(partial(take, flags, hook))
+    put(flags, hook, True)
+    undo.append(partial(take, hooks, hook))
+    put(hooks, hook, hook)
 
 
 def _captures(hook: Hook) -> bool:
     return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
-def _add_publicly(module: torch.nn.Module, table: str, hook: Hook, _with_kwargs: bool) -> Callable[[], None]:
+def _add_publicly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool, undo: Undo) -> None:
     if table == "_forward_hooks":
-        return module.register_forward_hook(hook).remove
-    return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+        undo.append(module.register_forward_hook(hook).remove)
+    else:
+        undo.append(module.register_forward_pre_hook(hook, with_kwargs=with_kwargs).remove)
 
 
 def _tables_are_as_expected() -> bool:
@@ -207,5 +208,8 @@ def _tables_are_as_expected() -> bool:
     return all(isinstance(fresh.get(name), dict) for name in names)
 
 
-_add = _add_directly if _tables_are_as_expected() else _add_publicly
-"""A dictionary entry costs a twentieth of a registration; the public way stays for a torch that keeps hooks elsewhere."""
+add_hook = _add_directly if _tables_are_as_expected() else _add_publicly
+"""Puts a hook into a table of a module.
+
+A dictionary entry costs a twentieth of a registration; the public way stays for a torch that keeps hooks elsewhere.
+"""

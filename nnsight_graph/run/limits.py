@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
+from math import inf
+from time import monotonic
 from typing import Any
 
 import msgspec
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
+from ..compile.emit import COPYING
 from ..errors import LimitError, NNsightError
 from ..ops.data import Withheld, reject_non_data
 from ..ops.evaluate import CLEAR, SPECIAL, run_code
 from ..ops.nested import storage_of
 from ..ops.running import call_listening, call_module
-from .counts import ends_the_process, made_bytes, work
+from .counts import ends_the_process, made_bytes
+from .held import Held, in_backward, makes_anew, tensors_of
+from .hooks import add_hook
+from .kept import gradients_kept
 from .plain import Plain, plain_name
+from .shapes import shapes_of
+from .undoing import Undo, undo_all
+from .work import work
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,11 +36,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         operations: How many operations may be executed: turns of loops, and what one line does in torch, included; in a session by all
-            of its traces and lines together.
-        value_bytes: How many bytes one value may have: tensors by their shape (an expanded scalar counts in full), text, lists with
-            all that is in them. In a session, whose inputs are part of the program, the model's own activations count, too.
+            of its traces and lines together. One that works for long counts more than once: as one more for every ten million numbers
+            that it handles, million steps of a pooling, thousand million products in matrices, 16 items of containers, 1024 characters.
+        value_bytes: How many bytes one value may have, and what an operation needs meanwhile: tensors by their shape (an expanded
+            scalar counts in full), text, lists and ranges with all that is in them. In a session, whose inputs are part of the program,
+            the model's own activations count, too.
         integer_bits: How many bits an integer may have.
         forwards: How many forwards of the models may be run: each step of a generation is one.
+        held_bytes: How many bytes all tensors together may have that the program made and that are still there: in names, lists, dicts.
+            ``None`` is eight times ``value_bytes``.
+        seconds: How long the run may take; ``None`` is for ever. It is asked between operations and whenever a module of the model is
+            called: one operation that has begun goes on to its end, and only a process of its own can end it before.
 
     Example:
         >>> import nnsight_graph as nnsight
@@ -42,6 +58,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     value_bytes: int = 1 << 30
     integer_bits: int = 4096
     forwards: int = 10_000
+    held_bytes: int | None = None
+    seconds: float | None = None
 
 
 class Meter:
@@ -56,11 +74,14 @@ class Meter:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._owned: set[int] = set()
-        self._sizes = _Sizes(limits.value_bytes, self._owned, self._charge)
-        self._models = _Growing(limits.value_bytes)
+        held = Held(8 * limits.value_bytes if limits.held_bytes is None else limits.held_bytes, self._charge)
+        self._sizes = _Sizes(limits.value_bytes, self._owned, self._charge, held)
+        self._models, self._copies = _Growing(limits.value_bytes, held), _Holding(held)
         self._plain = Plain(limits, self._charge)
         self._done = 0.0
         self._forwards = 0
+        self._ends = inf
+        self._began = limits.seconds is None
 
     def __call__(self, code: Sequence[Any], slots: list[Any], run: Any) -> None:
         """Execute straight-line code.
@@ -74,7 +95,8 @@ class Meter:
             for failing in code:
                 self._charge()
                 if failing[0] == SPECIAL:
-                    failing[1](run, failing[5])
+                    with self._copies if failing[1] in COPYING else nullcontext():
+                        failing[1](run, failing[5])
                 else:
                     self._execute(failing, slots, run)
         except BaseException:
@@ -95,7 +117,7 @@ class Meter:
                 run_code((instruction,), slots, run)
         finally:
             run.meter = self
-        slots[out] = self._made(slots[out])
+        slots[out] = self._made(slots[out], function, values)
 
     def evaluate(self, function: Callable[..., Any], operands: list[Any], named: dict[str, Any]) -> Any:
         """Call one function, within the limits.
@@ -104,9 +126,11 @@ class Meter:
             LimitError: it would take more than it may.
         """
         self._charge()
-        self._check(function, [*operands, *named.values()])
+        values = [*operands, *named.values()]
+        self._check(function, values)
         with self._sizes:
-            return self._made(function(*operands, **named))
+            made = function(*operands, **named)
+        return self._made(made, function, values)
 
     def within(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of the model's that a program gives its arguments: its results are kept within the limits."""
@@ -138,25 +162,42 @@ class Meter:
 
     @contextmanager
     def around(self, root: torch.nn.Module, whole: bool) -> Iterator[None]:
-        """Count the forwards of a model, and leave its weights and their gradients alone.
+        """Count the forwards of a model, look at the clock meanwhile, and leave its weights and their gradients alone.
 
         Args:
             root: The model.
             whole: Whether its own operations are kept within the limits, too.
         """
 
-        def forward(_module: torch.nn.Module, _args: Any) -> None:
+        def forward(_module: torch.nn.Module, _args: Any, _kwargs: Any = None) -> None:
+            if _metered.get() is not self:  # another run's, in another thread
+                return
             self._forwards += 1
             if self._forwards > self._limits.forwards:
                 raise LimitError(f"the program runs more than {self._limits.forwards} forwards: Limits(forwards=...)")
 
+        def module(_module: torch.nn.Module, _args: Any, _kwargs: Any = None) -> None:
+            if _metered.get() is self:
+                self._look_at_the_clock()
+
         self._owned |= {storage_of(tensor) for tensor in (*root.parameters(), *root.buffers())} - {0}
-        hook = root.register_forward_pre_hook(forward)
+        self._look_at_the_clock()
+        hooked = [(root, forward)]
+        if self._limits.seconds is not None:
+            hooked += [(each, module) for each in root.modules()]
+        undo: Undo = []
+        height, before = torch._C._len_torch_dispatch_stack(), _metered.get()
         try:
+            _metered.set(self)
+            for each, hook in hooked:
+                add_hook(each, "_forward_pre_hooks", hook, True, undo)
             with self._models if whole else nullcontext(), gradients_kept(root):
                 yield
         finally:
-            hook.remove()
+            while torch._C._len_torch_dispatch_stack() > height:  # an interrupt came at the edge of torch's own block
+                torch._C._pop_torch_dispatch_stack()
+            undo_all(undo)
+            _metered.set(before)
 
     def _check(self, function: Callable[..., Any], values: list[Any]) -> None:
         """Refuse an operation on what is no data, or of which the result would be too large."""
@@ -167,8 +208,8 @@ class Meter:
             self._see(value)
         self._plain.check(name, values)
 
-    def _made(self, value: Any) -> Any:
-        made = self._plain.made(value)
+    def _made(self, value: Any, function: Callable[..., Any], values: list[Any]) -> Any:
+        made = self._plain.made(value, plain_name(function), values)
         self._see(made)
         return made
 
@@ -185,10 +226,22 @@ class Meter:
         self._done += count
         if self._done > self._limits.operations:
             raise self._too_many()
+        if self._limits.seconds is not None:
+            self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        now = monotonic()
+        if not self._began:  # with the first thing that is done, not with the weights that are loaded for it
+            self._began, self._ends = True, now + (self._limits.seconds or 0)
+        if now > self._ends:
+            raise LimitError(f"the program takes more than {self._limits.seconds} seconds: Limits(seconds=...)")
 
     def _too_many(self) -> LimitError:
         return LimitError(f"the program executes more than {self._limits.operations} operations: Limits(operations=...)")
 
+
+_metered: ContextVar[Meter | None] = ContextVar("nnsight_graph_metered", default=None)
+"""Whose forward this is."""
 
 _CALLS = (call_module, call_listening)
 _REQUIRING = (".requires_grad_", ".retain_grad", "setattr")
@@ -198,22 +251,29 @@ _OWNED = "this is a weight of the model: an edit in place would change it for go
 class _Sizes(TorchDispatchMode):
     """Refuses operations whose results would be too large: their shapes are worked out first, without memory."""
 
-    def __init__(self, most: int, owned: set[int], charge: Callable[[float], None]) -> None:
+    def __init__(self, most: int, owned: set[int], charge: Callable[[float], None], held: Held) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._most, self._owned, self._charge = most, owned, charge
+        self._most, self._owned, self._charge, self._held = most, owned, charge, held
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self._charge(1 + work(str(function), args))
-        self._refuse(made_bytes(str(function), args, kwargs))
-        if ends_the_process(str(function), args, kwargs):
-            raise OverflowError("the smallest integer divided by -1 is too large")
+        kind = str(function).split(".")[1]
+        self._charge(1)
+        self._refuse(made_bytes(kind, args, kwargs))
+        if ends_the_process(kind, args, kwargs):
+            raise OverflowError("the smallest integer divided by -1 is too large, and so is its absolute value")
         if self._owned and function._schema.is_mutable:
             self._check_written(function._schema.arguments, args, kwargs)
-        made = _shapes_of(function, args, kwargs)
+        made = shapes_of(function, kind, args, kwargs, self._most)
         tree_map(partial(_check, self._most), made)
+        self._charge(work(kind, args, made))
+        fresh = makes_anew(function)
+        if fresh:
+            self._held.expect(sum(map(_bytes, tensors_of(made))))
         result = function(*args, **kwargs)
         tree_map(partial(_check, self._most), result)
+        if fresh:
+            self._held.note(tensors_of(result))
         return result
 
     def _check_written(self, arguments: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -233,24 +293,36 @@ class _Sizes(TorchDispatchMode):
 class _Growing(TorchDispatchMode):
     """Refuses operations of a model whose results would be too large, and larger than all that they take: weights may be large."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, held: Held) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._most = most
+        self._most, self._held = most, held
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         most = max([self._most, *(_bytes(value) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor))])
-        tree_map(partial(_check, most), _shapes_of(function, args, kwargs))
-        return function(*args, **kwargs)
+        made = shapes_of(function, "", args, kwargs, most)
+        tree_map(partial(_check, most), made)
+        counted = makes_anew(function) and not in_backward()
+        if counted:
+            self._held.expect(sum(map(_bytes, tensors_of(made))))
+        result = function(*args, **kwargs)
+        if counted:
+            self._held.note(tensors_of(result))
+        return result
 
 
-def _shapes_of(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """What an operation gives, without memory; ``None`` where that hangs on numbers: it is as large as its inputs, or no tensor."""
-    try:
-        shapes = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
-        return function(*shapes[0], **{**shapes[1], **_device(kwargs)})
-    except Exception:
-        return None
+class _Holding(TorchDispatchMode):
+    """Counts copies that the run itself makes, since lines above an edit are to see what was before it, as held by the program."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._held = held
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if makes_anew(function):
+            self._held.note(tensors_of(result))
+        return result
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -260,24 +332,3 @@ def _bytes(tensor: torch.Tensor) -> int:
 def _check(most: int, value: Any) -> None:
     if isinstance(value, torch.Tensor) and _bytes(value) > most:
         raise LimitError(f"a value of {list(value.shape)} would take {_bytes(value)} bytes, more than {most}: Limits(value_bytes=...)")
-
-
-@contextmanager
-def gradients_kept(module: torch.nn.Module) -> Iterator[None]:
-    """What backward passes leave in ``.grad`` of the parameters is gone afterwards, and what was there before is there again."""
-    before = [(parameter, parameter.grad) for parameter in module.parameters()]
-    for parameter, _ in before:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in before:
-            parameter.grad = gradient
-
-
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-def _device(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {"device": torch.device("meta")} if "device" in kwargs else {}

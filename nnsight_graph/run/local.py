@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,27 +11,31 @@ import torch
 from ..compile import Plan
 from ..compile.plan import Visit
 from ..ops.data import untrusted
+from ..ops.layout import Rows
 from ..ops.nested import map_tensors
-from ..ops.rows import Rows
 from ..ops.running import current
 from .detours import Leave
 from .engine import Run
+from .evidence import Layouts, rows_in
 from .hooks import install, install_captures
 from .modules import ModuleIndex
+from .undoing import undo_all, undoing
 from .untrusted import UntrustedRun
 
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
 
 
-def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Sequence[Rows] = ()) -> Run:
-    """A run of ``plan`` that has not begun."""
+def prepare(plan: Plan, constants: Sequence[Any], modules: ModuleIndex, rows: Sequence[Rows] = (), layouts: Layouts | None = None) -> Run:
+    """A run of ``plan`` that has not begun; ``layouts`` tell where the rows of several inputs lie."""
     slots = [*plan.fixed, *constants]
     slots += [modules.parameter(path) if is_parameter else modules.modules[path] for path, is_parameter in plan.modules]
-    slots += [rows_in(kind, number, rows) for kind, number in plan.layouts]
+    slots += [rows_in(key, rows) if layouts is None else layouts.rows_in(key, rows) for key in plan.layouts]
     slots += [None] * plan.blanks
     stranger = untrusted()
     run = Run(plan, slots) if stranger is None else UntrustedRun(plan, slots, stranger.strange)
     run.modules = modules
+    if layouts is not None:
+        run.layouts = layouts
     return run
 
 
@@ -40,37 +45,53 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     Raises:
         Exception: what the model itself raised.
     """
-    plan = run.plan
-    if plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited):
+    plan, given = run.plan, (args, kwargs)
+    called = isinstance(run, UntrustedRun) and not all(is_parameter for _, is_parameter in plan.modules)  # it may work in place
+    if called or (plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited)):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
-    undo: list[Callable[[], None]] = []
-    if kwargs and any(value for name, value in kwargs.items() if name.startswith("output_")):
-        undo.append(_forwards_of(modules.root))
-    token = current.set(run)
+    undo, runs = undoing(_CODE)
+    before = current.get()
     try:
-        if isinstance(run, UntrustedRun):
-            run.guard(modules.root, undo)
-        if plan.prologue:
-            _start(run)
-        install(run, modules, undo)
-        if run.captures:
-            install_captures(run, modules, undo)
-        result = function(*args, **kwargs)
-        if run.error is None and (plan.repeats or plan.ends):
-            run.end()
-        if plan.result >= 0 and run.error is None:
-            run.arrive(plan.result, result)
-        run.check_saved()
-    except Leave:
-        if run.error is None:  # it was stopped
+        try:
+            runs.append(undo)
+            undo.append(partial(_leave, run, before))
+            current.set(run)
+            if isinstance(run, UntrustedRun):
+                run.guard(modules.root, given, undo)
+            if kwargs and any(value for name, value in kwargs.items() if name.startswith("output_")):
+                undo.append(_forwards_of(modules.root))
+            if plan.prologue:
+                _start(run)
+            install(run, modules, undo)
+            if run.captures:
+                install_captures(run, modules, undo)
+            result = function(*args, **kwargs)
+            if run.error is None and (plan.repeats or plan.ends):
+                run.end()
+            if plan.result >= 0 and run.error is None:
+                run.arrive(plan.result, result)
             run.check_saved()
-    finally:
-        for remove in reversed(undo):
-            remove()
-        if run.gradients is not None:
-            run.gradients.forget()
-        current.reset(token)
+        except Leave:
+            if run.error is None:  # it was stopped
+                run.check_saved()
+        finally:
+            undo_all(undo)
+            if runs and runs[-1] is undo:
+                runs.pop()
+    except BaseException:
+        undo_all(undo)  # an interrupt may have come above
+        raise
+
+
+_CODE = execute.__code__
+
+
+def _leave(run: Run, before: Any) -> None:
+    if run.gradients is not None:
+        run.gradients.forget()
+    if current.get() is run:
+        current.set(before)
 
 
 def _forwards_of(root: torch.nn.Module) -> Callable[[], None]:
@@ -86,13 +107,6 @@ def _forwards_of(root: torch.nn.Module) -> Callable[[], None]:
                     module.__dict__["forward"] = forward
 
     return restore
-
-
-def rows_in(kind: str, number: int, rows: Sequence[Rows]) -> Rows:
-    """The rows of invoke ``number``, or of all invokes before it."""
-    if kind == "rows":
-        return rows[number]
-    return rows[number - 1]._replace(start=0)
 
 
 def _is_fresh(visit: Visit, modules: ModuleIndex) -> bool:

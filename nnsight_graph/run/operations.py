@@ -17,6 +17,7 @@ from .detours import Leave
 from .forwards import Replacement, replace_forward
 from .instrument import Instrumented, called, innermost, instrumented, rebuilt
 from .modules import ModuleIndex
+from .undoing import Undo
 from .untrusted import UntrustedRun
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def instrumenting(run: Run, sites: Sites) -> Replacement:
     return forward
 
 
-def install_operations(run: Run, modules: ModuleIndex, bringing: Callable[[Passes], Bring], undo: list[Callable[[], None]]) -> None:
+def install_operations(run: Run, modules: ModuleIndex, bringing: Callable[[Passes], Bring], undo: Undo) -> None:
     """Instrument the modules whose operations a plan wants; what is added to ``undo`` takes that back."""
     owners: dict[str, Sites] = {}
     for path, (before, after) in run.plan.hooks.items():
@@ -92,7 +93,7 @@ def install_operations(run: Run, modules: ModuleIndex, bringing: Callable[[Passe
         module = modules.modules[path]
         name = "_old_forward" if "_old_forward" in module.__dict__ else "forward"  # accelerate's stands around the module's own
         _refusing(run, sites, lambda sites=sites, module=module, name=name: _check(sites, getattr(module, name)))  # type: ignore[misc]
-        undo.append(replace_forward(module, run, instrumenting(run, sites), name))
+        replace_forward(module, run, instrumenting(run, sites), undo, name)
 
 
 def _refusing(run: Run, sites: Sites, step: Callable[[], Any]) -> Any:
@@ -168,7 +169,7 @@ def _perform(
         changed = site.before((args, kwargs))
         if changed is not None:
             if isinstance(run, UntrustedRun):
-                target = run.permit_call(site.path, target, original, kwargs, changed)
+                target = run.permit_call(site.path, target, original, (args, kwargs), changed)
             args, kwargs = changed
 
     def perform(*args: Any, **kwargs: Any) -> Any:

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..errors import NNsightError
 from ..ops.running import current
+from .apart import Table, part, rejoin
+from .undoing import Undo
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _asking = current.get
 
 
-class _Table(dict):  # type: ignore[type-arg]
+class _Table(Table):
     """A module's table of parameters, or of buffers, while a run replaces some of them."""
 
-    __slots__ = ("original", "path", "users")
+    __slots__ = ("path", "users")
 
     def __init__(self, original: dict[str, Any], path: str) -> None:
         super().__init__(original)
-        self.original, self.path, self.users = original, path, 1
+        self.path = path
+        self.users: set[object] = set()
 
     def __getitem__(self, name: str) -> Any:
         run = _asking()
@@ -39,29 +43,51 @@ class _Table(dict):  # type: ignore[type-arg]
         return super().__getitem__(name)
 
 
-def watch_parameters(module: torch.nn.Module, path: str) -> Callable[[], None]:
-    """Let runs replace parameters and buffers of ``module``; what is returned ends that."""
-    names = ("_parameters", "_buffers")
-    with _lock:
-        for name in names:
-            table = module.__dict__[name]
-            if type(table) is _Table:
-                table.users += 1
-            else:
-                module.__dict__[name] = _Table(table, path)
+def watch_parameters(module: torch.nn.Module, path: str, undo: Undo) -> None:
+    """Let a run replace parameters and buffers of ``module``; what ends that is added to ``undo``."""
+    user = object()
+    undo.append(partial(rejoin, module, user))
+    part(module, user)
+    undo.append(partial(_locked, _take_away, module, path, user))
+    _locked(_put_in_place, module, path, user)
 
-    def restore() -> None:
-        with _lock:
-            for name in names:
-                table = module.__dict__[name]
-                table.users -= 1
-                if not table.users:
-                    if dict(table) != table.original and list(map(id, dict.values(table))) != list(map(id, table.original.values())):
-                        table.original.clear()
-                        table.original.update(dict.items(table))
-                    module.__dict__[name] = table.original
 
-    return restore
+_TABLES = ("_parameters", "_buffers")
+
+
+def _locked(change: Callable[..., None], module: torch.nn.Module, path: str, user: object) -> None:
+    with _lock: return change(module, path, user)  # on one line: an interrupt between two would leave it locked
+
+
+def _put_in_place(module: torch.nn.Module, path: str, user: object) -> None:
+    for name in _TABLES:
+        table = module.__dict__[name]
+        if type(table) is not _Table:
+            table = _Table(table, path)
+        table.users = {*table.users, user}
+        module.__dict__[name] = table
+
+
+def _take_away(module: torch.nn.Module, _path: str, user: object) -> None:
+    for name in _TABLES:
+        table = module.__dict__[name]
+        if type(table) is not _Table:
+            continue
+        table.users = table.users - {user}
+        if not table.users:
+            _bring_up_to_date(table.original, dict(dict.items(table)))
+            module.__dict__[name] = table.original
+
+
+def _bring_up_to_date(original: dict[str, Any], now: dict[str, Any]) -> None:
+    """A parameter was given to the module, or taken from it, while the table was replaced."""
+    if list(original) == list(now) and all(original[name] is now[name] for name in now):
+        return
+    for name in [name for name in original if name not in now]:
+        del original[name]
+    for name, value in now.items():  # in their order
+        original.pop(name, None)
+        original[name] = value
 
 
 def with_flat_weights(run: Any, path: str) -> Callable[..., Any]:

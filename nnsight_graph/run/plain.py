@@ -20,20 +20,28 @@ if TYPE_CHECKING:
 
 _DEEP = 64
 _ITEM, _OBJECT = 8, 64
-_WALKED = 16
-"""How many items of containers are looked at for the price of one operation."""
+_WALKED, _TYPED = 16, 1024
+"""How many items of containers, and how many characters, are looked at, or made, for the price of one operation."""
 
 _PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, float, type(...)))
 _TEXT, _SEQUENCES = (str, bytes), (str, bytes, list, tuple)
+_EMPTY = "".__sizeof__()
 _VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS: tuple[Any, ...] = (list, tuple, dict, set, frozenset, *_VIEWS)
-_SIZED: tuple[Any, ...] = (*_CONTAINERS, *_TEXT, range)
+_SIZED: tuple[Any, ...] = (*_CONTAINERS, *_TEXT)
+_MADE: tuple[Any, ...] = (list, tuple, dict, set, frozenset, *_TEXT)
+_CODECS = frozenset("utf8 utf16 utf32 utf16le utf16be utf32le utf32be ascii latin1 iso88591".split())
 
 _ADD, _MUL, _POW, _SHIFT, _MOD = ("add", "iadd"), ("mul", "imul"), ("pow", "ipow"), ("lshift", "ilshift"), ("mod", "imod")
 _REFLECTED = {".__rmul__": "mul", ".__rpow__": "pow", ".__rlshift__": "lshift", ".__rmod__": "mod", ".__radd__": "add"}
 _SHALLOW = frozenset("""
  getitem setitem delitem len truth bool not_ is_ is_not .append .insert .pop .popitem .get .setdefault .keys .values .items .clear
  .extend .update .add .discard iadd""".split())  # what these do with the container itself does not look into its items
+_REPEATING = frozenset("combinations tensor_split hsplit vsplit dsplit".split())  # a list of as many tensors as a number says
+_LAZY = frozenset("contains .__contains__ .index .count eq ne".split())  # what these do with a range and integers computes no items
+_TAKING = frozenset("getitem .get .pop .popitem .setdefault".split())
+_SPREADING = frozenset(".extend iadd .update ior .union .intersection .difference .symmetric_difference setitem".split())
+"""These take the items out of their second operand, each a value of its own, and put them into a container."""
 _NAMES: dict[Any, str] = {set_item: "setitem", assign_attribute: "setattr", **dict.fromkeys(GROUPS.values(), "group")}
 
 
@@ -67,6 +75,7 @@ class Plain:
         """
         if name in (".tolist", "str") and isinstance(values[0], torch.Tensor):
             self._refuse(_listed(values[0].shape if name == ".tolist" else [min(size, 7) for size in values[0].shape]))
+            self._charge(values[0].numel() // _WALKED if name == ".tolist" else 0)
         if all(type(value) in _PLAIN for value in values):
             return
         if name in _REFLECTED:
@@ -74,17 +83,22 @@ class Plain:
         if len(values) == 2 and isinstance(values[0], int) and isinstance(values[1], int):
             self._check_bits(name, values[0], values[1])
             return
-        weights = [self.weigh(value) if place or name not in _SHALLOW else 0 for place, value in enumerate(values)]
+        lazy = name in _SHALLOW or (name in _LAZY and isinstance(values[0], range) and isinstance(values[1], (int, range)))
+        weights = [self.weigh(value) if place or not lazy else 0 for place, value in enumerate(values)]
         self._refuse(max([sum(weights), self._grown(name, values, weights)]))
 
-    def made(self, value: Any) -> Any:
-        """A result; what would be taken out of an iterator one by one is a list.
+    def made(self, value: Any, name: str, values: Sequence[Any]) -> Any:
+        """The result of an operation on ``values``; what would be taken out of an iterator one by one is a list.
+
+        Making counts as looking does, so what all the containers and texts of a program hold is bounded by its operations.
 
         Raises:
             LimitError: it is an integer of too many bits, or more items than there may be.
         """
         if isinstance(value, int) and value.bit_length() > self._bits:
             self._refuse_bits(value.bit_length())
+        if isinstance(value, _MADE) and not _was_there(value, name, values):
+            self._charge(len(value) // (_TYPED if isinstance(value, _TEXT) else _WALKED))
         if not isinstance(value, Iterator):
             return value
         items = list(islice(value, self._most // _OBJECT + 1))
@@ -93,11 +107,18 @@ class Plain:
         return items
 
     def weigh(self, value: Any, depth: int = 0) -> int:
-        """How many bytes a value takes where each item stands for itself, however often it is the same object."""
+        """How many bytes a value takes where each item stands for itself, however often it is the same object; a range, all its items.
+
+        What tensors in it take is known where they are made (see ``held.py``).
+        """
         if isinstance(value, _TEXT):
-            return len(value)
+            self._charge(len(value) // _TYPED)
+            return len(value) if isinstance(value, bytes) else value.__sizeof__() - _EMPTY
         if isinstance(value, range):
-            return _ITEM  # how many items it has was measured when it was made
+            count = _steps((value.start, value.stop, value.step))
+            self._refuse(count * _OBJECT)
+            self._charge(count // _WALKED)
+            return count * _OBJECT
         if not isinstance(value, _CONTAINERS):
             return _ITEM
         if depth > _DEEP:
@@ -119,17 +140,17 @@ class Plain:
         first = values[0]
         if name in _MUL:
             return _times(values, weights)
-        if name == "range":
-            return _steps(values) * _OBJECT
-        if name == "torch.combinations":
-            return max([value for value in values if isinstance(value, int)], default=0) * _OBJECT  # the input, that many times
+        if name.rpartition(".")[2] in _REPEATING:
+            return max([value for value in values if isinstance(value, int)], default=0) * _OBJECT
         if name in ("str", "torch.tensor", "torch.as_tensor"):
             return weights[0] * 4 + sum(_listed([min(size, 7) for size in item.shape]) for item in _tensors(first))
         if name == "sum" and any(isinstance(item, (list, tuple)) for item in first if isinstance(first, _CONTAINERS)):
             return sum(weights) * len(first)  # each item is added to a copy of those before
         if isinstance(first, _TEXT):
             return _text(name, values, weights)
-        return len(first) * _OBJECT if isinstance(first, range) and name != "getitem" else 0
+        if name in _SPREADING:
+            return sum(len(value) for value in values[1:] if isinstance(value, _TEXT)) * _OBJECT
+        return 0
 
     def _check_bits(self, name: str, one: int, other: int) -> None:
         if name in _MUL:
@@ -140,9 +161,9 @@ class Plain:
             bits = one.bit_length() + max(other, 0)
         else:
             bits = max(one.bit_length(), other.bit_length()) + 1 if name in _ADD else 0
-        if name == "range":
-            self._refuse(_steps((one, other)) * _OBJECT)
-        elif bits > self._bits:
+        if name == "round":
+            bits = max(bits, -4 * other)  # it is divided by that power of ten
+        if bits > self._bits:
             self._refuse_bits(bits)
 
     def _refuse_bits(self, bits: int) -> None:
@@ -151,6 +172,13 @@ class Plain:
     def _refuse(self, size: int) -> None:
         if size > self._most:
             raise LimitError(f"a value would take {size} bytes, more than {self._most}: Limits(value_bytes=...)")
+
+
+def _was_there(value: Any, name: str, values: Sequence[Any]) -> bool:
+    """Whether a result is an operand, or was taken out of one."""
+    if any(value is operand for operand in values):
+        return True
+    return name in _TAKING and not (len(values) > 1 and isinstance(values[1], slice))
 
 
 def _times(values: Sequence[Any], weights: list[int]) -> int:
@@ -176,6 +204,8 @@ def _text(name: str, values: Sequence[Any], weights: list[int]) -> int:
     first: Any = values[0]
     others = values[1:]
     length = len(first)
+    if name in (".encode", ".decode"):
+        _check_codec([value for value in others if isinstance(value, str)])
     if name in _MOD:
         wide = sum(_format_width(width) for width in re.findall(r"%[^a-zA-Z%]*" if isinstance(first, str) else rb"%[^a-zA-Z%]*", first))
         return length + 4 * sum(weights) + wide
@@ -194,6 +224,12 @@ def _text(name: str, values: Sequence[Any], weights: list[int]) -> int:
     if name in ("list", "tuple", "set", "sorted", "enumerate", "zip", "reversed", ".split", ".rsplit", ".splitlines", "unpack"):
         return length * _OBJECT
     return 0
+
+
+def _check_codec(words: Sequence[str]) -> None:
+    for word in words[:1]:
+        if re.sub("[-_ ]", "", word).lower() not in _CODECS:
+            raise LimitError(f"how long {word[:40]!r} takes cannot be bounded: encode as utf-8, utf-16, utf-32, ascii or latin-1")
 
 
 def _format_width(spec: Any) -> int:

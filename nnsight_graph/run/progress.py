@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from ..ops.running import current
+from .hooks import add_hook
+from .undoing import Undo, undo_all
 
 
 @contextmanager
@@ -34,8 +36,9 @@ def progress(run: Any, root: torch.nn.Module, total: int | None) -> Iterator[Non
             if current.get() is run and not run.busy:
                 advance()
 
-        hook = root.register_forward_hook(tick)
+        undo: Undo = []
         try:
+            add_hook(root, "_forward_hooks", tick, False, undo)
             yield
         finally:
-            hook.remove()
+            undo_all(undo)

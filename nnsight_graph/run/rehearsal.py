@@ -14,7 +14,7 @@ from ..graph.laws import LAWS
 from ..ops.ambient import modes
 from ..ops.data import bound
 from ..ops.evaluate import GROUPS, UNBOUND, assign_attribute, assume, literal, set_item, unpack
-from ..ops.rows import Rows
+from ..ops.layout import Rows
 from ..ops.table import effect_of, function_of
 from ..record import Recording
 from .failures import description
@@ -139,7 +139,9 @@ class Rehearsal(SiteValues):
         except Failure:
             raise
         except Exception as error:
-            if is_blind(error) or isinstance(error, NotImplementedError):
+            if is_blind(error) or isinstance(error, NotImplementedError) or hasattr(error, "about_rows"):
+                if node.target == "write" and node.site is not None:
+                    self._forget(node.site)
                 return Unknown("it needs numbers that only a run has")
             given = [description(value) for value in (*operands, *named.values())]
             raise Failure(node.number, error.with_traceback(None), given) from None

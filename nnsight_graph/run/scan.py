@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,8 @@ from ..errors import NNsightError
 from ..graph import Site
 from ..ops.evaluate import first_argument
 from .fakes import Fakes, fake_of, is_blind, quietly
+from .guesses import Guesses
+from .scanned_operations import operations_of
 from .specs import PLAIN, Spec, map_items, spec_of
 from .twin import Mirror, dissolve
 
@@ -150,10 +153,32 @@ def scan_changed(
     return _scan(module, args, kwargs, forward, changes)
 
 
+def scan_sizes(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, truth: bool = False,
+    operations: Sequence[str] = (),
+) -> tuple[Scan, bool]:  # fmt: skip
+    """A scan that is only asked which sizes differ from those of another: it goes on where they depend on data, and is not remembered.
+
+    Args:
+        module: The model.
+        args: Arguments of its call.
+        kwargs: Its named arguments.
+        forward: How it is called.
+        truth: What code is told that asks for a truth which depends on data.
+        operations: The operations inside forwards that are looked at, too.
+
+    Returns:
+        The scan, and whether there was such a question.
+    """
+    mode = Guesses(forward.number, truth)
+    return _scan(module, args, kwargs, forward, mode=mode, operations=operations), mode.asked > 0
+
+
 def _scan(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any] | None = None
-) -> Scan:
-    mode = Fakes(forward.number)
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any] | None = None,
+    mode: Fakes | None = None, operations: Sequence[str] = (),
+) -> Scan:  # fmt: skip
+    mode = mode or Fakes(forward.number)
     visits = _Visits(changes or {}, mode)
     hooked = tuple(path for path, each in module.named_modules() if has_hooks(each))
     twin = None
@@ -163,7 +188,8 @@ def _scan(
             with mode:
                 args, kwargs = forward.arguments(twin, args, kwargs)
                 visits.listen(twin)
-                visits.note(Site("", "result"), twin(*args, **kwargs))
+                with operations_of(twin, operations, visits.note) if operations else nullcontext():
+                    visits.note(Site("", "result"), twin(*args, **kwargs))
         return Scan(visits.values, visits.places(), visits.unreached(), hooked)
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -246,26 +272,32 @@ def _called(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 # ---------------------------------------------------------------------- the cache
 
 _known: WeakKeyDictionary[torch.nn.Module, OrderedDict[Hashable, Scan]] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()  # held on one line alone: an interrupt between two would leave it held
 
 
 def _recall(module: torch.nn.Module, key: Hashable) -> Scan | None:
-    with _lock:
-        scans = _known.get(module)
-        if scans is None or key not in scans:
-            return None
-        scans.move_to_end(key)
-        return scans[key]
+    with _lock: return _recalled(module, key)
 
 
 def _remember(module: torch.nn.Module, key: Hashable, made: Scan) -> None:
+    with _lock: return _remembered(module, key, made)
+
+
+def _recalled(module: torch.nn.Module, key: Hashable) -> Scan | None:
+    scans = _known.get(module)
+    if scans is None or key not in scans:
+        return None
+    scans.move_to_end(key)
+    return scans[key]
+
+
+def _remembered(module: torch.nn.Module, key: Hashable, made: Scan) -> None:
     if key is None:
         return
-    with _lock:
-        scans = _known.setdefault(module, OrderedDict())
-        scans[key] = made
-        while len(scans) > _CACHED:
-            scans.popitem(last=False)
+    scans = _known.setdefault(module, OrderedDict())
+    scans[key] = made
+    while len(scans) > _CACHED:
+        scans.popitem(last=False)
 
 
 def signature(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward) -> Hashable:

@@ -10,7 +10,8 @@ import torch
 
 from ..graph import Node, Site
 from ..ops.evaluate import first_argument, put, put_inputs, with_first
-from ..ops.rows import Rows, join_rows, rows_of
+from ..ops.layout import NOTHING_KNOWN, Layout, Rows
+from ..ops.rows import first_of, join_rows, rows_of, rows_of_first
 from .fakes import Fakes, fake_of
 from .likeness import are_alike, on_cpu
 from .modules import ModuleIndex
@@ -58,6 +59,10 @@ class Source:
     def rows(self, words: str) -> Rows | None:
         """The rows that an invoke owns; ``None`` where that is not known."""
         return None
+
+    def layout(self, site: Site) -> Layout:
+        """Where the rows of invokes lie in what passes at a site."""
+        return NOTHING_KNOWN
 
 
 def _text(value: Any) -> str:
@@ -116,11 +121,16 @@ class SiteValues:
     def _read(self, node: Node, _operands: Any, _named: Any) -> Any:
         assert node.site is not None
         _, whole = self._whole(node.site)
-        if type(whole) is not Unknown and node.site.point == "input":
-            whole = first_argument(whole)
         if type(whole) is Unknown or self._rows is None:
-            return whole
-        return rows_of(whole, self._rows) if isinstance(self._rows, Rows) else self._rows
+            return first_argument(whole) if type(whole) is not Unknown and node.site.point == "input" else whole
+        if not isinstance(self._rows, Rows):
+            return self._rows
+        return (rows_of_first if node.site.point == "input" else rows_of)(whole, self._rows_at(node.site))
+
+    def _rows_at(self, site: Site) -> Rows:
+        """The rows that lines see, with where they lie in what passes at a site."""
+        assert isinstance(self._rows, Rows)
+        return self._rows if self._rows.whole else self._rows._replace(layout=self._source.layout(site))
 
     def _write(self, node: Node, operands: list[Any], _named: Any) -> Any:
         site, value = node.site, operands[0]
@@ -134,7 +144,8 @@ class SiteValues:
         passing = first_argument(whole) if site.point == "input" else whole
         value = put_inputs(None, value) if site.point == "inputs" else put(None, value)
         if isinstance(self._rows, Rows):
-            value = join_rows(passing, self._rows, value)
+            rows = self._rows_at(site)
+            value = join_rows(passing, rows._replace(layout=first_of(rows.layout, whole)) if site.point == "input" else rows, value)
         new = with_first(whole, value) if site.point == "input" else value
         self._sites[key] = new
         if not self._uncertain:

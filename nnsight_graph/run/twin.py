@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from .apart import own_attributes
 from .fakes import fake_from
 from .specs import PLAIN, Spec, map_items
 
@@ -95,7 +96,7 @@ class Mirror:
     def _module(self, module: torch.nn.Module) -> torch.nn.Module:
         twin = self._copies[id(module)] = object.__new__(type(module))
         own = twin.__dict__
-        for name, value in list(module.__dict__.items()):  # another thread may run the model
+        for name, value in own_attributes(module).items():  # another thread may run the model
             own[name] = type(value)() if name in _HOOKS else value if type(value) in _SHARED else self(value)
         own.pop("_compiled_call_impl", None)
         if "_orig_mod" in own["_modules"]:  # torch.compile's wrapper: its forward is compiled code around the original

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -12,19 +12,39 @@ import torch
 from ..compile import Plan
 from ..errors import NNsightError
 from ..ops import portable
-from ..ops.data import admitted, delivered, differs
+from ..ops.data import admitted, delivered, differs, tensors_changed, texts_in
 from ..ops.effect import written
-from ..ops.nested import storage_of, tensors_in
+from ..ops.nested import tensors_in
 from ..ops.table import effect_of, name_of
 from .detours import Leave
 from .engine import Run
-from .limits import gradients_kept
+from .kept import Kept, gradients_kept
+from .undoing import Undo
 
 _OF_TRANSFORMERS = frozenset(
     ("eager_attention_forward", "sdpa_attention_forward", "apply_rotary_pos_emb", "rotate_half", "repeat_kv")
 )  # fmt: skip
 """Functions of transformers that compute, and do nothing else, whatever they are given."""
-_KEPT = "the model keeps this tensor: an edit in place would stay. Assign a new value."
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def leaves_of(tensors: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The tensors in which a backward from ``tensors`` leaves gradients.
+
+    >>> [leaf.shape for leaf in leaves_of([torch.nn.Linear(2, 3, bias=False)(torch.ones(2))])]
+    [torch.Size([3, 2])]
+    """
+    yield from (tensor for tensor in tensors if tensor.is_leaf and tensor.requires_grad)
+    ahead = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen = set(ahead)
+    while ahead:
+        node = ahead.pop()
+        if isinstance(leaf := getattr(node, "variable", None), torch.Tensor):
+            yield leaf
+        fresh = [other for other, _ in node.next_functions if other is not None and other not in seen]
+        seen.update(fresh)
+        ahead += fresh
 
 
 def reviewed(target: Any) -> str | None:
@@ -48,7 +68,8 @@ class UntrustedRun(Run):
     """A run that admits data to its program, and delivers data to the model.
 
     Attributes:
-        kept: The tensors that modules keep as plain attributes, with where they stood when the run began.
+        kept: The tensors that model and caller held when the run began.
+        exports: Whether a session goes on with what it saves.
         strange: The paths of the sites that lines of a stranger name; ``None`` for all.
     """
 
@@ -56,14 +77,14 @@ class UntrustedRun(Run):
     def __init__(self, plan: Plan, slots: list[Any], strange: frozenset[str] | None) -> None:
         super().__init__(plan, slots)
         self.strange = strange
-        self.kept: list[tuple[dict[str, Any], str, Any]] = []
+        self.kept = Kept()
+        self.exports = False
 
-    def guard(self, root: torch.nn.Module, undo: list[Callable[[], None]]) -> None:
-        """Before the model runs: note what it keeps."""
-        if self.plan.edited:
-            held = [(module.__dict__, item) for module in root.modules() for item in module.__dict__.items()]
-            plain = [(table, name, value) for table, (name, value) in held if name not in _TABLES]
-            self.kept = [entry for entry in plain if next(tensors_in(entry[2]), None) is not None]
+    def guard(self, root: torch.nn.Module, given: Any, undo: Undo) -> None:
+        """Before the model runs: note what it keeps, and what it is given."""
+        plan = self.plan
+        if plan.edited or plan.modules or plan.replaced or self.exports:
+            self.kept = Kept(root, given)
         required = [(weight, weight.requires_grad) for weight in root.parameters()]
 
         def restore() -> None:
@@ -74,9 +95,10 @@ class UntrustedRun(Run):
         undo.append(restore)
 
     def backward(self, ordinal: int, names: tuple[str, ...], leaves: tuple[int, ...]) -> None:
-        """Run a backward; it leaves the gradients of the weights as they were."""
+        """Run a backward; it leaves the gradients of weights, and of all else that it reaches, as they were."""
         assert self.modules is not None
-        with gradients_kept(self.modules.root):
+        given = list(tensors_in([self.slots[leaf] for leaf in leaves]))
+        with gradients_kept(self.modules.root, (*leaves_of(given), *given[1:])):
             super().backward(ordinal, names, leaves)
 
     # ------------------------------------------------------------------ what passes
@@ -96,10 +118,17 @@ class UntrustedRun(Run):
         super().keep_last(index, admitted(value))
 
     def _delivered(self, index: int, value: Any, present: Any) -> Any:
+        visit = self.plan.visits[index]
         try:
-            return delivered(value, present)
+            self._reject_texts(visit.path, value, present)
+            return delivered(value, present, self.apart)
         except TypeError as error:
-            raise self._refused(str(error), self.plan.visits[index].nodes[-1]) from None
+            raise self._refused(str(error), visit.nodes[-1]) from None
+
+    def _reject_texts(self, path: str, value: Any, present: Any) -> None:
+        """Inside a forward a text may be the name of what the model looks up next."""
+        if self.modules is not None and path not in self.modules.modules and texts_in(value) - texts_in(present):
+            raise TypeError("a program handles data: it cannot put another text into a forward")
 
     def _refused(self, text: str, node: int) -> Leave:
         self.error, self.failed, self.busy = NNsightError(text), ("refused", node), True
@@ -107,19 +136,28 @@ class UntrustedRun(Run):
 
     def skip(self, path: str, leaves: tuple[int, ...]) -> None:
         delivered(self.slots[leaves[0]])
+        self._reject_texts(path, self.slots[leaves[0]], None)
         super().skip(path, leaves)
 
     def replace(self, path: str, name: str, leaf: int) -> None:
         if not isinstance(self.slots[leaf], torch.Tensor):
             raise TypeError("a program handles data: what stands for a parameter is a tensor")
+        self.slots[leaf] = self.apart(self.slots[leaf])
         super().replace(path, name, leaf)
 
     def _owns(self, tensor: torch.Tensor) -> bool:
-        if super()._owns(tensor):
-            return True
-        address = storage_of(tensor)
-        still = (value for table, name, value in self.kept if table.get(name) is value)
-        return address != 0 and any(storage_of(other) == address for value in still for other in tensors_in(value))
+        return super()._owns(tensor) or tensor in self.kept
+
+    def apart(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor, or a copy where writing into it would change what stays."""
+        return tensor.clone() if self._owns(tensor) else tensor
+
+    def exporting(self, give: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+        """``give``, for a session whose lines go on with the values: those of a stranger get copies of what stays."""
+        if self.strange is not None:
+            return give
+        self.exports = True
+        return lambda node, value: give(node, tensors_changed(value, self.apart))
 
     # ------------------------------------------------------------------ operations inside forwards
 
@@ -138,7 +176,7 @@ class UntrustedRun(Run):
             raise self._refused_at(path, f"it calls {called}, which is not among the operations that a program from a file may reach")
 
     def permit_call(
-        self, path: str, target: Callable[..., Any], original: Any, named: Collection[str], call: tuple[tuple[Any, ...], dict[str, Any]]
+        self, path: str, target: Callable[..., Any], original: Any, own: Arguments, call: Arguments
     ) -> Callable[..., Any]:
         """What is called where a program has changed the arguments of an operation.
 
@@ -146,7 +184,7 @@ class UntrustedRun(Run):
             path: The operation.
             target: What is to be called.
             original: What the model calls there.
-            named: The names of the arguments that the model names.
+            own: The arguments that the model gives.
             call: The arguments that the program gives.
 
         Raises:
@@ -157,8 +195,11 @@ class UntrustedRun(Run):
         name = reviewed(original)
         if name:
             args, kwargs = call
-            if fresh := sorted(kwargs.keys() - set(named) - portable.keywords_of(name)):
+            if fresh := sorted(kwargs.keys() - own[1].keys() - portable.keywords_of(name)):
                 raise self._refused_at(path, f"{name} takes no argument {fresh[0]!r} from a program of a file")
+            most = portable.most_arguments(name)
+            if most is not None and len(args) > max(most - (name[0] == "."), len(own[0])):
+                raise self._refused_at(path, f"{name} takes {most} arguments from a program of a file")
             if written(effect_of(name), (original.__self__, *args) if name[0] == "." else args, kwargs):
                 raise self._refused_at(path, f"{name} writes into its arguments: a program from a file cannot replace them")
         return target if self.meter is None or isinstance(original, torch.nn.Module) else self.meter.within(target)
@@ -169,6 +210,3 @@ class UntrustedRun(Run):
     def _refused_at(self, path: str, why: str) -> Leave:
         node = next(visit.nodes[0] for visit in self.plan.visits if visit.path == path or visit.path.startswith(path + "."))
         return self._refused(f"{path}: {why}", node)
-
-
-_TABLES = frozenset(name for name in torch.nn.Module().__dict__ if name.startswith("_"))

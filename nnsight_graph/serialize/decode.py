@@ -124,6 +124,9 @@ class _Reader:
         if number >= _NODES:
             raise _Wrong(f"more than {_NODES} nodes")
         target, given = node.target, node.operands
+        for word in (target, *(name for name, _ in node.keywords), *((node.site.path, node.site.point) if node.site else ())):
+            if not word.isprintable():
+                raise _Wrong(f"{word[:100]!r} cannot be printed")
         names = tuple([name for name, _ in node.keywords]) if node.keywords else ()
         why = refusal(target[:200], names, len(given))
         if target in _NAMES:
@@ -165,6 +168,8 @@ class _Reader:
         return made
 
     def _literal(self, word: str) -> Literal:
+        if not word.isprintable():
+            raise _Wrong(f"{word[:100]!r} cannot be printed")
         if not is_portable_literal(word):
             raise _Wrong(f"{word[:100]!r} is no dtype")
         made = self._literals[word] = Literal(word)
@@ -216,6 +221,8 @@ def _check_tables(document: Document, graph: Graph) -> None:
             raise GraphFormatError(f"$.saves[{place}]: the program saves no node {node}")
         if name in taken:
             raise GraphFormatError(f"$.saves[{place}]: there are two of the name {name[:50]!r}")
+        if not name.isprintable():
+            raise GraphFormatError(f"$.saves[{place}]: {name[:50]!r} cannot be printed")
         taken.add(name)
     named = {(node.operands[0].name, node.operands[1].index) for node in numbers.values() if node.target == "named"}  # type: ignore[union-attr]
     if set(document.parameters) != named or len(dict(document.parameters)) != len(named):

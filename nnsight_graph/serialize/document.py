@@ -130,6 +130,15 @@ class FileTrace(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     open_ended: bool = False
 
 
+class FileRows(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A declaration: which dimension (or none) holds rows at a path, whether as tokens, and of which of a session's models."""
+
+    path: Word
+    dim: Annotated[int, msgspec.Meta(ge=-64, le=64)] | None = None
+    tokens: bool = False
+    model: Index = 0
+
+
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A graph file.
 
@@ -146,6 +155,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         edits: Whether it edits a constant in place.
         traces: The traces of a session.
         batch: Whether they may be run as one batch.
+        rows: What was declared of the models about rows.
     """
 
     format: int
@@ -160,3 +170,4 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     edits: bool = False
     traces: tuple[FileTrace, ...] = ()
     batch: bool = False
+    rows: tuple[FileRows, ...] = ()

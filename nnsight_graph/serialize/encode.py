@@ -12,7 +12,7 @@ from ..graph import Site
 from ..graph.laws import law_of
 from ..ops.portable import version
 from .allowed import refusal
-from .document import FORMAT, Document, FileConstant, FileTrace
+from .document import FORMAT, Document, FileConstant, FileRows, FileTrace
 
 Entry = tuple[Any, ...]
 
@@ -20,7 +20,7 @@ Entry = tuple[Any, ...]
 def encode(
     entries: Sequence[Entry], indices: Sequence[int], constants: Sequence[Any], constant: Callable[[Any], FileConstant], kind: str, *,
     function: str = "", saves: Sequence[tuple[int, str]] = (), open_ended: bool = False, edits: bool = False,
-    traces: Sequence[tuple[int, int, bool]] = (), batch: bool = False,
+    traces: Sequence[tuple[int, int, bool]] = (), batch: bool = False, rows: Sequence[tuple[str, int | None, bool, int]] = (),
 ) -> bytes:  # fmt: skip
     """The document of a program.
 
@@ -36,6 +36,7 @@ def encode(
         edits: Whether it edits a constant in place.
         traces: Entry, number of the model and open range, for each trace of a session.
         batch: Whether traces of a session may be run as one batch.
+        rows: What was declared about rows: path, dimension, whether as tokens, number of the model.
 
     Raises:
         FunctionWhitelistError: a function of the user's, or an operation that may not stand in a file; it has an ``entry``.
@@ -44,8 +45,9 @@ def encode(
     writer = _Writer(indices, constants, constant)
     body = writer.body(entries)
     tables: list[list[Any]] = [writer.made, sorted(saves), sorted(writer.parameters.items()), [FileTrace(*trace) for trace in traces]]
-    made, named, parameters, runs = [tuple(table) or () for table in tables]  # the one empty tuple is left out, not just any
-    document = Document(FORMAT, version(), kind, body, made, function, named, parameters, open_ended, edits, runs, batch)  # type: ignore[arg-type]
+    tables.append([FileRows(*one) for one in sorted(rows, key=lambda one: (one[3], one[0]))])
+    made, named, parameters, runs, declared = [tuple(table) or () for table in tables]  # the one empty tuple is left out, not just any
+    document = Document(FORMAT, version(), kind, body, made, function, named, parameters, open_ended, edits, runs, batch, declared)  # type: ignore[arg-type]
     return msgspec.json.encode(document)
 
 

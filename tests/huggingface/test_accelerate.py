@@ -247,7 +247,7 @@ class Adapted(torch.nn.Module):
 
 def test_a_model_with_adapters_is_an_ordinary_model() -> None:
     torch.manual_seed(0)
-    adapted = Adapted(tiny_model("gpt2")).requires_grad_(False)
+    adapted = Adapted(tiny_model("gpt2")).requires_grad_(False).eval()
     lm = LanguageModel(adapted, tokenizer=word_tokenizer("left"))
     layer = lm.base_model.transformer.h[0].mlp.c_fc
     with lm.trace("w5 w6 w7 w8") as tracer:

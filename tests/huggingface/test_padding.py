@@ -75,6 +75,18 @@ def test_other_numbers_are_refused_with_the_reason() -> None:
         traced(model, [LONG, SHORT])
 
 
+def test_encodings_that_are_padded_already() -> None:
+    rows = {"input_ids": torch.tensor([LONG, [0, 0, 0, *SHORT]]), "attention_mask": torch.tensor([[1] * 5, [0, 0, 0, 1, 1]])}
+    with pytest.raises(NNsightError, match="padded on the left"), model_of().trace(rows) as tracer:
+        tracer.result.logits.save()
+    right = model_of(mixes=False)
+    for count in (3, 4):
+        with right.trace(rows) as tracer:
+            logits = tracer.result.logits.save()
+        assert right._module.forwards == count
+    torch.testing.assert_close(logits.value[1, 3:], right._module(torch.tensor([SHORT])).logits[0])
+
+
 def test_equal_lengths_are_no_padding() -> None:
     model = model_of()
     first, second = traced(model, LONG, LONG[::-1])

@@ -16,6 +16,8 @@ from tests.leftovers.origin import from_package, is_package_name
 
 ATTRIBUTES = {FunctionType, MethodType, functools.partial}
 
+METHODS = {"forward", "_old_forward", "__getstate__"}
+
 HOOK_TABLES = {dict, OrderedDict}
 
 
@@ -58,7 +60,7 @@ def leftovers_on(module: nn.Module, cls: type) -> Iterator[str]:
         yield f"the class of a {cls.__name__} was replaced by {type(module).__name__}"
     for name, value in vars(module).items():
         kind = type(value)
-        if kind in ATTRIBUTES and from_package(value):
+        if (kind in ATTRIBUTES or (name in METHODS and value is not None)) and from_package(value):
             yield f"{cls.__name__}.{name} of one instance was replaced"
         elif kind in HOOK_TABLES and value and name.endswith("_hooks") and any(map(from_package, value.values())):
             yield f"{cls.__name__}.{name} holds a hook of the package"

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from tests.leftovers.origin import is_package_name
 
@@ -38,9 +39,17 @@ def changed_process_state(before: dict[str, object]) -> list[str]:
     return changed + package_context() + package_finders()
 
 
+def _default(var: contextvars.ContextVar[Any]) -> Any:
+    try:
+        return contextvars.Context().run(var.get)
+    except LookupError:
+        return None
+
+
 def package_context() -> list[str]:
     """Context variables that still hold something of the package, such as a run or a recorder."""
-    kept = [(var.name, value) for var, value in contextvars.copy_context().items() if is_package_name(type(value).__module__)]
+    ours = [(var, value) for var, value in contextvars.copy_context().items() if is_package_name(type(value).__module__)]
+    kept = [(var.name, value) for var, value in ours if value is not _default(var)]
     return [f"{name} is still {value!r}" for name, value in kept]
 
 

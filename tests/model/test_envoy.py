@@ -72,7 +72,7 @@ def test_other_attributes_are_the_modules():
     model = nnsight.NNsight(Net())
     assert model.h[0].in_features == 4
     assert model.h[0].weight is model._module.h[0].weight
-    assert model.eval() is model._module
+    assert model.eval() is model
     assert model.training is False
     assert list(model.by_name.keys()) == ["a"]
     assert torch.equal(model(X), model._module(X))

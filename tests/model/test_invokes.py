@@ -197,6 +197,7 @@ def test_heads_folded_into_the_batch() -> None:
         return x.reshape(len(x) * 2, 1, 2)
 
     model = nnsight.NNsight(Chain(fold, lambda y: y.reshape(-1, 4) * 1))
+    model.first.rows = (0, "tokens")
     with model.trace() as tracer:
         with tracer.invoke(A):
             one = model.first.output.clone().save()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .forward import Forward, Key, run_forward
 from .generate import REFUSALS, Mode, Writer, runs_with_grad
 from .invokes import Batch, Block, Line, RowSite, run_side_by_side
-from .modules import draw_module
+from .modules import draw_batched_module
 from .native import HIDDEN, Native, execute
 from .programs import Augment, Compute, Edit, Effect, Program, Read, Save, Site, Statement, Write, envoy
 from .trees import leaves
@@ -45,7 +45,8 @@ class Rows(Writer):
         self.lines: list[Line] = []
         self.home: dict[str, int] = {}
         self.mixing, self.style = mixing, style
-        self.usable = rows_first(module, xs[0])
+        self.kinds = where_rows_lie(module, xs[0])
+        self.shared: set[str] = set()  # names of what all inputs share: no input may edit it
         super().__init__(rng, module, xs[0], plain, mode)
         constant = self.constants.pop("c")
         self.constants = {**{f"x{number}": x for number, x in enumerate(xs)}, "c": constant}
@@ -58,10 +59,17 @@ class Rows(Writer):
         """A few sites, the same for all blocks."""
         ordered = [site for key in self.plain.order if key[0].startswith("0:") for site in self.names(key)]
         first = {site: self.plain.paths[site.path].partition(":")[2] for site in ordered}
-        ordered = [site for site in ordered if first[site] in self.usable[site.kind == "output"]]
+        ordered = [site for site in ordered if self.kind(first[site], site) != "other"]
         count = self.rng.randint(2, 4)
         start = self.rng.randrange(max(1, len(ordered) - count))
-        return ordered[start : start + count] if self.rng.random() < 0.6 else self.rng.sample(ordered, min(count, len(ordered)))
+        found = ordered[start : start + count] if self.rng.random() < 0.6 else self.rng.sample(ordered, min(count, len(ordered)))
+        odd = [site for site in ordered if self.kind(first[site], site) != "first"]
+        found += self.rng.sample(odd, min(len(odd), self.rng.randint(0, 2)))
+        return found if any(self.kind(first[site], site) == "first" for site in found) else [*found, RowSite("0:", "result")]
+
+    def kind(self, path: str, site: Site) -> str:
+        """Where the rows lie at a site."""
+        return self.kinds.get((path, "output" if site.kind in ("output", "result") else "input"), "other")
 
     def names(self, key: Key) -> list[Site]:
         if key[1] == "result":
@@ -70,7 +78,10 @@ class Rows(Writer):
 
     @property
     def sites(self) -> list[Site]:
-        return [RowSite(f"{self.block.inputs[0]}:{site.path.partition(':')[2]}", site.kind) for site in self.places_in_focus]
+        found = [RowSite(f"{self.block.inputs[0]}:{site.path.partition(':')[2]}", site.kind) for site in self.places_in_focus]
+        if self.block.own >= 0:
+            return found
+        return [site for site in found if self.kind(self.plain.paths[site.path].partition(":")[2], site) == "first"]
 
     @sites.setter
     def sites(self, found: list[Site]) -> None:
@@ -95,11 +106,28 @@ class Rows(Writer):
         return not changes or self.style != "methods" or re.search(r"_\([^()]*\)$", statement.template) is not None
 
     def append(self, drawn: list[Statement]) -> bool:
-        kept = all(map(self.allows, drawn)) and super().append(drawn)
+        shared = self.shared_names(drawn)
+        kept = shared is not None and all(map(self.allows, drawn)) and super().append(drawn)
         if kept:
             self.lines += [Line(self.number, statement, (statement,)) for statement in drawn]
             self.home |= {statement.target: self.number for statement in drawn if statement.target}
+            self.shared = shared or self.shared
         return kept
+
+    def shared_names(self, drawn: list[Statement]) -> set[str] | None:
+        """The names of what all inputs share, below these lines; ``None`` if one of them would change it."""
+        known = set(self.shared)
+        for statement in drawn:
+            at = getattr(statement, "site", None)
+            same = at is not None and self.kind(self.plain.paths[at.path].partition(":")[2], at) == "same"
+            if isinstance(statement, (Write, Augment)) and same:
+                return None
+            if isinstance(statement, Edit) and statement.operands[0] in known:
+                return None
+            views = isinstance(statement, Compute) and statement.effect != Effect.FRESH and known.intersection(statement.operands)
+            if statement.target and (same or views):
+                known.add(statement.target)
+        return known
 
     def call(self) -> list[Statement]:
         path, one, name = self.rng.choice([path for path, _ in self.module.named_modules() if path]), self.pick(), self.fresh()
@@ -212,17 +240,32 @@ class Whole:
         return [Write(site, "{0}", (self.rng.choice(fitting),))] if fitting else []
 
 
-def rows_first(module: nn.Module, x: Tensor) -> tuple[set[str], set[str]]:
-    """The modules whose arguments, and those whose output, have the batch as their first dimension."""
-    found = []
-    for kind in ("input", "output"):
-        good: set[str] | None = None
-        for size in (2, 3, 5):
-            delivered = run_forward(module, x[:1].expand(size, *x.shape[1:]), {}).delivered
-            here = {path for (path, what), tree in delivered.items() if what == kind and all(len(leaf) == size for leaf in leaves(tree))}
-            good = here if good is None else good & here
-        found.append(good or set())
-    return found[0] | {""}, found[1] | {""}
+def where_rows_lie(module: nn.Module, x: Tensor) -> dict[tuple[str, str], str]:
+    """Where the rows lie in the arguments and the output of each module.
+
+    They are in the first dimension, in one other, as tokens in the first, nowhere (it is the same for all), or in some other way.
+    """
+    rows = torch.randn(5, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    runs = {size: run_forward(module, rows[:size], {}).delivered for size in (1, 2, 3, 5)}
+    found = {(path, kind): _kind(runs, (path, kind)) for path, kind in runs[1] if kind in ("input", "output")}
+    return {**found, ("", "input"): "first"}
+
+
+def _kind(runs: dict[int, dict[Key, Any]], key: Key) -> str:
+    shapes = {size: [leaf.shape for leaf in leaves(delivered[key])] for size, delivered in runs.items()}
+    if all(shape[0] == size for size, several in shapes.items() if size > 1 for shape in several):
+        return "first"
+    columns = [[shapes[size][place] for size in runs] for place in range(len(shapes[1]))]
+    if all(len(set(column)) == 1 for column in columns):
+        return "same"
+    grown = [[dim for dim, sizes in enumerate(zip(*column, strict=True)) if len(set(sizes)) > 1] for column in columns]
+    if all(len(dims) == 1 for dims in grown):
+        if all([shape[dims[0]] for shape in column] == list(runs) for column, dims in zip(columns, grown, strict=True)):
+            return "along"
+        alone, together = leaves(runs[1][key]), leaves(runs[5][key])
+        if grown == [[0]] and torch.equal(alone[0], together[0][: len(alone[0])]):
+            return "tokens"
+    return "other"
 
 
 def draw_batch(seed: int, style: Style, mixing: float | None = None, whole: bool | None = None) -> Batch:
@@ -235,7 +278,7 @@ def draw_batch(seed: int, style: Style, mixing: float | None = None, whole: bool
     rng = random.Random(f"batch {seed}")
     whole = style != "all" if whole is None else whole
     module_seed = rng.randrange(4000)
-    module, x = draw_module(module_seed)
+    module, x = draw_batched_module(module_seed)
     count = rng.choice((1, 2, 2, 2, 3, 3, 4, 5))
     generator = torch.Generator().manual_seed(seed)
     size = rng.choice((1, 1, 2))
@@ -250,7 +293,10 @@ def draw_batch(seed: int, style: Style, mixing: float | None = None, whole: bool
             writer.write_block(Block(-1, number + 1), 5)
     if whole and rng.random() < 0.2:
         writer.write_block(Block(-2, count), 5)
-    batch = Batch(seed, module, tuple(xs), tuple(writer.blocks[:-1]), tuple(writer.lines), writer.constants, mode, plain, module_seed)
+    tokens = tuple(sorted({path for (path, _), kind in writer.kinds.items() if kind == "tokens"}))
+    batch = Batch(
+        seed, module, tuple(xs), tuple(writer.blocks[:-1]), tuple(writer.lines), writer.constants, mode, plain, module_seed, tokens
+    )
     if mode == "enable_grad" and not runs_with_grad(module, batch.program, plain):
         batch = replace(batch, mode="no_grad")
     return batch

@@ -19,7 +19,7 @@ import nnsight_graph as nnsight
 from .forward import Content, Forward, Key, run_forward
 from .generate import Mode
 from .native import Answer, answer
-from .programs import Program, Save, Site, Statement
+from .programs import Program, Save, Site, Statement, envoy
 from .traced import Outcome, compiled, hooks_left, plain
 from .trees import Tree, apply, same
 from .verdict import Verdict, values_fault
@@ -71,6 +71,7 @@ class Batch:
     mode: Mode
     plain: Forward
     module_seed: int = 0
+    declared: tuple[str, ...] = ()
 
     @property
     def program(self) -> Program:
@@ -143,7 +144,8 @@ def batch_text(batch: Batch) -> str:
     for number, block in enumerate(batch.blocks):
         lines = [text for line in batch.lines if line.block == number for text in line.text.lines()]
         body += f"{block.header}\n" + indent("\n".join(lines or ["pass"]), "    ") + "\n"
-    return f"with torch.{batch.mode}():\n    with model.trace() as tracer:\n{indent(body, ' ' * 8)}"
+    declared = "".join(f'{envoy(path)}.rows = (0, "tokens")\n' for path in batch.declared)
+    return f"{declared}with torch.{batch.mode}():\n    with model.trace() as tracer:\n{indent(body, ' ' * 8)}"
 
 
 def source(batch: Batch) -> str:
@@ -151,8 +153,8 @@ def source(batch: Batch) -> str:
     lines = [
         "import nnsight_graph as nnsight",
         "import torch",
-        "from tests.oracle.modules import draw_module",
-        f"module, _ = draw_module({batch.module_seed})",
+        "from tests.oracle.modules import draw_batched_module",
+        f"module, _ = draw_batched_module({batch.module_seed})",
         *(f"{name} = torch.tensor({tensor.tolist()}, dtype=torch.float64)" for name, tensor in batch.constants.items()),
         "model = nnsight.NNsight(module)",
         batch_text(batch),

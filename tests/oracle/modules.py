@@ -151,6 +151,28 @@ class Twice(nn.Module):
         return self.again(self.once(x) if self.both else x)  # type: ignore[no-any-return]
 
 
+class Table(nn.Module):
+    """What it returns is the same for all inputs of a batch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(9, width, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight[: x.shape[1]] * 1
+
+
+class Shifted(nn.Module):
+    """Adds a table of positions to what goes into a model."""
+
+    def __init__(self, inner: nn.Module, width: int) -> None:
+        super().__init__()
+        self.table, self.seen, self.inner = Table(width), nn.Identity(), inner
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x + self.seen(self.table(x)))
+
+
 class Stack(nn.Module):
     """Blocks in a ModuleList, reached by index; the last may return anything."""
 
@@ -238,6 +260,17 @@ def draw_module(seed: int) -> tuple[nn.Module, Tensor]:
         if keeps_input(module, x):
             return module, x
     raise AssertionError("candidates never end")
+
+
+def draw_batched_module(seed: int) -> tuple[nn.Module, Tensor]:
+    """The module of a seed, or one in which something does not depend on the batch."""
+    module, x = draw_module(seed)
+    if seed % 3:
+        return module, x
+    with torch.random.fork_rng(devices=[]):
+        shifted = Shifted(module, x.shape[-1]).eval()
+    fill(shifted.table, torch.Generator().manual_seed(seed))
+    return shifted, x
 
 
 def candidates(rng: random.Random, width: int) -> Iterator[nn.Module]:

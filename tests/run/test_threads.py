@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 
@@ -164,3 +165,25 @@ def test_an_envoy_is_found_only_when_it_is_whole(monkeypatch):
     monkeypatch.setattr(ModuleIndex, "canonical", canonical)
     model[0]
     assert set(early) == {False}
+
+
+@pytest.mark.usefixtures("restless")
+def test_copies_made_while_others_trace_are_free_of_them():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    model, expected, done = nnsight.NNsight(module), module(X), []
+
+    def work(number):
+        if number == 0:
+            for turn in range(60):
+                other = copy.deepcopy(module)
+                parts = [part for part in other.modules() if "forward" in vars(part) or vars(part)["_forward_hooks"]]
+                if parts or not torch.equal(other(X), expected):
+                    yield turn
+            done.append(True)
+        while number and not done:
+            with model.trace(X):
+                model[1].skip(model[0].output * 0) if number == 1 else model[0].input.save()
+                model.output.save()
+
+    assert together(3, work) == []
+    assert not any(vars(part._forward_hooks) or set(vars(part)) - set(vars(nn.Linear(4, 4))) for part in module.modules())

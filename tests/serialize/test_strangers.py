@@ -76,6 +76,25 @@ def test_arguments_of_sessions(tmp_path: Path) -> None:
     assert torch.equal(from_file(session.graph, tmp_path).run(lm)["ids"], ids.value)
 
 
+def test_options_for_a_tokenizer_in_sessions(tmp_path: Path) -> None:
+    """A file may cut a text. It may not have it padded to any length, nor hand on what nobody looks at."""
+    lm = LanguageModel("nnsight-graph/capitals", dispatch=True)
+    refused = {"tokenizer_kwargs": {"truncation": True}, "padding": "max_length", "forward_kwargs": {"use_cache": False}}
+    for name, value in refused.items():
+        for way in ("trace", "invoke"):
+            around, own = ({name: value}, {}) if way == "trace" else ({}, {name: value})
+            with lm.session(run=False) as session, lm.trace(**around) as tracer:
+                with tracer.invoke(EIFFEL, **own):
+                    lm.lm_head.output.save("logits")
+            with pytest.raises(RecordError, match=f"a session from a file may not give '{name}' to forward"):
+                from_file(session.graph, tmp_path).run(lm)
+            session.graph.run(lm)  # one's own may
+    with lm.session() as session, lm.trace(EIFFEL, truncation=True, max_length=4):
+        logits = lm.lm_head.output.save()
+    assert logits.shape[1] == 4
+    assert torch.equal(from_file(session.graph, tmp_path).run(lm)["logits"], logits.value)
+
+
 def test_arguments_of_sessions_by_their_places(tmp_path: Path) -> None:
     """The eleventh argument of ``generate`` names code to load."""
     model = NNsight(LanguageModel("nnsight-graph/capitals", dispatch=True)._module)

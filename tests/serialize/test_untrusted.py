@@ -57,14 +57,15 @@ def arguments(*args: Any) -> list[Any]:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *defences: str) -> None:
-    """Switch defences off: ``sites``, the closed list; ``reads`` and ``writes``, what passes there."""
+    """Switch defences off: ``sites``, the closed list, and texts that stay there; ``reads`` and ``writes``, what passes there."""
     if "sites" in defences:
         monkeypatch.setattr(untrusted.UntrustedRun, "permit", lambda *_: None)
         monkeypatch.setattr(untrusted.UntrustedRun, "permit_call", lambda _run, _path, target, *_: target)
+        monkeypatch.setattr(untrusted.UntrustedRun, "_reject_texts", lambda *_: None)
     if "reads" in defences:
         monkeypatch.setattr(untrusted, "admitted", lambda value: value)
     if "writes" in defences:
-        monkeypatch.setattr(untrusted, "delivered", lambda value, _present=None: value)
+        monkeypatch.setattr(untrusted, "delivered", lambda value, *_: value)
     if "data" in defences:
         monkeypatch.setattr(local, "UntrustedRun", Trusting)
 

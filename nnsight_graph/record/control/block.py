@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
+from .bodies import enters_with
 from .emitter import UNBOUND, Emitter
 from .frames import FrameNames, is_function
 from .names import Maybe, Refused
@@ -20,7 +20,6 @@ from .triggers import obstacle, triggers
 
 _HERE = str(Path(__file__).parent) + os.sep
 _MOST = 10_000
-_lock = threading.Lock()
 
 
 class Decision:
@@ -31,30 +30,32 @@ class Decision:
         rewritten: The function to run; None where the block runs natively.
         lines: The first and the last line of the block, where it is known.
         reason: Why the block runs natively although it has syntax that traced values need rewriting for.
+        by_hand: Whether no ``with`` of the frame's own is entered there.
     """
 
-    __slots__ = ("code", "lines", "reason", "rewritten")
+    __slots__ = ("by_hand", "code", "lines", "reason", "rewritten")
 
     def __init__(self, code: CodeType) -> None:
         self.code = code
         self.rewritten: Rewritten | None = None
         self.lines = (0, 0)
         self.reason = ""
+        self.by_hand = False
+
+    def block(self, frame: FrameType) -> Block | None:
+        """None where the block that ``frame`` is entering runs natively; else a block whose native body can be skipped."""
+        return None if self.rewritten is None else Block(self.rewritten, frame)
 
 
 _decisions: dict[tuple[int, int, bool], Decision] = {}
 
 
-def enter(frame: FrameType, scan: bool = False) -> Block | None:
-    """Decide how the block runs that ``frame`` is entering.
+BY_HAND = "the block was not entered by a `with` of its own, so that its lines cannot be found: write `with model.trace(...):`"
 
-    Call it last in ``__enter__``, with the frame of the ``with`` statement.
 
-    Returns:
-        None where the block runs natively; else a block whose native body will be skipped, see :class:`Block`.
-    """
-    decision = _decisions.get((id(frame.f_code), frame.f_lasti, scan)) or _decide(frame, scan)
-    return None if decision.rewritten is None else Block(decision.rewritten, frame)
+def decide(frame: FrameType, scan: bool = False) -> Decision:
+    """How the block runs that ``frame`` is entering, by a ``with`` statement or by hand."""
+    return _decisions.get((id(frame.f_code), frame.f_lasti, scan)) or _decide(frame, scan)
 
 
 def why_native(frame: FrameType) -> str:
@@ -68,12 +69,14 @@ def why_native(frame: FrameType) -> str:
 def _decide(frame: FrameType, scan: bool) -> Decision:
     code = frame.f_code
     decision = Decision(code)
-    if CONTROL not in code.co_freevars:  # else the code was rewritten itself, with all blocks in it
+    decision.by_hand = not enters_with(code, frame.f_lasti)
+    if decision.by_hand:
+        decision.reason = BY_HAND
+    elif CONTROL not in code.co_freevars:  # else the code was rewritten itself, with all blocks in it
         _examine(decision, frame, scan)
-    with _lock:
-        if len(_decisions) >= _MOST:
-            _decisions.clear()
-        _decisions[id(code), frame.f_lasti, scan] = decision
+    if len(_decisions) >= _MOST:
+        _decisions.clear()
+    _decisions[id(code), frame.f_lasti, scan] = decision
     return decision
 
 
@@ -96,7 +99,8 @@ def _examine(decision: Decision, frame: FrameType, scan: bool) -> None:
 class Block:
     """A block that is rewritten.
 
-    In ``__exit__``: if :meth:`skipped`, then :meth:`run`, go on as after any body, and return True.
+    Last in ``__enter__``, when it is noted where it will be disarmed: :meth:`arm`. In ``__exit__``: if :meth:`skipped`, then
+    :meth:`run`, go on as after any body, and return True.
     """
 
     __slots__ = ("_frame", "_rewritten", "_skip")
@@ -105,6 +109,14 @@ class Block:
         self._rewritten = rewritten
         self._frame = frame
         self._skip = Skip(frame)
+
+    def arm(self) -> None:
+        """From here on the native body is skipped."""
+        self._skip.arm()
+
+    def disarm(self) -> None:
+        """It will not be skipped; may be called again."""
+        self._skip.disarm()
 
     def skipped(self, error: BaseException | None) -> bool:
         """Whether ``error`` is the one that skips the native body; call it once in every ``__exit__``."""
@@ -131,10 +143,12 @@ class Block:
             _show_users_lines(error)
             raise
         finally:
-            control.restore()
-            after = {name: _given_back(value) for name, value in names.read(rewritten.stored).items()}
-            hidden = names.write_back(after)
-            names.forget()
+            try:
+                control.restore()
+            finally:
+                after = {name: _given_back(value) for name, value in names.read(rewritten.stored).items()}
+                hidden = names.write_back(after)
+                names.forget()
             if hidden:
                 raise control.refuse(_HIDDEN.format(hidden))
 

@@ -94,8 +94,8 @@ class FrameNames:
     def _is_frames(self, cell: CellType, name: str) -> bool:
         """Whether a cell is the frame's own: what is written into it then shows in the frame (in a recursion it may not)."""
         before, probe = read(cell), object()
-        cell.cell_contents = probe
         try:
+            cell.cell_contents = probe
             return self._frame.f_locals.get(name) is probe
         finally:
             write(cell, before)

@@ -321,8 +321,10 @@ class Trace:
         return self
 
     def _enter(self, frame: Any) -> None:
-        self.block = control.enter(frame, self.scan)
+        self.block = control.decide(frame, self.scan).block(frame)
         self.rewritten = self.block is not None
+        if self.block is not None:
+            self.block.arm()
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
         swallow = False
