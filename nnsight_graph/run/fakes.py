@@ -51,8 +51,8 @@ class Fakes(FakeTensorMode):
         if not types and func._schema.is_mutable:  # all its tensors are real
             args = self._faked(args)
             kwargs = self._faked(kwargs or {})
-        if func is _CLONE and getattr(args[0], "constant", None) is not None:
-            _copy_without_number(args[0])
+        if func is _CLONE and isinstance(args[0], FakeTensor):
+            _keep_from_copies(args[0])
         if func is _ASK and self._number is not None and args[0].constant is None:
             told = self._number(args[0])
             if told is not None:
@@ -76,10 +76,10 @@ class Fakes(FakeTensorMode):
         return value if found is NotImplemented else found
 
 
-def _copy_without_number(fake: FakeTensor) -> None:
-    """Where a fake is cloned for ``copy.deepcopy``: the real tensor with its number is not copied after it.
+def _keep_from_copies(fake: FakeTensor) -> None:
+    """Where a fake is cloned for ``copy.deepcopy``: what it carries is not copied after it, and its known number is forgotten.
 
-    Torch would make that copy on fakes, and write where there is no memory: the process ends, or worse.
+    Torch would copy the mode itself, and a number's tensor on fakes, which writes where there is no memory: the process would end.
     """
     frame: FrameType | None = sys._getframe(2)
     for _ in range(8):
@@ -87,6 +87,7 @@ def _copy_without_number(fake: FakeTensor) -> None:
             break
         frame = frame.f_back
     if frame is not None and "memo" in frame.f_locals:
+        frame.f_locals["memo"].update({id(value): value for value in fake.__dict__.values()})
         frame.f_locals["memo"][id(fake.constant)] = None
 
 
