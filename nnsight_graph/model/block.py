@@ -20,11 +20,18 @@ from ..source_location import is_users
 
 
 class RecordedBlock:
-    """What the blocks of traces and of sessions have in common."""
+    """What the blocks of traces and of sessions have in common.
+
+    Attributes:
+        _observes: Whether it knows shapes.
+        _is_session: Whether the lines of traces in it are written by its recorder.
+    """
 
     __slots__ = ("__weakref__", "_block", "_recorder", "_recording")
 
+    _observes = _is_session = False
     _again = "this block was written already; open a new one"
+    _scans = False
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -68,19 +75,20 @@ class RecordedBlock:
         if recorder.open:
             raise RecordError("this block is open already; its end is to come first")
         try:
-            self._begin(sys._getframe(1))
-            if self._block is not None:
-                self._block.arm()
+            frame = sys._getframe(1)
+            decision = decide(frame, self._scans)
+            block = self._block = None if decision.rewritten is None else decision.block(frame)
+            begin(recorder, self, block, None if decision.by_hand else frame, frame)
+            self._begun()
+            if block is not None:
+                block.arm()
             return self._entered
         except BaseException as error:
-            self.give_up(_given_up(error), error)
+            self._give_up(_given_up(error), error)
             raise
 
-    def _begin(self, frame: FrameType, scan: bool = False) -> None:
-        """Take what an open trace takes; ``__enter__`` gives it back, if an error or an interrupt comes."""
-        decision = decide(frame, scan)
-        self._block = decision.block(frame)
-        begin(self._recorder, self, self._block, None if decision.by_hand else frame, frame)
+    def _begun(self) -> None:
+        """The trace is open now; the first line of the block comes next."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
         try:
@@ -92,10 +100,10 @@ class RecordedBlock:
             self._end(error, traceback, sys._getframe(1))
             return None
         except BaseException as problem:
-            self.give_up(_given_up(problem), problem)
+            self._give_up(_given_up(problem), problem)
             raise
 
-    def give_up(self, why: str, error: BaseException | None = None) -> None:
+    def _give_up(self, why: str, error: BaseException | None = None) -> None:
         """Close the block without running anything, if it is open; give back what it has taken."""
         if self._block is not None:
             self._block.disarm()

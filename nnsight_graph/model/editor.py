@@ -46,6 +46,10 @@ class Editor(RecordedBlock):
         super().__init__(Recorder(envoy._tree))
         self._envoy, self._edited = envoy, edited
 
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> NNsight: ...
+
     @property
     def _entered(self) -> NNsight:
         return self._edited

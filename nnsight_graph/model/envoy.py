@@ -13,7 +13,7 @@ from ..record import Proxy, recording_here
 from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
-from .attributes import attribute, load
+from .attributes import attribute
 from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
 from .declared import Declared, has_rows
 from .eproperty import eproperty
@@ -393,9 +393,3 @@ class Envoy(HiddenStates):
         tensor = next(self._module.parameters(), None)
         tensor = next(self._module.buffers(), None) if tensor is None else tensor
         return None if tensor is None else tensor.device
-
-    def to(self, *args: Any, **kwargs: Any) -> Envoy:
-        """Move the module, as ``nn.Module.to`` does; returns the envoy."""
-        load(self)
-        self._module.to(*args, **kwargs)
-        return self

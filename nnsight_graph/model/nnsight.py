@@ -114,7 +114,7 @@ class NNsight(Envoy):
         if kwargs:
             check_names(self, fn, kwargs, "generate" if fn == "generate" else "trace")
         here = open_here() if trace else None
-        if here is not None and here.of_session:
+        if here is not None and here.session is not None:
             if not run:
                 raise RecordError("a trace in a session runs when the session does: model.session(run=False) records it only")
             return SessionTracer(self, here, args, kwargs, fn, True if scan and validate is None else validate)

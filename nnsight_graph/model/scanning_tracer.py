@@ -43,9 +43,11 @@ class ScanningTracer(Tracer):
 
     __slots__ = ()
 
-    def _begin(self, frame: FrameType, scan: bool = True) -> None:
-        super()._begin(frame, scan)
+    _scans = True
+
+    def _begun(self) -> None:
         self._recorder.scanned = partial(_at_once, weakref.ref(self))
+        super()._begun()
 
     def _at_once(self, proxy: Any) -> Any:
         """A proxy, or the plain value that it stands for."""

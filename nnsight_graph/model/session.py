@@ -14,6 +14,7 @@ from ..ops.data import released
 from ..record import Proxy, Recorder, Recording
 from ..record.control import decide
 from ..record.functions import stop
+from ..record.included import include
 from ..record.name import Name
 from ..record.recorder import holds_proxy
 from ..record.settled import plain
@@ -52,6 +53,7 @@ class Session(RecordedBlock):
 
     __slots__ = ("_batch", "_envoy", "_models", "_progress", "_rows", "_runs", "_traces")
 
+    _is_session = True
     _again = "this session has run already; open a new one with model.session()"
 
     def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True) -> None:
@@ -79,9 +81,9 @@ class Session(RecordedBlock):
             raise RecordError("the graph is there when the block has ended")
         return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch, rows=self._rows)
 
-    def _begin(self, frame: FrameType, scan: bool = False) -> None:
-        super()._begin(frame, scan)
-        self._recorder.of_session = True
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> Session: ...
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
         if self._recorder.owner is not None:
@@ -176,17 +178,18 @@ class SessionTracer(Tracer):
             self._back = recorder.open_trace(self._envoy._tree, bool(self._function))
             if decision.by_hand:
                 recorder.begun = user_place(frame)
-            self._put_edits()
+            for edit in self._envoy._edits:
+                include(recorder, edit)
             self._block = decision.block(frame)
             if self._block is not None:
                 self._block.arm()
             return self
         except BaseException as error:
             self._half = self._half or len(recorder.entries) > first
-            self.give_up(f"{type(error).__name__} where it was begun")
+            self._give_up(f"{type(error).__name__} where it was begun")
             raise
 
-    def give_up(self, why: str, _error: BaseException | None = None) -> None:
+    def _give_up(self, why: str, _error: BaseException | None = None) -> None:
         """The session, which has the recorder, may go on: it will not run, if a part of it is half written."""
         if self._block is not None:
             self._block.disarm()
@@ -202,7 +205,7 @@ class SessionTracer(Tracer):
                 recorder.own.close()
             recorder.put(("end",), frame)
         else:
-            self.give_up(f"{type(error).__name__} in its block")
+            self._give_up(f"{type(error).__name__} in its block")
         self._half = False
         caches, self._caches = self._caches, None
         open_ended = self._back()

@@ -56,6 +56,7 @@ class Tracer(RecordedBlock):
         "_caches", "_call", "_envoy", "_function", "_invokes", "_known", "_named", "_progress", "_runs", "_shapes", "_shared", "_validate",
     )  # fmt: skip
 
+    _observes = True
     _again = "this trace has run already; open a new one with model.trace(...)"
 
     def __init__(self, envoy: NNsight, call: Call | None, shared: dict[str, Any], function: str = "", progress: bool = False) -> None:
@@ -266,12 +267,11 @@ class Tracer(RecordedBlock):
             self._known = Numbers(self._envoy, self._recorder, self._call, self._invokes, self._shared, self._function)
         return self._known
 
-    def _begin(self, frame: FrameType, scan: bool = False) -> None:
-        super()._begin(frame, scan)
-        self._recorder.observes = True
-        self._put_edits()
+    if TYPE_CHECKING:
 
-    def _put_edits(self) -> None:
+        def __enter__(self) -> Tracer: ...
+
+    def _begun(self) -> None:
         """The edits of the model stand above the block."""
         for edit in self._envoy._edits:
             include(self._recorder, edit)

@@ -23,24 +23,24 @@ EDGES: set[CodeType] = set()
 
 def lives(recorder: Recorder) -> bool:
     """Whether the block of a trace is still entered, as far as that can be told at once."""
-    block = recorder.block()
+    block, entered = recorder.block, recorder.mode
     if not recorder.open or block is None:
         return False
-    frame = recorder.frame
-    return frame is None or stands_inside(frame, recorder.offset) or _at_an_edge(block)
+    return entered.frame is None or stands_inside(entered.frame, entered.offset) or _at_an_edge(block)
 
 
 def lives_on(recorder: Recorder) -> bool:
     """The same, for sure: it may take a while."""
     if not lives(recorder):
         return False
-    if recorder.frame is not None and any(frame is recorder.frame for frame in _frames_below(sys._getframe())):
+    frame = recorder.mode.frame
+    if frame is not None and any(other is frame for other in _frames_below(sys._getframe())):
         return True
     gc.collect()
-    block = recorder.block()
+    block = recorder.block
     if not lives(recorder) or block is None:
         return False
-    if recorder.frame is not None or _at_an_edge(block):
+    if frame is not None or _at_an_edge(block):
         return True
     # An error that came out of ``__exit__`` before its first line holds the frame, which holds the block.
     return not any(isinstance(one, FrameType) and one.f_code in EDGES for one in gc.get_referrers(block))

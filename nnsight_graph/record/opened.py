@@ -10,12 +10,11 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from functools import partial
 from types import FrameType
 from typing import Any
 
 import torch
-from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.overrides import _get_current_function_mode_stack
 
 from ..errors import RecordError
 from ..source_location import locate, user_place
@@ -26,6 +25,7 @@ from .recording import Recording
 from .torch_calls import RecordingMode
 
 _height = torch._C._len_torch_function_stack
+_push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
 
 
 class _Guard:
@@ -60,29 +60,41 @@ def begin(recorder: Recorder, block: Any, skipped: Block | None, frame: FrameTyp
     here = recording_here()
     if here is not None:
         _refuse(here)
-    if _height():
+    height = _height()
+    if height:
         _sweep()
+        height = _height()
     _ = _thread.guard
-    recorder.block, recorder.frame, recorder.offset = weakref.ref(block, partial(_lost, recorder, skipped)), frame, caller.f_lasti
+    mode = RecordingMode.__new__(RecordingMode)
+    mode.recorder, mode.block, mode.frame, mode.offset = recorder, weakref.ref(block, recorder.lost), frame, caller.f_lasti
+    mode.skipped, mode.height, mode.grad = skipped, height + 1, torch.is_grad_enabled()
     if frame is None:
         recorder.begun = user_place(caller)
-    recorder.grad_outside = torch.is_grad_enabled()
-    recorder.mode = mode = RecordingMode(recorder)
+    recorder.mode = mode
     recorder.open = True
     _open.set(recorder)
-    _push_mode(mode)
+    _push(mode)
 
 
 def end(recorder: Recorder, error: BaseException | None) -> Recording:
     """Close a trace: what it wrote."""
-    _after_interrupt(recorder, error)
+    if error is not None:
+        _after_interrupt(recorder, error)
+    mode = recorder.mode
+    if _height() == mode.height and recording_here() is recorder:  # as always
+        top = _pop()
+        if top is mode:
+            _open.set(None)
+            return recorder.finish()
+        _push(top)
     _give_back(recorder)
     return recorder.finish()
 
 
 def give_up(recorder: Recorder, why: str, error: BaseException | None = None) -> None:
     """Close a trace that will not run; may be called again."""
-    _after_interrupt(recorder, error)
+    if error is not None:
+        _after_interrupt(recorder, error)
     _give_back(recorder)
     if recorder.open:
         recorder.forget(why)
@@ -102,35 +114,35 @@ def set_modes(wanted: list[Any]) -> None:
     present = _get_current_function_mode_stack()
     same = next((place for place, (a, b) in enumerate(zip(present, wanted, strict=False)) if a is not b), min(len(present), len(wanted)))
     for _ in present[same:]:
-        _pop_mode()
+        _pop()
     for mode in wanted[same:]:
-        _push_mode(mode)
+        _push(mode)
 
 
-def _lost(recorder: Recorder, skipped: Block | None, _block: Any) -> None:
+def _lost(recorder: Recorder, _block: Any) -> None:
     if not sys.is_finalizing():
-        if skipped is not None:
-            skipped.disarm()
+        if recorder.mode is not None and recorder.mode.skipped is not None:
+            recorder.mode.skipped.disarm()
         give_up(recorder, "its block was lost")
 
 
-def _after_interrupt(recorder: Recorder, error: BaseException | None) -> None:
+Recorder.lost = _lost
+
+
+def _after_interrupt(recorder: Recorder, error: BaseException) -> None:
     """A block of torch's in the trace may not have ended, where the interrupt came while the recorder saw its end."""
-    grad = recorder.grad_outside
-    if grad is not None and error is not None and not isinstance(error, Exception) and torch.is_grad_enabled() is not grad:
-        torch._C._set_grad_enabled(grad)
+    mode = recorder.mode
+    if mode is not None and not isinstance(error, Exception) and torch.is_grad_enabled() is not mode.grad:
+        torch._C._set_grad_enabled(mode.grad)
 
 
 def _give_back(recorder: Recorder) -> None:
-    mode, height = recorder.mode, _height()
-    if mode is not None and height:
-        if torch._C._get_function_stack_at(height - 1) is mode:
-            _pop_mode()
-        else:
-            modes = _get_current_function_mode_stack()
-            others = [other for other in modes if other is not mode]
-            if len(others) < len(modes):
-                set_modes(others)
+    mode = recorder.mode
+    if mode is not None and _height():
+        modes = _get_current_function_mode_stack()
+        others = [other for other in modes if other is not mode]
+        if len(others) < len(modes):
+            set_modes(others)
     if recording_here() is recorder:
         _open.set(None)
 
@@ -141,7 +153,7 @@ def _refuse(here: Recorder) -> None:
         _bury(here)
         return
     text = "a trace is open already, and traces cannot be nested. End its block first; the next can use what it saved."
-    if here.frame is None and here.begun is not None:
+    if here.mode.frame is None and here.begun is not None:
         text += f" It was entered by hand: {locate(here.begun)}. Call its __exit__(None, None, None), or delete what has it."
     raise RecordError(text)
 
@@ -154,9 +166,9 @@ def _sweep() -> None:
 
 
 def _bury(recorder: Recorder, mode: Any = None) -> None:
-    block = recorder.block()
+    block = recorder.block
     if block is not None and recorder.open:
-        block.give_up("its block was left without its end")
+        block._give_up("its block was left without its end")
     give_up(recorder, "its block was lost")
     if mode is not None:
         set_modes([other for other in _get_current_function_mode_stack() if other is not mode])

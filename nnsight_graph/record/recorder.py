@@ -57,7 +57,6 @@ class Recorder(Cursor, Captured):
         open: Whether the block is still being written.
         autocast, grad, inference: Whether autocast, gradients and inference mode were on when the trace was opened.
         modes: The modes that lines work in, where they are not those around the trace, which are ``around``.
-        grad_outside: Whether gradients were on where the block was entered.
         grad_changed: Whether the block has switched gradients on or off since.
         invoking: In which invoke the line stands, counted from 1; 0 outside.
         owner: What may be read in it: the model.
@@ -70,11 +69,9 @@ class Recorder(Cursor, Captured):
         emitter: What writes its branches and loops, once there is one.
         reasons: Why single values were not reached, by node.
         failure: Why nothing was computed, if the trace failed.
-        block: The block whose lines are written, held weakly: where nobody has it any more, nobody can end it.
-        frame, offset: The frame that stands in the block, and where it entered it; ``None`` where it was entered by hand.
-        begun: Where that was.
-        mode: What it has put among torch's modes.
-        observes: Whether the block knows shapes.
+        mode: What it has put among torch's modes, which knows who has entered the block, and where.
+        begun: Where that was, if it was done by hand.
+        lost: Closes the trace when nobody has the block any more.
         backwards: How many backwards were written.
         retained: Values whose gradient is to be there after the trace.
         gradients: The sites of the gradients that were named, by node and backward.
@@ -85,7 +82,6 @@ class Recorder(Cursor, Captured):
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
         foreign: Whether an edit from a file, which may be anybody's, is part of it.
         strange: The paths of the sites that such edits name.
-        of_session: Whether the block is a session.
         scanned: In a scan, gives the plain value in place of a proxy where there is one.
         own: What own properties have shown, once there is one.
         make: The class of proxies.
@@ -99,22 +95,17 @@ class Recorder(Cursor, Captured):
     reasons: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     regions = 0
     emitter: Any = None
-    block: Callable[[], Any] = staticmethod(lambda: None)
-    frame: types.FrameType | None = None
-    offset = -1
-    begun: Place | None = None
     mode: Any = None
-    observes = False
+    begun: Place | None = None
+    lost: Callable[..., None]
     scanned: Callable[[Proxy], Any] | None = None
     grad_changed = False
-    grad_outside: bool | None = None
     modes = ""
     around = ""
     invoking = 0
     repeats = False
     foreign = False
     strange: frozenset[str] = frozenset()
-    of_session = False
     names: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  (replaced, never filled)
     again: tuple[tuple[int, Place], ...] = ()
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
@@ -141,14 +132,19 @@ class Recorder(Cursor, Captured):
             self.around = ambient()
 
     @property
+    def block(self) -> Any:
+        """The block whose lines are written, while somebody has it."""
+        return None if self.mode is None else self.mode.block()
+
+    @property
     def observer(self) -> Observer | None:
         """Knows shapes."""
-        return self.block() if self.observes else None
+        return block if (block := self.block) is not None and block._observes else None
 
     @property
     def session(self) -> Any:
         """The session whose lines are written, if it is one."""
-        return self.block() if self.of_session else None
+        return block if (block := self.block) is not None and block._is_session else None
 
     def open_trace(self, owner: Any, generating: bool) -> Callable[[], bool]:
         """In a session: lines are about ``owner`` from here on; what is returned ends that, and tells whether an open loop was there."""
@@ -172,7 +168,7 @@ class Recorder(Cursor, Captured):
     def finish(self) -> Recording:
         """The trace is closed; what was written leaves the recorder, so that its proxies do not keep it alive."""
         recording = Recording(self)
-        self.forget("")
+        self.__dict__ = {"places": recording.places, "saved_indices": frozenset(self.saved)}
         return recording
 
     def forget(self, why: str) -> None:

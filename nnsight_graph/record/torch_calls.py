@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from types import FrameType
 from typing import Any
 
@@ -60,12 +61,25 @@ def _is_optimizers(frame: FrameType | None) -> bool:
 class RecordingMode(TorchFunctionMode):
     """Active while a trace is written; torch hands it every call of its functions.
 
-    Args:
-        recorder: Who has put it on the stack. What it records belongs to the trace that is open where torch is called.
+    What it records belongs to the trace that is open where torch is called.
+
+    Attributes:
+        recorder: Who has put it on the stack.
+        block: The block that is recorded, held weakly.
+        frame, offset: The frame that stands in the block, and where it entered it; ``None`` where that was done by hand.
+        skipped: The native body of the block, where that is skipped.
+        height: How many modes there are with it.
+        grad: Whether gradients were on then.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
+    __slots__ = ("block", "frame", "grad", "height", "offset", "recorder", "skipped")
+    recorder: Recorder
+    block: weakref.ref[Any]
+    frame: FrameType | None
+    offset: int
+    skipped: Any
+    height: int
+    grad: bool
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from .engine import Run
 from .evidence import Layouts, rows_in
 from .hooks import install, install_captures
 from .modules import ModuleIndex
-from .undoing import undo_all, undoing
+from .undoing import Undo, leave, thread, undo_dead
 from .untrusted import UntrustedRun
 
 _MAKES_NEW = frozenset((torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.GELU, torch.nn.Tanh, torch.nn.Sigmoid))
@@ -50,12 +49,13 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
     if called or (plan.edited and not all(_is_fresh(plan.visits[index], modules) for index in plan.edited)):
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
-    undo, runs = undoing(_CODE)
-    before = current.get()
+    undo: Undo = []
+    runs, before = thread.runs, current.get()
+    if runs:
+        before = undo_dead(runs, _CODE)
     try:
         try:
-            runs.append(undo)
-            undo.append(partial(_leave, run, before))
+            runs.append((undo, run, before))
             current.set(run)
             if isinstance(run, UntrustedRun):
                 run.guard(modules.root, given, undo)
@@ -76,22 +76,21 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
             if run.error is None:  # it was stopped
                 run.check_saved()
         finally:
-            undo_all(undo)
-            if runs and runs[-1] is undo:
+            for take_away in reversed(undo):
+                take_away()
+            if run.gradients is not None:
+                run.gradients.forget()
+            current.set(before)
+            if runs and runs[-1][0] is undo:
                 runs.pop()
     except BaseException:
-        undo_all(undo)  # an interrupt may have come above
+        if runs and runs[-1][0] is undo:  # an interrupt has come while things were taken away
+            leave(undo, run, before)
+            runs.pop()
         raise
 
 
 _CODE = execute.__code__
-
-
-def _leave(run: Run, before: Any) -> None:
-    if run.gradients is not None:
-        run.gradients.forget()
-    if current.get() is run:
-        current.set(before)
 
 
 def _forwards_of(root: torch.nn.Module) -> Callable[[], None]:

@@ -10,45 +10,58 @@ import sys
 import threading
 from collections.abc import Callable
 from types import CodeType, FrameType
+from typing import Any
+
+from ..ops.running import current
 
 Undo = list[Callable[[], object]]
+Begun = tuple[Undo, Any, Any]
+"""What takes away what a run has put in place, the run, and the one that went on around it."""
 
 
 class _Thread(threading.local):
     def __init__(self) -> None:
-        self.runs: list[Undo] = []
+        self.runs: list[Begun] = []
 
 
-_thread = _Thread()
-
-
-def undoing(code: CodeType) -> tuple[Undo, list[Undo]]:
-    """A new list of what takes things away, and those of all runs of this thread; what runs that are dead have left is taken away.
-
-    Args:
-        code: That of the function that runs; it has its list in a variable named ``undo``, and adds it to those of the thread.
-    """
-    runs = _thread.runs
-    if runs:
-        runs[:] = _without_dead(runs, code)
-    return [], runs
+thread = _Thread()
+"""The runs of this thread that have not ended."""
 
 
 def undo_all(undo: Undo) -> None:
-    """Take everything away; what was not can be taken away by another call."""
-    while undo:
-        undo[-1]()
-        undo.pop()
+    """Take everything away; where that was interrupted, another call does it all again."""
+    for take_away in reversed(undo):
+        take_away()
+    undo.clear()
 
 
-def _without_dead(runs: list[Undo], code: CodeType) -> list[Undo]:
-    living, frame = [], sys._getframe()
-    above: FrameType | None = frame
-    while above is not None:
-        if above.f_code is code:
-            living.append(id(above.f_locals.get("undo")))
-        above = above.f_back
-    for undo in runs:
-        if id(undo) not in living:
-            undo_all(undo)
-    return [undo for undo in runs if id(undo) in living]
+def leave(undo: Undo, run: Any, before: Any) -> None:
+    """End a run, if it has not ended."""
+    undo_all(undo)
+    if run.gradients is not None:
+        run.gradients.forget()
+    if current.get() is run:
+        current.set(before)
+
+
+def undo_dead(runs: list[Begun], code: CodeType) -> Any:
+    """End the runs that are dead.
+
+    Args:
+        runs: Those of the thread.
+        code: Of the function that runs; it has its list in a variable named ``undo``.
+
+    Returns:
+        The run that goes on.
+    """
+    living: list[int] = []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is code:
+            living.append(id(frame.f_locals.get("undo")))
+        frame = frame.f_back
+    for begun in reversed(runs):
+        if id(begun[0]) not in living:
+            leave(*begun)
+    runs[:] = [begun for begun in runs if id(begun[0]) in living]
+    return current.get()

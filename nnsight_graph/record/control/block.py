@@ -7,7 +7,7 @@ from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
-from .bodies import enters_with
+from .bodies import enters_with, first_of
 from .emitter import UNBOUND, Emitter
 from .frames import FrameNames, is_function
 from .names import Maybe, Refused
@@ -31,9 +31,10 @@ class Decision:
         lines: The first and the last line of the block, where it is known.
         reason: Why the block runs natively although it has syntax that traced values need rewriting for.
         by_hand: Whether no ``with`` of the frame's own is entered there.
+        first: Where the body begins.
     """
 
-    __slots__ = ("by_hand", "code", "lines", "reason", "rewritten")
+    __slots__ = ("by_hand", "code", "first", "lines", "reason", "rewritten")
 
     def __init__(self, code: CodeType) -> None:
         self.code = code
@@ -41,10 +42,11 @@ class Decision:
         self.lines = (0, 0)
         self.reason = ""
         self.by_hand = False
+        self.first = range(0)
 
     def block(self, frame: FrameType) -> Block | None:
         """None where the block that ``frame`` is entering runs natively; else a block whose native body can be skipped."""
-        return None if self.rewritten is None else Block(self.rewritten, frame)
+        return None if self.rewritten is None else Block(self.rewritten, frame, self.first)
 
 
 _decisions: dict[tuple[int, int, bool], Decision] = {}
@@ -93,6 +95,7 @@ def _examine(decision: Decision, frame: FrameType, scan: bool) -> None:
     decision.reason = obstacle(node.body, is_function(code))
     if not decision.reason:
         local = is_function(code) or frame.f_locals is not frame.f_globals
+        decision.first = first_of(code, frame.f_lasti)
         decision.rewritten = rewrite(code, found, frame.f_globals, local, scan)
 
 
@@ -105,10 +108,10 @@ class Block:
 
     __slots__ = ("_frame", "_rewritten", "_skip")
 
-    def __init__(self, rewritten: Rewritten, frame: FrameType) -> None:
+    def __init__(self, rewritten: Rewritten, frame: FrameType, first: range) -> None:
         self._rewritten = rewritten
         self._frame = frame
-        self._skip = Skip(frame)
+        self._skip = Skip(frame, first)
 
     def arm(self) -> None:
         """From here on the native body is skipped."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dis
 import sys
 from bisect import bisect_right
-from functools import lru_cache
 from types import CodeType, FrameType
 
 _BLOCKS = sys.version_info < (3, 11)  # blocks are pushed and popped by instructions; later there is a table of handlers
@@ -25,7 +24,6 @@ def enters_with(code: CodeType, offset: int) -> bool:
     return name == ("SETUP_WITH" if _BLOCKS else "BEFORE_WITH")
 
 
-@lru_cache(maxsize=1024)
 def first_of(code: CodeType, offset: int) -> range:
     """Where the body begins of the ``with`` that is entered at ``offset``: its first instruction, from what extends its argument on."""
     offset = _whole(code, offset)
@@ -35,7 +33,18 @@ def first_of(code: CodeType, offset: int) -> range:
 
 def stands_inside(frame: FrameType, offset: int) -> bool:
     """Whether ``frame``, which may run or wait, is in the body of the ``with`` that it entered at ``offset``."""
-    return frame.f_lasti in _body(frame.f_code, offset)
+    key = id(frame.f_code), offset
+    known = _bodies.get(key)
+    if known is None:
+        if len(_bodies) >= _MOST:
+            _bodies.clear()
+        known = _bodies[key] = frame.f_code, _body(frame.f_code, offset)
+    return frame.f_lasti in known[1]
+
+
+_MOST = 1000
+_bodies: dict[tuple[int, int], tuple[CodeType, frozenset[int]]] = {}
+"""What was found out, with the code, so that its identity stays its own: to compare codes takes longer."""
 
 
 def _whole(code: CodeType, offset: int) -> int:
@@ -45,7 +54,6 @@ def _whole(code: CodeType, offset: int) -> int:
     return offset
 
 
-@lru_cache(maxsize=256)
 def _body(code: CodeType, offset: int) -> frozenset[int]:
     first = first_of(code, offset).start
     return _by_blocks(code, first) if _BLOCKS else _by_table(code, first)

@@ -11,8 +11,6 @@ import threading
 from types import CodeType, FrameType
 from typing import Any
 
-from .bodies import first_of
-
 _TOOL = "nnsight_graph"
 _monitoring: Any = getattr(sys, "monitoring", None)
 _lock = threading.RLock()  # held on one line alone: an interrupt between two would leave it held. What is lost meanwhile may be disarmed
@@ -25,15 +23,15 @@ class SkipBody(BaseException):
 
 
 class Skip:
-    """The skipping of the body that ``frame`` is about to begin."""
+    """The skipping of the body that ``frame`` is about to begin, at one of the instructions ``first``."""
 
     __slots__ = ("_before", "_first", "_raised", "error", "frame", "monitored")
 
-    def __init__(self, frame: FrameType) -> None:
+    def __init__(self, frame: FrameType, first: range) -> None:
         self.frame: FrameType | None = frame
         self.error = SkipBody()
         self.monitored = self._raised = False
-        self._first = first_of(frame.f_code, frame.f_lasti)
+        self._first = first
         self._before: tuple[Any, Any, bool, int] | None = None
 
     def arm(self) -> None:
