@@ -85,7 +85,11 @@ def table(every: Mapping[str, Outcome], left_out: Mapping[str, str]) -> str:
         f"- *modules inside blocks*, in {sum(inside)} classes, most of them mixtures of experts: {_INSIDE}", "",
         "Not built: " + "; ".join(f"`{name}` ({text})" for name, text in sorted(left_out.items())) + ".",
     ]  # fmt: skip
-    return "\n".join(line if line[:1] == "|" else textwrap.fill(line, 140, subsequent_indent="  " * line.startswith("- ")) for line in lines)
+    return "\n".join(map(_wrapped, lines))
+
+
+def _wrapped(line: str) -> str:
+    return line if line.startswith("|") else textwrap.fill(line, 140, subsequent_indent="  " * line.startswith("- "))
 
 
 def _item(why: str, names: Iterable[str]) -> str:

@@ -92,6 +92,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "neomme": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h": {"n_groups": 1, "mamba_num_heads": 8, "mamba_head_dim": 8},
+    "perceiver": {"num_self_attends_per_block": 3, "num_latents": 8},
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "reformer": {
         "is_decoder": True, "axial_pos_shape": [6, 8], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh", "local"],

@@ -373,6 +373,7 @@ def test_a_mistake_is_told_in_the_words_of_real_tensors(mistake: str) -> None:
     assert not is_blind(fake.value)
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # torch's own question, in deepcopy
 def test_a_fake_with_a_known_number_is_copied_without_its_memory():
     class Counts(torch.nn.Module):
         """A cache's layer is copied so: it counts its tokens in a tensor."""
