@@ -144,7 +144,11 @@ def _layout(tokenizer: Any, needs: Needs, prompts: Sequence[Prompt], generate: b
     if padded and not needs.accepts("attention_mask"):
         raise RecordError(f"{needs.name} takes no attention_mask, which would hide padding: give prompts of one length, or a trace to each")
     first, last = (any(_filled(prompt, end) for prompt in prompts) for end in (0, -1))
-    if not needs.left and (first or any(side and more for side, more in zip(sides, added, strict=True))):
+    on_left = first or any(side and more for side, more in zip(sides, added, strict=True))
+    if on_left and needs.positions == "ids" and any("inputs_embeds" in prompt.inputs for prompt in prompts):
+        where = "pad inputs_embeds on the right, model.tokenizer.padding_side = 'right'"
+        raise RecordError(f"{needs.name} numbers tokens by their ids: {where}")
+    if on_left and not needs.left:
         where = "padding before a text would move its tokens, since the model numbers columns"
         raise RecordError(f"{needs.name} cannot be padded on the left ({where}): set model.tokenizer.padding_side = 'right'")
     if generate and needs.decoder is None and (last or any(more and not side for side, more in zip(sides, added, strict=True))):
@@ -273,8 +277,9 @@ def _fill(name: str, tokenizer: Any, needs: Needs) -> int:
 
 
 def _padding_id(tokenizer: Any, needs: Needs) -> int:
-    """An id that the model knows; which one does not matter, since the mask hides it."""
-    known = (getattr(tokenizer, "pad_token_id", None), needs.pad, getattr(tokenizer, "eos_token_id", None))
+    """An id that the model knows; mostly it does not matter which one, since the mask hides it."""
+    first = needs.pad if needs.positions == "ids" else None
+    known = (first, getattr(tokenizer, "pad_token_id", None), needs.pad, getattr(tokenizer, "eos_token_id", None))
     return next((id for id in known if isinstance(id, int) and 0 <= id < (needs.vocabulary or id + 1)), 0)
 
 

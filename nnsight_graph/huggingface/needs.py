@@ -16,7 +16,10 @@ INPUTS = ("input_features", "input_values", "pixel_values", "encoder_outputs", "
 
 _TABLES = frozenset({"wpe", "embed_positions", "position_embedding", "position_embeddings", "positions_embed", "embed_position"})
 _COUNT_THE_MASK = frozenset({"opt"})  # numbers the ones of the attention mask, in transformers 4.57 and 5
+_COUNT_THE_IDS = frozenset({"fsmt", "m2m_100", "nllb-moe", "seamless_m4t", "seamless_m4t_v2"})  # all that are not the padding token
+_NUMBER_ALWAYS = frozenset({"reformer"})  # takes position_ids, but pads its input itself, and those wrongly
 _SHIFT_THE_INPUT = frozenset({"bart", "mbart", "plbart", "mvp", "led", "bigbird_pegasus", "fsmt"})
+_LONGEST = ("max_position_embeddings", "max_encoder_position_embeddings", "max_source_positions", "max_target_positions")
 _NEXT_TOKEN = re.compile(r"(ForCausalLM|LMHeadModel|ConditionalGeneration)$")
 _LABELS_STAY = frozenset({"XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel"})
 
@@ -29,8 +32,9 @@ class Needs:
         name: The family, for messages.
         takes: The names of the forward's parameters; ``None`` where nothing is known, and anything may be passed.
         positions: Who numbers the tokens. ``"index"``: the model, by column, unless ``position_ids`` says otherwise (GPT-2,
-            Llama, GPT-NeoX, BERT). ``"mask"``: the model, by counting the attention mask (OPT). ``None``: positions
-            are relative (T5), follow from the mask (BLOOM), or cannot be given (BART).
+            Llama, GPT-NeoX, BERT). ``"mask"``: the model, by counting the attention mask (OPT). ``"ids"``: the model, by counting
+            the token ids that are not its padding token (M2M-100). ``None``: positions are relative (T5), follow from the mask
+            (BLOOM), or cannot be given (BART).
         first: The number of a row's first token, 0 but for RoBERTa's relatives.
         limit: The most tokens of a row, where positions are looked up in a table that ends; ``None`` where they are not.
         left: Whether a row padded on its left can give the numbers of the row alone.
@@ -46,7 +50,7 @@ class Needs:
 
     name: str = "the model"
     takes: frozenset[str] | None = None
-    positions: Literal["index", "mask"] | None = None
+    positions: Literal["index", "mask", "ids"] | None = None
     first: int = 0
     limit: int | None = None
     left: bool = True
@@ -108,8 +112,10 @@ def _cache(model: torch.nn.Module | None, takes: frozenset[str]) -> str | None:
     return next((name for one in names for name in CACHES if name in one), None)
 
 
-def _positions(family: str, takes: frozenset[str]) -> Literal["index", "mask"] | None:
-    if "position_ids" not in takes:
+def _positions(family: str, takes: frozenset[str]) -> Literal["index", "mask", "ids"] | None:
+    if family in _COUNT_THE_IDS:
+        return "ids"
+    if "position_ids" not in takes or family in _NUMBER_ALWAYS:
         return None
     return "mask" if family in _COUNT_THE_MASK else "index"
 
@@ -121,30 +127,36 @@ def _decoder(family: str, kind: str, takes: frozenset[str]) -> Literal["start", 
     return "own" if family in _SHIFT_THE_INPUT or kind.endswith(("SequenceClassification", "QuestionAnswering")) else "start"
 
 
-def _position_table(model: torch.nn.Module, config: Any) -> torch.nn.Embedding | None:
+def _position_table(model: torch.nn.Module, config: Any) -> Any:
     """The text's table of learned positions: as long as the config says, which a vision tower's is not."""
     longest = getattr(config, "max_position_embeddings", None)
     if not isinstance(longest, int):
         return None
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _TABLES and 0 <= module.num_embeddings - longest <= 2:
+        is_table = hasattr(module, "padding_idx") and isinstance(getattr(module, "weight", None), torch.Tensor)  # I-BERT writes its own
+        if is_table and name.rpartition(".")[2] in _TABLES and 0 <= _entries(module) - longest <= 2:
             return module
     return None
 
 
-def _numbering(table: torch.nn.Embedding, config: Any) -> tuple[int, int]:
+def _entries(table: Any) -> int:
+    return int(table.weight.shape[0])
+
+
+def _numbering(table: Any, config: Any) -> tuple[int, int]:
     """The position of a first token, and how many tokens there are positions for."""
-    spare = table.num_embeddings - int(config.max_position_embeddings)
+    spare = _entries(table) - int(config.max_position_embeddings)
     offset = getattr(table, "offset", None)
     if isinstance(offset, int):  # OPT and BART: added inside the table
-        return 0, table.num_embeddings - offset
+        return 0, _entries(table) - offset
     first = spare if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts on from its padding token's id
-    return first, table.num_embeddings - first
+    return first, _entries(table) - first
 
 
-def _counts_columns(config: Any, table: torch.nn.Embedding | None) -> bool:
+def _counts_columns(config: Any, table: Any) -> bool:
     """Of models that take no position ids: whether columns are numbered from the batch's first, padding included."""
-    return table is not None or (_token(getattr(config, "max_position_embeddings", None)) or 0) > 0  # XLNet says -1
+    configs = (config, getattr(config, "encoder", None))
+    return table is not None or any((_token(getattr(each, name, None)) or 0) > 0 for each in configs for name in _LONGEST)  # XLNet says -1
 
 
 def _token(value: Any) -> int | None:

@@ -16,7 +16,7 @@ from ..errors import NNsightError
 from ..run.scan import has_hooks
 from ..source_location import locate, user_place
 from .needs import CACHES
-from .padded_alike import PADDED_ALIKE
+from .padded_alike import BY_LENGTH, PADDED_ALIKE
 from .prompts import Prompt
 from .verify import Pair, pairs, results
 
@@ -34,13 +34,14 @@ class PaddingCheck:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._by_length = name.startswith(BY_LENGTH)
         self._right: set[bool] = set()
         self._said: set[str] = set()
 
     def wanted(self, left: bool) -> bool:
         """Whether a batch that is padded on this side is to be checked."""
         if CONFIG.APP.VERIFY_BATCH == "auto":
-            return left not in self._right and self._name not in PADDED_ALIKE
+            return self._by_length or (left not in self._right and self._name not in PADDED_ALIKE)
         return bool(CONFIG.APP.VERIFY_BATCH)
 
     def check(
@@ -63,19 +64,27 @@ class PaddingCheck:
         if reason := _why_not(module, inputs):
             self._say(reason)
             return
-        rows = [_row(prompt, row)._replace(left=left) for prompt in prompts for row in range(prompt.rows)]
-        shortest, longest = min(rows, key=_length), max(rows, key=_length)
-        batch, alone = join([longest, shortest]), join([shortest])
+        rows = sorted((_row(prompt, row)._replace(left=left) for prompt in prompts for row in range(prompt.rows)), key=_length)
+        by_length = {_length(row): row for row in reversed(rows)}
+        for _, row in sorted(by_length.items(), key=lambda each: each[0])[: len(by_length) - 1 if self._by_length else 1]:
+            if not self._is_right(module, call, join([rows[-1], row]), join([row]), left, row.lengths[0]):
+                return
+        self._right.add(left)
+
+    def _is_right(
+        self, module: torch.nn.Module, call: Callable[..., Any], batch: Mapping[str, Any], alone: Mapping[str, Any], left: bool, length: int
+    ) -> bool:
+        """Whether the second of two prompts was found right; ``False`` where that cannot be known."""
         found = self._compare(call, batch, alone)
         if found is None:
-            return
+            return False
         worst = next((pair for pair in found if _differs(pair)), None)
         if worst is not None and worst.alone.dtype.itemsize < 4 and (single := _in_float32(module)) is not None:
             found = self._compare(single, _as_float32(batch), _as_float32(alone)) or []
             worst = next((pair for pair in found if _differs(pair)), None)
         if worst is not None:
-            raise NNsightError(_differ(self._name, worst, left))
-        self._right.add(left)
+            raise NNsightError(_differ(self._name, worst, left, length))
+        return True
 
     def _compare(self, call: Callable[..., Any], batch: Mapping[str, Any], alone: Mapping[str, Any]) -> list[Pair] | None:
         """The numbers of the shortest prompt both ways; ``None`` where they cannot be compared."""
@@ -83,13 +92,21 @@ class PaddingCheck:
         with torch.no_grad(), torch.random.fork_rng(devices):
             before = _random_state(devices)
             try:
-                together, single = dict(results(call(**batch), 2)), dict(results(call(**alone), 1))
+                together = dict(results(call(**batch), 2))
+                after = _random_state(devices)
+                _set_random_state(before, devices)
+                single = dict(results(call(**alone), 1))
+                found = list(pairs(together, batch, 1, single, alone))
+                if all(map(torch.equal, before, after)) or not any(map(_differs, found)):
+                    return found
+                _set_random_state(after, devices)  # it draws: does what is drawn matter, or is it drawn alike every time?
+                again = dict(results(call(**alone), 1))
             except Exception:
                 return None  # the run itself shows it, on the lines that it concerns
-            if not all(map(torch.equal, before, _random_state(devices))):
-                self._say("it draws random numbers")
-                return None
-        return list(pairs(together, batch, 1, single, alone))
+        if any(map(_differs, pairs(again, alone, 0, single, alone))):
+            self._say("it draws random numbers")
+            return None
+        return found
 
     def _say(self, reason: str) -> None:
         if reason not in self._said:
@@ -101,6 +118,12 @@ class PaddingCheck:
 
 def _random_state(devices: Sequence[int]) -> list[torch.Tensor]:
     return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+
+
+def _set_random_state(states: Sequence[torch.Tensor], devices: Sequence[int]) -> None:
+    torch.set_rng_state(states[0])
+    for device, state in zip(devices, states[1:], strict=True):
+        torch.cuda.set_rng_state(state, device)
 
 
 def _why_not(module: torch.nn.Module, inputs: Mapping[str, Any]) -> str:
@@ -168,10 +191,10 @@ def _as_float32(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.float() if name in fractional else value for name, value in inputs.items()}
 
 
-def _differ(name: str, pair: Pair, left: bool) -> str:
-    what = pair.name or "the result"
+def _differ(name: str, pair: Pair, left: bool, length: int) -> str:
+    what = f"{pair.name or 'the result'} of one of {length} tokens"
     return (
-        f"{name} gives a padded prompt other numbers than it gets alone: {what} of the shortest differs by {pair.difference:.3g}, padded "
+        f"{name} gives a padded prompt other numbers than it gets alone: {what} differs by {pair.difference:.3g}, padded "
         f"on the {'left' if left else 'right'}. Models whose layers mix neighbouring tokens whatever the attention mask says (convolution, "
         "recurrence, approximate attention) cannot be padded. Give prompts of one length, or each prompt a trace of its own. "
         "CONFIG.APP.VERIFY_BATCH = False switches this check off."

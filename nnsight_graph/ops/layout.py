@@ -21,6 +21,7 @@ class Answer(enum.Enum):
     NONE = "it does not depend on the batch"
     MIXED = "it depends on the batch, but no single dimension has one entry per row"
     UNKNOWN = "nothing is known of it"
+    DOUBTFUL = "nothing is known of it, and its sizes may depend on data"
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -121,7 +122,7 @@ def span_of(tensor: torch.Tensor, rows: Rows, answer: Any, place: tuple[Any, ...
         return None
     if tensor.dim() == 0:
         return None
-    span = None if answer is Answer.MIXED else _by_shapes(tensor, rows, place)
+    span = None if answer is Answer.MIXED else _by_shapes(tensor, rows, place, answer is Answer.DOUBTFUL)
     if span is None:
         span = _packed(tensor, rows)
     return span if span is not None else refuse(rows.layout, tensor, rows)
@@ -152,10 +153,13 @@ def _along(tensor: torch.Tensor, rows: Rows, held: Held) -> Span | None:
     )
 
 
-def _by_shapes(tensor: torch.Tensor, rows: Rows, place: tuple[Any, ...]) -> Span | None:
-    """What shapes in runs with other numbers of rows tell; without them dimension 0 counts if its size is that of the batch."""
+def _by_shapes(tensor: torch.Tensor, rows: Rows, place: tuple[Any, ...], doubtful: bool) -> Span | None:
+    """What shapes in runs with other numbers of rows tell; without them dimension 0 counts if its size is that of the batch.
+
+    Where that is doubtful, it does not count for what has one dimension or two: so many tokens may have been chosen by chance.
+    """
     layout, shape, multiples = rows.layout, tensor.shape, (1, *rows.multiples)
-    dims = [0] if _fits(shape[0], rows.size, multiples) else []
+    dims = [0] if _fits(shape[0], rows.size, multiples) and not (doubtful and len(shape) < 3) else []
     if layout is not NOTHING_KNOWN:
         seen = layout.seen.setdefault(place, {})
         if len(seen) < _MOST_SEEN:

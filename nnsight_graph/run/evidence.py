@@ -66,6 +66,7 @@ class Evidence:
 
     def __init__(self, scans: Sequence[Sequence[tuple[Scan, Scan]]] = (), rows: int = 2) -> None:
         self._known: list[dict[tuple[str, str], dict[int, Answers]]] = []
+        self._ended = {scan.at for pairs in scans for pair in pairs for scan in pair if scan.stopped and scan.at}
         for pairs in scans:
             known: dict[tuple[str, str], dict[int, Answers]] = {}
             for one, other in pairs:
@@ -87,6 +88,12 @@ class Evidence:
                 if all(other == first for other in others):
                     return first
         return Answer.UNKNOWN
+
+    def is_doubtful(self, path: str, modules: Mapping[str, torch.nn.Module]) -> bool:
+        """Whether a module stands in one of a kind in which a scan ended: what it gets may be chosen by numbers (a mixture's experts)."""
+        kinds = {type(modules.get(ended)) for ended in self._ended}
+        parts = path.split(".")
+        return any(type(modules.get(".".join(parts[:count]))) in kinds for count in range(1, len(parts)))
 
     def beside(self, path: str, point: str, modules: Mapping[str, torch.nn.Module]) -> Answers:
         """What is known of other items of a list of modules, where all agree: which of them run may depend on data (experts)."""
@@ -133,7 +140,9 @@ class Layouts:
             answers = self._evidence.beside(path, _POINTS[direction], self._modules.modules)
         if answers is Answer.UNKNOWN:
             answers = of_torch(self._modules.modules.get(path), direction)
-        otherwise: Any = Answer.UNKNOWN
+        if answers is Answer.UNKNOWN and self._evidence.is_doubtful(path, self._modules.modules):
+            answers = Answer.DOUBTFUL
+        otherwise: Any = answers if answers is Answer.DOUBTFUL else Answer.UNKNOWN
         if path in self._declarations:
             otherwise = self._declarations[path]
             answers = with_declaration(answers, otherwise)

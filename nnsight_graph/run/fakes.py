@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from .specs import Spec, map_items, spec_of
 _BLIND = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, fake_tensor.UnsupportedOperatorException)
 _BLIND_TEXTS = ("supported for tensor subclasses", "data pointer of Tensor", "Cannot copy out of meta tensor")
 _SMALL = 1_000_000
+_CLONE = torch.ops.aten.clone.default
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
 _ASK = torch.ops.aten._local_scalar_dense.default
 
@@ -48,6 +51,8 @@ class Fakes(FakeTensorMode):
         if not types and func._schema.is_mutable:  # all its tensors are real
             args = self._faked(args)
             kwargs = self._faked(kwargs or {})
+        if func is _CLONE and isinstance(args[0], FakeTensor):
+            _keep_from_copies(args[0])
         if func is _ASK and self._number is not None and args[0].constant is None:
             told = self._number(args[0])
             if told is not None:
@@ -69,6 +74,21 @@ class Fakes(FakeTensorMode):
             return value if isinstance(value, FakeTensor) else self.from_tensor(value)
         found = map_items(value, self._faked)
         return value if found is NotImplemented else found
+
+
+def _keep_from_copies(fake: FakeTensor) -> None:
+    """Where a fake is cloned for ``copy.deepcopy``: what it carries is not copied after it, and its known number is forgotten.
+
+    Torch would copy the mode itself, and a number's tensor on fakes, which writes where there is no memory: the process would end.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(8):
+        if frame is None or frame.f_code is torch.Tensor.__deepcopy__.__code__:
+            break
+        frame = frame.f_back
+    if frame is not None and "memo" in frame.f_locals:
+        frame.f_locals["memo"].update({id(value): value for value in fake.__dict__.values()})
+        frame.f_locals["memo"][id(fake.constant)] = None
 
 
 def _real_error(func: Any, args: Any, kwargs: Any, error: Exception) -> Exception | None:

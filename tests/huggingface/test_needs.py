@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnsight_graph.errors import RecordError
+from nnsight_graph.huggingface.batching import make_batch
 from nnsight_graph.huggingface.needs import Needs, read_needs
-from tests.huggingface.families import FAMILIES, LONGEST, tiny_model
+from tests.huggingface.families import FAMILIES, LONGEST, tiny_model, word_tokenizer
+from tests.huggingface.tiny_families import build
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,6 +34,31 @@ def test_who_numbers_the_tokens() -> None:
     assert {family for family, of in needs.items() if not of.left} == {"bart"}
     assert {family: of.decoder for family, of in needs.items() if of.decoder} == {"t5": "start", "bart": "own"}
     assert {family for family, of in needs.items() if of.shifts} == {"gpt2", "llama", "opt", "bloom", "gpt_neox"}
+
+
+def test_columns_are_counted_wherever_the_config_says_how_many() -> None:
+    for name in ("LEDForConditionalGeneration", "WhisperForCausalLM", "ReformerForMaskedLM"):
+        assert not read_needs(build(name)).left, name
+
+
+def test_a_table_that_a_family_writes_itself() -> None:
+    needs = read_needs(build("IBertForMaskedLM"))
+    assert (needs.positions, needs.first, needs.limit) == ("index", 1, 47)
+
+
+def test_tokens_are_counted_by_their_ids() -> None:
+    model = build("M2M100ForConditionalGeneration")
+    needs, tokenizer = read_needs(model), word_tokenizer("left", pad="<end>")  # not the padding token that the model counts by
+    assert needs.positions == "ids"
+    assert needs.left
+    more = {"decoder_input_ids": torch.tensor([[3, 4]])}
+    batch = make_batch(tokenizer, needs, [(([5, 6, 7, 8],), more), (([9, 10],), more)])
+    assert batch.inputs["input_ids"][1].tolist() == [model.config.pad_token_id] * 2 + [9, 10]
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch.inputs).logits[1], model(torch.tensor([[9, 10]]), **more).logits[0], rtol=1e-4, atol=1e-5)
+    embeds = [{"inputs_embeds": torch.zeros(1, length, 32), **more} for length in (4, 2)]
+    with pytest.raises(RecordError, match="numbers tokens by their ids: pad inputs_embeds on the right"):
+        make_batch(tokenizer, needs, [((), each) for each in embeds])
 
 
 def test_weights_are_not_needed() -> None:

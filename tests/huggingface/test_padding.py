@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from nnsight_graph import CONFIG, LanguageModel, NNsightError
 from tests.huggingface.families import tiny_model
+from tests.huggingface.tiny_families import build
 
 LONG, SHORT = [3, 4, 5, 6, 7], [8, 9]
 
@@ -27,7 +28,7 @@ class Mixing(PreTrainedModel):
 
     config_class = TinyConfig
 
-    def __init__(self, mixes: bool = True, draws: bool = False) -> None:
+    def __init__(self, mixes: bool = True, draws: float | None = None) -> None:
         super().__init__(TinyConfig())
         torch.manual_seed(0)
         self.embed, self.head = nn.Embedding(40, 8), nn.Linear(8, 40)
@@ -38,8 +39,8 @@ class Mixing(PreTrainedModel):
         hidden = self.embed(input_ids)
         if self.mixes:
             hidden = hidden + hidden.roll(1, 1)
-        if self.draws:
-            hidden = hidden + 0 * torch.rand_like(hidden)
+        if self.draws is not None:
+            hidden = hidden + self.draws * torch.rand_like(hidden)
         return CausalLMOutput(logits=self.head(hidden))
 
 
@@ -150,12 +151,33 @@ def test_classes_that_are_known_are_not_run_again() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_said_once(change: Any, reason: str) -> None:
-    model = model_of(draws=reason.startswith("draws"), mixes=False)
+    model = model_of(draws=1.0 if reason.startswith("draws") else None, mixes=False)
     change(model)
     with pytest.warns(UserWarning, match=f"Mixing: whether padding changes .* was not checked, because .*{reason}") as caught:
         traced(model, LONG, SHORT)
     assert caught[0].filename == __file__
     traced(model, LONG, SHORT)  # a second warning would be an error
+
+
+def test_random_numbers_that_change_nothing_do_not_stop_the_check() -> None:
+    model = model_of(draws=0.0, mixes=False)
+    for count in (3, 4):
+        traced(model, LONG, SHORT)
+        assert model._module.forwards == count
+    with pytest.raises(NNsightError, match="cannot be padded"):
+        traced(model_of(draws=0.0), LONG, SHORT)
+
+
+def test_every_length_is_compared_where_attention_is_cut_by_length() -> None:
+    model = LanguageModel(build("ReformerForMaskedLM"))
+    logits = []
+    with model.trace() as tracer:
+        for ids in ([9, 10], [11, 12]):
+            with tracer.invoke(ids):
+                logits.append(tracer.result.logits.save())
+    torch.testing.assert_close(logits[1].value, model._module(torch.tensor([[11, 12]])).logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(NNsightError, match=r"logits of one of 5 tokens differs .* padded on the right"):
+        model.trace([[9, 10], list(range(11, 20)), [27, 28, 29, 34, 35]], trace=False)
 
 
 class Half(Mixing):

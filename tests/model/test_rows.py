@@ -656,6 +656,37 @@ def test_experts_that_data_chooses_are_refused_and_what_follows_is_known() -> No
     torch.testing.assert_close(read.value, net(xs[0]).transpose(0, 1))
 
 
+class Named(nn.ModuleDict):
+    """Experts called by names that are made of numbers, which a scan cannot know: it ends here."""
+
+    def forward(self, flat: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(flat)
+        for number in chosen.unique():
+            at = torch.where(chosen == number)[0]
+            out.index_add_(0, at, self[f"expert_{number}"](flat[at]))
+        return out
+
+
+def test_as_many_tokens_by_chance_as_there_are_rows_are_not_taken_for_rows() -> None:
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts, self.norm = Named({f"expert_{number}": nn.Linear(4, 4) for number in range(2)}), nn.LayerNorm(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            flat = x.flatten(0, 1)
+            return self.norm(self.experts(flat, (flat[:, 0] > 0.5).long()).view_as(x))
+
+    torch.manual_seed(0)
+    net, xs = Mixture().requires_grad_(False), inputs(3)
+    for x, tokens in zip(xs, ([0.6, 0.9, 0.1], [0.1, 0.2, 0.3]), strict=True):
+        x[0, :, 0] = torch.tensor(tokens)  # the second expert gets two tokens, both of the first input: so many as there are rows
+    model = nnsight.NNsight(net)
+    assert "experts.expert_1.output is [2, 4]" in str(refusal(model, lambda: model.experts.expert_1.output.sum().save(), xs))
+    read, _ = read_in_the_first(model, lambda: model.norm.output, xs)
+    torch.testing.assert_close(read.value, net(xs[0]))
+
+
 def test_the_size_is_looked_at_again_at_each_visit() -> None:
     def some(x: torch.Tensor) -> torch.Tensor:
         return x if x.shape[1] < 4 else x[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import threading
@@ -370,3 +371,24 @@ def test_a_mistake_is_told_in_the_words_of_real_tensors(mistake: str) -> None:
         evaluate_on_fakes(MISTAKES[mistake], spec_of(x), spec_of(y))
     assert (type(fake.value), str(fake.value)) == (type(real.value), str(real.value))
     assert not is_blind(fake.value)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # torch's own question, in deepcopy
+def test_a_fake_with_a_known_number_is_copied_without_its_memory():
+    class Counts(torch.nn.Module):
+        """A cache's layer is copied so: it counts its tokens in a tensor."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            count = torch.tensor(3)
+            first, second = copy.deepcopy([count, count])
+            return self.linear(copy.deepcopy(x)) + first + (first is second)
+
+    net = Counts()
+    for rows in range(2, 30):
+        found = scan(net, (torch.rand(rows, 3),))
+        assert found.complete, found.stopped
+        assert found.value(Site("", "result")).shape == (rows, 3)
