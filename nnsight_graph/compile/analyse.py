@@ -35,14 +35,15 @@ _TAKES_OUT = frozenset((".pop", ".popitem", ".setdefault"))  # their result is s
 class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis, DetourAnalysis, Meaning):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
-    def __init__(self, graph: Graph, bound: int = 1) -> None:
+    def __init__(self, graph: Graph, bound: int = 1, by_calls: bool = False) -> None:
         GradientAnalysis.__init__(self)
         DetourAnalysis.__init__(self)
         self.graph = graph
-        self.bound = bound
+        self.bound, self.by_calls = bound, by_calls
         self.turn = 0
         self.turns: list[Turn] = []
-        self.came: dict[int, Cell] = {}
+        self.came: dict[tuple[int, int], Cell] = {}
+        self.begins: dict[int, tuple[int, ...]] = {}
         self.touched_roots: list[Root] = []
         self.ends: list[int] = []
         self._turns: dict[int, Latest] = {}

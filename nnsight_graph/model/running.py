@@ -58,7 +58,7 @@ def run_trace(
     """
     tree, plan, own = envoy._tree, None, envoy._returns_result
     try:
-        plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
+        plan = cached_plan(recording.key, recording.graph, call.most_steps if recording.open_ended else 1, not call.function)
         if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
             tree.replace(tree.index.root)
     except NNsightError as refused:

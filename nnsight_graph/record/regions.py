@@ -41,7 +41,7 @@ class RegionEmitter:
 
     def steps(self, value: Any, statement: str = "for") -> bool:
         """Whether ``value`` is a range of steps whose body is recorded once: an open one; in a ``with``, any of several."""
-        if type(value) is Steps:
+        if isinstance(value, Steps):
             return not value.bounded or (statement == "with" and not value.single)
         return hasattr(type(value), "_as_steps")
 
@@ -132,7 +132,7 @@ class RegionEmitter:
         steps, before = self._steps.pop()
         recorder.open_ended = recorder.open_ended or not steps.bounded
         recorder.depth -= 1
-        recorder.step, recorder.reads = before if recorder.depth else steps.following, {}
+        recorder.step, recorder.reads = before if recorder.depth else steps.below(before), {}
 
     # ------------------------------------------------------------------ lines
 

@@ -123,11 +123,15 @@ class Steps:
         return recorder.step
 
     def _leave(self, before: int | str) -> None:
-        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
+        """After the outermost loop over steps lines stand where :meth:`below` says; after an inner one, where they stood."""
         recorder = self._emitter.recorder
         if recorder.open:
             recorder.depth -= 1
-            recorder.go_to(before if recorder.depth else self.following)
+            recorder.go_to(before if recorder.depth else self.below(before))
+
+    def below(self, before: int | str) -> int | str:
+        """The step of lines below the outermost loop: the one that follows, or, where steps are calls, the one of those above it."""
+        return before if self.bounded and self._emitter.recorder.generating is False else self.following
 
 
 def _checked(chosen: Any) -> int | slice | list[int]:

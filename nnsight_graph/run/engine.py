@@ -174,8 +174,7 @@ class Run(Detours):
         self.forwards += 1
         self.grad = self.grad and torch.is_grad_enabled()  # transformers' generate runs without
         if self.plan.limit and self.forwards > self.plan.limit:
-            self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
-            raise Leave
+            self.exceed()
         for step, late in self.overdue:
             if step == self.step:
                 self.failed, self.error, self.busy = late, OutOfOrderError("late"), True
@@ -183,6 +182,17 @@ class Run(Detours):
         index = self.plan.came.get(self.step, -1)
         if index >= 0:
             self.arrive(index, None)
+
+    def exceed(self) -> None:
+        """There are more steps than loops over all of them were made for."""
+        self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
+        raise Leave
+
+    def begin_turns(self, index: int) -> None:
+        """Where steps are calls: turns begin with the first call that they name."""
+        for turn in self.plan.begins[index]:
+            if not self.seen[turn]:
+                self.arrive(turn, None)
 
     def _awaited(self, segment: int) -> int:
         """The latest step of which a segment still needs something."""

@@ -276,7 +276,7 @@ def _never_came(run: Run, step: int | str) -> bool:
 def _wanted(run: Run, index: int) -> bool:
     """Whether a line that was to take part in the run stands at the visit: in a step that came, outside branches or in one taken."""
     visit = run.plan.visits[index]
-    if _never_came(run, visit.step):
+    if _never_came(run, visit.step) or (visit.optional and run.plan.by_calls):
         return False
     if all(run.plan.replaced.get(visit.path) == node or node in run.plan.copied for node in visit.nodes) and not visit.musts:
         return False  # a parameter that was there from the beginning: whoever uses it found it

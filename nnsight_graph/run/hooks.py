@@ -67,13 +67,15 @@ def input_hook(run: Run, index: int) -> Hook:
 class Repeated:
     """Brings the passes of one module to the visits of their step and call."""
 
-    __slots__ = ("call", "lasts", "passes", "run", "step")
+    __slots__ = ("call", "lasts", "most", "passes", "run", "step")
 
     def __init__(self, run: Run, passes: Passes) -> None:
         self.run = run
         self.passes = passes
         self.lasts = {call: index for (step, call), index in passes.items() if step == "last"}
         self.step, self.call = -1, 0
+        plan = run.plan
+        self.most = plan.limit if plan.by_calls and any(plan.visits[index].optional for index in passes.values()) else 0
 
     def bring(self, value: Any) -> Any:
         """What passes on, or ``None`` to leave it."""
@@ -83,9 +85,13 @@ class Repeated:
         else:
             self.call += 1
         index = self.passes.get((self.step, self.call), -1)
+        if self.most and self.call >= self.most:
+            run.exceed()
+        if index in run.plan.begins:
+            run.begin_turns(index)
         result = run.arrive(index, value) if index >= 0 else None
-        if self.lasts and self.call in self.lasts:
-            run.keep_last(self.lasts[self.call], value if result is None else result)
+        if self.lasts and (last := self.lasts.get(0 if run.plan.by_calls else self.call, -1)) >= 0:
+            run.keep_last(last, value if result is None else result)
         return result
 
 
@@ -122,7 +128,7 @@ def step_hook(run: Run) -> Hook:
 def install(run: Run, modules: ModuleIndex, undo: list[Callable[[], None]]) -> None:
     """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
     plan = run.plan
-    counts, operations = bool(plan.repeats or plan.ends or plan.came), False
+    counts, operations = bool(plan.repeats or plan.ends or plan.came) and not plan.by_calls, False
     if counts:
         undo.append(_add(modules.root, "_forward_pre_hooks", step_hook(run), True))
     for path, (before, after) in plan.hooks.items():
