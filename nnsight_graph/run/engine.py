@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from bisect import insort
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import NNsightError, OutOfOrderError
 from ..ops.evaluate import CLEAR, run_code
 from ..ops.nested import shares
 from .detours import VOID, Detours, Leave
+from .driving import Driving
 from .gradients import Gradients
 
 
@@ -41,8 +43,10 @@ class Run(Detours):
         error: What went wrong inside a segment.
         grad: Whether gradients were on when it was made.
         failed: The instruction at fault, or ``("late", node, visit, segment)``, ``("overwritten", slot)``, ``("checkpoint", visit)``.
-        step: The forward of the model that goes on, counted from 0.
+        step: The forward of what drives the run that goes on, counted from 0.
         forwards: How many have begun.
+        driving: Which module's forwards are the steps, where that is found out while it runs.
+        tick: Called when a step begins.
         latest: The visits that mean the last step and of which something has passed: their slots hold what passed last.
         pieces: Rows that are copies of the batch's, by identity; what was edited of them goes back.
         joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
@@ -63,6 +67,8 @@ class Run(Detours):
     overdue: tuple[tuple[int, Any], ...] = ()
     gradients: Gradients | None = None
     meter: Any = None
+    driving: Driving | None = None
+    tick: Callable[[int], Any] | None = None
     busy = False
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -168,10 +174,15 @@ class Run(Detours):
             if not self.uses[slot]:
                 self.slots[slot] = None
 
-    def begin_step(self) -> None:
-        """A forward of the model begins."""
-        self.step = self.forwards
-        self.forwards += 1
+    def begin_step(self, step: int = -1) -> None:
+        """A forward of what drives the run begins: the next step, or the one that is told."""
+        first = step < 0 or step >= self.forwards
+        self.step = self.forwards if step < 0 else step
+        self.forwards = max(self.forwards, self.step + 1)
+        if not first:
+            return
+        if self.tick is not None:
+            self.tick(self.step)
         self.grad = self.grad and torch.is_grad_enabled()  # transformers' generate runs without
         if self.plan.limit and self.forwards > self.plan.limit:
             self.exceed()
@@ -180,7 +191,7 @@ class Run(Detours):
                 self.failed, self.error, self.busy = late, OutOfOrderError("late"), True
                 raise Leave
         index = self.plan.came.get(self.step, -1)
-        if index >= 0:
+        if index >= 0 and not self.seen[index]:
             self.arrive(index, None)
 
     def exceed(self) -> None:
