@@ -24,6 +24,7 @@ from .plan import Guard, Slot, Step
 from .sites import CellKey, SiteWriter, edits_rows, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
+from .turns import refuse_turns
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
 _PLAIN_PARTS = (function_of("getitem"), as_tuple)
@@ -75,6 +76,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self.caches: list[tuple[Node, Slot | None]] = []
         self.given: dict[int, Guard] = {}
         self.saved_in: dict[int, list[Guard | None]] = {}
+        refuse_turns(graph.body)
         self._region(graph.body)
         self.join_all()
         self.refuse_inside()
@@ -107,6 +109,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
     def _save(self, node: Node) -> None:
         operand = node.operands[0]
         assert type(operand) is Ref
+        if operand.node not in self.values:
+            return  # it was saved in the loop that makes it
         value = self.current(self.values[operand.node], node.number)
         value.slot.saved = True
         self.saved.append((operand.node, value.slot))

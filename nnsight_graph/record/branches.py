@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -113,10 +114,11 @@ class Items:
 
     def __enter__(self) -> Any:
         item, _ = self._emitter.begin_loop("for", self._loop_source, ())
+        self._emitter.watch(sys._getframe(1))
         return item
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._emitter.end_loop(False, ())
+        self._emitter.end_watched(kind is None)
 
 
 class Iteration:

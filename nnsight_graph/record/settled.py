@@ -211,10 +211,19 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
         _assume(proxy, value)
         if not _holds(value):
             return iter(value)
-        return iter([proxy._trace.proxy("getitem", (proxy, position), depth=3) for position in range(len(value))])
+        return iter(parts_of(proxy, [proxy._trace.proxy("getitem", (proxy, position), depth=3) for position in range(len(value))]))
     index = proxy._trace.add("unpack", (proxy, count), depth=3)
     items = type(proxy)(proxy._trace, index)
-    return iter([proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)])
+    return iter(parts_of(proxy, [proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)]))
+
+
+def parts_of(whole: Any, parts: list[Any]) -> list[Any]:
+    """The parts that a value is unpacked into; they are saved if it was."""
+    for place, part in enumerate(parts if whole._index in whole._trace.saved else ()):
+        if hasattr(type(part), "_trace"):
+            whole._trace.parts = {**whole._trace.parts, part._index: f".{place}"}
+            part.save()
+    return parts
 
 
 def _unpacked_into(frame: Any) -> int | None:

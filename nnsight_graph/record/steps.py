@@ -84,8 +84,9 @@ class Steps:
             yield from self._turns(user_place(sys._getframe(1)))
             return
         item, _ = self._emitter.begin_loop("steps", self, ())
+        self._emitter.watch(sys._getframe(1))
         yield item
-        self._emitter.end_loop(False, ())
+        self._emitter.end_watched(True)
 
     def _turns(self, place: Place) -> Iterator[int]:
         recorder = self._emitter.recorder
@@ -109,13 +110,15 @@ class Steps:
             self._before.append(self._enter())
             self._emitter.recorder.go_to(self.chosen)
             return self.chosen
-        return self._emitter.begin_loop("steps", self, ())[0]
+        item = self._emitter.begin_loop("steps", self, ())[0]
+        self._emitter.watch(sys._getframe(1))
+        return item
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self.single:
             self._leave(self._before.pop())
         else:
-            self._emitter.end_loop(False, ())
+            self._emitter.end_watched(kind is None)
 
     def _enter(self) -> int | str:
         recorder = self._emitter.recorder
