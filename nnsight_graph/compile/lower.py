@@ -102,7 +102,7 @@ def _finish_visits(plan: Plan, analysis: Analysis, segments: list[Segment]) -> N
         slot = cell.slot
         visit.changes = slot in outputs
         visit.counted = slot.index in counted
-        visit.optional = cell.optional and bool(cell.nodes)
+        visit.optional = cell.optional
         visit.clears = not slot.saved and not visit.counted
         visit.only_kept = slot.saved and not (visit.triggers or visit.musts or visit.changes or slot.index in plan.unchecked)
         if slot.saved or visit.counted:

@@ -51,7 +51,8 @@ class Run(Detours):
         pieces: Rows that are copies of the batch's, by identity; what was edited of them goes back.
         joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
-        overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
+        overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, or, where steps are calls, the
+            visits of that turn as a bit mask; and the failure.
         gradients: The gradients that it listens to.
         modules: The model's, where it runs on one.
         meter: Executes its code within limits, where it has some.
@@ -200,10 +201,19 @@ class Run(Detours):
         raise Leave
 
     def begin_turns(self, index: int) -> None:
-        """Where steps are calls: turns begin with the first call that they name."""
-        for turn in self.plan.begins[index]:
-            if not self.seen[turn]:
-                self.arrive(turn, None)
+        """Where steps are calls: a call comes that not all loops count on; turns begin with the first call that they name."""
+        turns = [turn for turn in self.plan.begins.get(index, ()) if not self.seen[turn]]
+        for awaited, late in self.overdue:
+            if any(awaited >> came & 1 for came in (index, *turns)):
+                self.failed, self.error, self.busy = late, OutOfOrderError("late"), True
+                raise Leave
+        for turn in turns:
+            self.arrive(turn, None)
+
+    def _may_not_come(self, segment: int) -> int:
+        """Bit mask of what a segment still needs and may not get, since its turn may not come."""
+        needs, visits = self.plan.segments[segment].needs, self.plan.visits
+        return sum(1 << index for index, visit in enumerate(visits) if visit.optional and needs >> index & 1 and not self.seen[index])
 
     def _awaited(self, segment: int) -> int:
         """The latest step of which a segment still needs something."""
@@ -255,6 +265,9 @@ class Run(Detours):
             if self.waits[segment] < 0:
                 continue
             if target >= 0 and self.slots[target] is not None and not shares(self.slots[target], self.slots[passing]):
+                continue
+            if self.plan.by_calls and (awaited := self._may_not_come(segment)):
+                self.overdue += ((awaited, ("late", node, index, segment)),)
                 continue
             step = self._awaited(segment)
             if step > self.step:  # it may never come

@@ -96,7 +96,7 @@ class Repeated:
         index = self.passes.get((self.step, self.call), -1)
         if self.most and self.call >= self.most:
             run.exceed()
-        if index in run.plan.begins:
+        if index >= 0 and (run.overdue or index in run.plan.begins):
             run.begin_turns(index)
         result = run.arrive(index, value) if index >= 0 else None
         if self.lasts and (last := self.lasts.get(0 if run.plan.by_calls else self.call, -1)) >= 0:
