@@ -154,7 +154,8 @@ class Plan:
     """
 
     __slots__ = (
-        "begins", "blanks", "by_calls", "caches", "came", "checked", "copied", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks",
+        "begins", "blanks", "by_calls", "caches",
+        "came", "checked", "copied", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks",
         "layouts", "limit", "modules", "needs", "prologue", "repeats", "replaced", "result", "saved", "segments", "skips", "unchecked",
         "uses", "virtual", "visits", "waits",
     )  # fmt: skip

@@ -135,9 +135,9 @@ class StepAnalysis:
 
     def _begun_by(self, turn: Turn) -> None:
         """Where steps are calls, a turn begins with the first call that one of its lines names."""
-        came = self.came.get((turn.key[0], turn.number))
-        for cell in self.cells.values() if came is not None and self.by_calls else ():
-            if cell.bit & turn.visits:
+        came = self.came.get((turn.key[0], turn.number)) if self.by_calls else None
+        for cell in self.cells.values() if came is not None else ():
+            if came is not None and cell.bit & turn.visits:
                 self.begins[cell.index] = (*self.begins.get(cell.index, ()), came.index)
 
     def _may_leave(self, region: Region) -> bool:

@@ -117,7 +117,8 @@ class Cell:
     """The value that passes at one visit, in versions: each write of the whole starts a new one."""
 
     __slots__ = (
-        "direction", "guards", "index", "keys", "musts", "nodes", "optional", "parts", "path", "slot", "takes", "turn", "write", "write_needs",
+        "direction", "guards", "index", "keys", "musts", "nodes", "optional", "parts", "path",
+        "slot", "takes", "turn", "write", "write_needs",
         "written",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Values of one turn of a loop that is recorded once: below it nobody may use them, since it is unknown which turn is meant."""
+"""Values of one turn of a loop that is recorded once: below it nobody may use them, since which turn is meant is unknown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .edits import refused
 
 _IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
 _WHY = (
-    "uses a value of one turn of the loop above, which is recorded once: in a function that the block calls, what a loop binds is not known "
-    "below it. Collect the values in nnsight_graph.list(), or write the loop in the block itself"
+    "uses a value of one turn of the loop above, which is recorded once: in a function that the block calls, what a loop binds is not "
+    "known below it. Collect the values in nnsight_graph.list(), or write the loop in the block itself"
 )
 
 

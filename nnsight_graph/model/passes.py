@@ -157,7 +157,7 @@ class OwnSteps(Steps):
         if isinstance(found, HiddenStates):
             return OwnSteps(found, self._emitter, self.chosen)  # type: ignore[arg-type]
         if callable(found) and not hasattr(type(found), "_trace"):
-            raise AttributeError(f"a module in a step has what passes there, and submodules. For {name}: with tracer.iter[{self.chosen}]: ...")
+            raise AttributeError(f"a module in a step has what passes there. For {name}: with tracer.iter[{self.chosen}]: ...")
         return found
 
     def __getitem__(self, index: Any) -> OwnSteps:

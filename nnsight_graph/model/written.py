@@ -65,7 +65,8 @@ def _saves(recording: Recording, saved: list[int]) -> list[tuple[int, str]]:
         inner
         for node, (name, inside) in recording.variables.items()
         for inner in inside
-        if node in lines and (recording.entries[inner][0] != "assigned" or assigned_name(recording.places[lines[inner]]) in ("", None, name))
+        if node in lines
+        and (recording.entries[inner][0] != "assigned" or assigned_name(recording.places[lines[inner]]) in ("", None, name))
     }
     uses: list[tuple[int, str, bool]] = []  # node, name, whether it was given
     for place, node in enumerate(dict.fromkeys(saved)):

@@ -12,8 +12,8 @@ from ..source_location import is_users
 from .recorder import IN_PLACE
 
 _ADVICE = (
-    "`{0}` is bound again in a loop that is recorded once, from what it was before: in a function that the block calls, or where the block has "
-    "no source, the next turn would not see it. Write the loop in the block itself, or keep the value in nnsight_graph.list()."
+    "`{0}` is bound again in a loop that is recorded once, from what it was before: in a function that the block calls, or where the block "
+    "has no source, the next turn would not see it. Write the loop in the block itself, or keep the value in nnsight_graph.list()."
 )
 
 
@@ -38,10 +38,9 @@ class Rebound:
         if frame is None:
             return
         for name in _handed_on(frame, self._first):
-            value = frame.f_locals.get(name, frame.f_globals.get(name))
-            if getattr(type(value), "_trace", None) is None or value._trace is not recorder or value._index <= opened:
-                continue
-            if recorder.entries[value._index][0] not in IN_PLACE:
+            value: Any = frame.f_locals.get(name, frame.f_globals.get(name))
+            made = hasattr(type(value), "_trace") and value._trace is recorder and value._index > opened
+            if made and recorder.entries[value._index][0] not in IN_PLACE:
                 recorder.poison = RecordError(_ADVICE.format(name))
                 raise recorder.poison
 

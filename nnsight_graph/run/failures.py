@@ -50,8 +50,8 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
     elif type(failed) is tuple and failed and failed[0] == "counted":
         node, path = run.plan.visits[failed[1]].nodes[0], run.plan.visits[failed[1]].path
         error = NNsightError(
-            f"a call of {path} was taken for step {run.plan.visits[failed[1]].step}, and then {failed[2] or 'the model'} began to run, whose "
-            f"forwards are the steps. Say which call you mean: .call[{run.plan.visits[failed[1]].step}] in step 0."
+            f"a call of {path} was taken for step {run.plan.visits[failed[1]].step}, and then {failed[2] or 'the model'} began to run, "
+            f"whose forwards are the steps. Say which call you mean: .call[{run.plan.visits[failed[1]].step}] in step 0."
         )
     elif type(failed) is tuple and failed and failed[0] == "refused":
         error, node = type(original)(str(original)), failed[1]
@@ -213,11 +213,12 @@ def _held(run: Run) -> Any:
 
 def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSiteError | None:
     """The error of a run whose model never reached a site of the trace; ``None`` if it reached them all."""
-    if run.driving is not None and run.driving.driver and any(run.seen[i] for step, i in run.plan.came.items() if step >= run.forwards):
-        index = next(i for step, i in run.plan.came.items() if step >= run.forwards and run.seen[i])
-        node, visit = run.plan.visits[index].nodes[0], run.plan.visits[index]
-        error = MissedSiteError(f"step {visit.step} never came, but this line ran for it: calls made before the steps began were counted, too.")
-        error.__traceback__ = traceback_at(recording.place(node), frame)
+    early = [i for step, i in run.plan.came.items() if run.seen[i] and step >= run.forwards] if run.driving is not None else ()
+    if early:
+        visit = run.plan.visits[early[0]]
+        why = "calls of other modules, before the steps began, were taken for steps"
+        error = MissedSiteError(f"step {visit.step} never came, but this line ran for it: {why}.")
+        error.__traceback__ = traceback_at(recording.place(visit.nodes[0]), frame)
         return error
     if all(run.seen) or run.stopped >= 0:
         return None
@@ -289,7 +290,9 @@ def _times(count: int) -> str:
 def _is_call(run: Run, index: int) -> bool:
     """Whether a visit of a later step was to be a call, since no module was run again and again."""
     driving = run.driving
-    return driving is not None and (not driving.driver or (run.forwards == 1 and index in driving.instead and not run.plan.visits[index].optional))
+    if driving is None or not driving.driver:
+        return driving is not None
+    return run.forwards == 1 and index in driving.instead and not run.plan.visits[index].optional
 
 
 def _by_calls(run: Run) -> bool:

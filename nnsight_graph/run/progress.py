@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 
-
 @contextmanager
 def bar(unit: str, total: int | None = None) -> Iterator[Callable[[], Any]]:
     """Show a bar; gives what moves it on."""

@@ -302,7 +302,7 @@ def test_nothing_stays_on_the_modules():
 
 def test_lines_that_ran_for_a_step_that_never_came():
     model = nnsight.NNsight(Pipe())
-    with pytest.raises(nnsight.MissedSiteError, match="calls made before the steps began"):
+    with pytest.raises(nnsight.MissedSiteError, match="before the steps began, were taken"):
         with model.trace(X, fn="single") as tracer:
             turns = nnsight.list().save()
             with tracer.iter[:] as step:

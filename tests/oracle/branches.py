@@ -101,14 +101,11 @@ def draw_branched(seed: int) -> Branched:
             gone |= set(range(first, end))
         gone |= _dependent(statements, gone)
         at = end
-    bound = [str(s.target) for at, s in enumerate(statements) if s.target and at not in gone and not isinstance(s, Save) and _inside(branches, at)]
+    inside = [s for at, s in enumerate(statements) if at not in gone and any(branch.first <= at < branch.end for branch in branches)]
+    bound = [str(s.target) for s in inside if s.target and not isinstance(s, Save)]
     rng = random.Random(f"below {seed}")
     below = (rng.choice(bound), rng.choice(_SAVING)) if bound and rng.random() < 0.7 else None
     return Branched(case, tuple(branches), statements, frozenset(gone), frozenset(absent), below)
-
-
-def _inside(branches: list[Branch], at: int) -> bool:
-    return any(branch.first <= at < branch.end for branch in branches)
 
 
 def _branch(rng: random.Random, statements: tuple[Statement, ...], first: int, end: int, gone: set[int]) -> Branch:
