@@ -24,7 +24,6 @@ from .plan import Guard, Slot, Step
 from .sites import CellKey, SiteWriter, edits_rows, rows_touched, written_cells
 from .steps import Latest, StepAnalysis, Turn
 from .storage import Cell, Root, RowsKey, Value, opened
-from .turns import refuse_turns
 
 _PURE, VIEW, _PUT_IN = parse("pure"), parse("view:0"), parse("mutates:0 maybe:1")
 _PLAIN_PARTS = (function_of("getitem"), as_tuple)
@@ -73,10 +72,10 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self._shared = {index: group[0] for group in graph.shared for index in group}
         self.dropped = unused_methods(graph.body)
         self.saves: list[Node] = []
+        self.kept = {node.operands[0].node for node in walk(graph.body) if node.target == "save" and type(node.operands[0]) is Ref}
         self.caches: list[tuple[Node, Slot | None]] = []
         self.given: dict[int, Guard] = {}
         self.saved_in: dict[int, list[Guard | None]] = {}
-        refuse_turns(graph.body)
         self._region(graph.body)
         self.join_all()
         self.refuse_inside()
@@ -109,8 +108,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
     def _save(self, node: Node) -> None:
         operand = node.operands[0]
         assert type(operand) is Ref
-        if operand.node not in self.values:
-            return  # it was saved in the loop that makes it
+        if operand.node not in self.values or operand.node in self._turns:
+            return  # of a loop: its last value was kept there
         value = self.current(self.values[operand.node], node.number)
         value.slot.saved = True
         self.saved.append((operand.node, value.slot))

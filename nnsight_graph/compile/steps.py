@@ -69,6 +69,7 @@ class StepAnalysis:
     values: dict[int, Value]
     cells: dict[CellKey, Cell]
     saves: list[Node]
+    kept: set[int]
     guard: Guard | None
     turn: int
     turns: list[Turn]
@@ -227,26 +228,25 @@ class StepAnalysis:
 
     def _keep_saved(self, region: Region) -> None:
         """Of a value that is saved in a loop over steps, that of the last turn stays."""
-        inside = {node.number for node in walk(region)}
-        kept = [node for node in self.saves if node.number in inside]
-        self.saves[:] = [node for node in self.saves if node.number not in inside]
-        for node in kept:
-            operand = node.operands[0]
-            assert type(operand) is Ref
-            if operand.node not in inside:
-                self.saves.append(node)
-                continue
-            if operand.node not in self._turns:
-                first = Step(node.number, never, [], 0)
-                self._turns[operand.node] = place = Latest()
-                first.output = place.slot
-                place.steps.append(first)
-                self.steps.append(first)
-            outer, value = self.guard, self.current(self.values[operand.node], node.number)
-            freeze(value)
-            self.guard = value.step.guard if value.step is not None and value.step.guard is not None else outer
-            self._fill(self._turns[operand.node], value, node.number)
-            self.guard = outer
+        inside = {node.number: node for node in walk(region)}
+        lines = {node.operands[0].node: node.number for node in self.saves if node.number in inside}  # type: ignore[union-attr]
+        self.saves[:] = [node for node in self.saves if node.number not in inside or node.operands[0].node not in inside]  # type: ignore[union-attr]
+        for number in inside if self.kept else ():
+            if number in self.kept and number in self.values:
+                self._keep_turn(number, lines.get(number, number))
+
+    def _keep_turn(self, number: int, line: int) -> None:
+        if number not in self._turns:
+            first = Step(line, never, [], 0)
+            self._turns[number] = place = Latest()
+            first.output = place.slot
+            place.steps.append(first)
+            self.steps.append(first)
+        outer, value = self.guard, self.current(self.values[number], line)
+        freeze(value)
+        self.guard = value.step.guard if value.step is not None and value.step.guard is not None else outer
+        self._fill(self._turns[number], value, line)
+        self.guard = outer
 
     def kept_turns(self) -> list[tuple[int, Slot]]:
         """The saved values of loops over steps."""

@@ -45,10 +45,10 @@ def by_hand(edit=None, path="three"):
 
 
 def same(got, expected):
-    torch.testing.assert_close([nnsight_value(value) for value in got], list(expected), rtol=0, atol=0)
+    torch.testing.assert_close([plain(value) for value in got], list(expected), rtol=0, atol=0)
 
 
-def nnsight_value(value):
+def plain(value):
     return value.value if issubclass(type(value), nnsight.Proxy) else value
 
 
@@ -187,7 +187,7 @@ def test_what_a_module_in_a_step_has_not(model):
 
 @pytest.mark.parametrize("form", ["read", "edit", "for", "own", "with"])
 def test_a_call_that_never_came(model, form):
-    with pytest.raises(nnsight.MissedSiteError, match="not called so often") as caught:
+    with pytest.raises(nnsight.MissedSiteError, match="not called so often"):
         with model.trace(X) as tracer:
             if form == "read":
                 with tracer.iter[3]:
@@ -203,7 +203,6 @@ def test_a_call_that_never_came(model, form):
             else:
                 with tracer.iter[:3]:
                     model.two.output.save()
-    assert "output" in caught.traceback[-1].statement.lines[0] if False else caught.type is nnsight.MissedSiteError
 
 
 def test_a_module_that_is_never_called_in_a_loop(model):
@@ -252,7 +251,7 @@ def test_invokes_have_their_rows_of_each_call(model):
 def test_an_edit_that_names_calls(model):
     _, result = by_hand(lambda number, output: output * 0 if number == 1 else output)
     with model.edit() as edited:
-        with edited.tracer_iter[1] if False else model.three.iter[1:2]:
+        with model.three.iter[1:2]:
             model.three.output *= 0
     with edited.trace(X) as tracer:
         out = tracer.result.save()
@@ -294,10 +293,6 @@ def test_a_forward_that_generates():
     net, x = Around(), X
     for _ in range(4):
         x = torch.tanh(net.lm.fc(x) + 1)
-    with nnsight.NNsight(net).trace(X) as tracer:
-        with tracer.iter[:]:
-            tracer and None
-        out = tracer.result.save()
     model = nnsight.NNsight(net)
     with model.trace(X) as tracer:
         with tracer.iter[:]:
