@@ -180,7 +180,7 @@ def test_a_module_in_a_step_of_a_loop(model):
 
 def test_what_a_module_in_a_step_has_not(model):
     with pytest.raises(nnsight.RecordError, match="one step has an output"), model.trace(X):
-        model.three.iter[:2].output  # noqa: B018
+        model.three.iter[:2].output
     with pytest.raises(AttributeError, match=r"with tracer.iter\[1\]"), model.trace(X):
         model.three.iter[1].next()
 
