@@ -35,14 +35,15 @@ _TAKES_OUT = frozenset((".pop", ".popitem", ".setdefault"))  # their result is s
 class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAnalysis, DetourAnalysis, Meaning):
     """The walk over a graph; afterwards :attr:`steps`, :attr:`cells` and :attr:`saved` describe the program."""
 
-    def __init__(self, graph: Graph, bound: int = 1) -> None:
+    def __init__(self, graph: Graph, bound: int = 1, by_calls: bool = False) -> None:
         GradientAnalysis.__init__(self)
         DetourAnalysis.__init__(self)
         self.graph = graph
-        self.bound = bound
+        self.bound, self.by_calls = bound, by_calls
         self.turn = 0
         self.turns: list[Turn] = []
-        self.came: dict[int, Cell] = {}
+        self.came: dict[tuple[int, int], Cell] = {}
+        self.begins: dict[int, tuple[int, ...]] = {}
         self.touched_roots: list[Root] = []
         self.ends: list[int] = []
         self._turns: dict[int, Latest] = {}
@@ -73,6 +74,7 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self._shared = {index: group[0] for group in graph.shared for index in group}
         self.dropped = unused_methods(graph.body)
         self.saves: list[Node] = []
+        self.kept = {node.operands[0].node for node in walk(graph.body) if node.target == "save" and type(node.operands[0]) is Ref}
         self.caches: list[tuple[Node, Slot | None]] = []
         self.given: dict[int, Guard] = {}
         self.saved_in: dict[int, list[Guard | None]] = {}
@@ -108,6 +110,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
     def _save(self, node: Node) -> None:
         operand = node.operands[0]
         assert type(operand) is Ref
+        if operand.node not in self.values or operand.node in self._turns:
+            return  # of a loop: its last value was kept there
         value = self.current(self.values[operand.node], node.number)
         value.slot.saved = True
         self.saved.append((operand.node, value.slot))

@@ -122,7 +122,12 @@ class Body:
         if reference in self.analysis.values:  # of a value from outside
             self.analysis.saves.append(node)
             return
+        self._keep(reference)
+
+    def _keep(self, reference: int) -> None:
         slot = self.values[reference].slot
+        if (reference, slot) in self.analysis.saved:
+            return
         if not slot.saved:
             slot.saved = True
             self.saved.append(slot)
@@ -179,6 +184,8 @@ class Body:
                 value.roots |= roots  # a container holds what is put into it
         changed = bool(mutated) and node.target in ("setitem", "setattr", "delitem")
         self.values[node.number] = inside[min(mutated)][0] if changed else Inner(output, roots)
+        if node.number in self.analysis.kept:  # the line that saves it may stand below the loop
+            self._keep(node.number)
 
     def _branch(self, node: Node) -> None:
         truth = self._step(node.number, operator.truth, [self.leaf(node.operands[0], node.number)])

@@ -96,6 +96,7 @@ class BranchAnalysis:
         """A visit that no module brings: it stands for an event of the run."""
         number = len(self.cells)
         cell = self.cells["", f"{what} {number}", 0, 0] = Cell("", what, number, False, (), (step, 0))
+        cell.optional = what == "step"
         return cell
 
     def merge(self, node: Node) -> None:

@@ -11,13 +11,13 @@ from .schedule import make_segments, make_visits
 from .steps import LIMIT
 
 
-def lower(graph: Graph, bound: int = 1) -> Plan:
-    """Compile a graph, for runs of at most ``bound`` steps.
+def lower(graph: Graph, bound: int = 1, by_calls: bool = False) -> Plan:
+    """Compile a graph, for runs of at most ``bound`` steps; with ``by_calls`` a module's steps are its calls.
 
     Raises:
         KeyError: a target that neither the op table nor the laws know.
     """
-    analysis = Analysis(graph, bound)
+    analysis = Analysis(graph, bound, by_calls)
     analysis.steps = [step for step in analysis.steps if step.function is not None or step.special]
     virtual = sum(analysis.virtual.values())
     segments, members = make_segments(analysis.steps, virtual)
@@ -27,7 +27,9 @@ def lower(graph: Graph, bound: int = 1) -> Plan:
     numbering.place_shared(used, segments)
     plan.edited = frozenset(analysis.edited)
     plan.virtual = tuple(cell.index for cell in analysis.cells.values() if cell.bit & virtual)
-    plan.came = {step: cell.index for step, cell in analysis.came.items()}
+    plan.by_calls = by_calls
+    plan.came = {} if by_calls else {step: cell.index for (_, step), cell in analysis.came.items()}
+    plan.begins = analysis.begins
     plan.ends = tuple(analysis.ends)
     plan.limit = min(bound, LIMIT) if plan.ends else 0
     plan.caches = tuple(_cache_spec(node, slot) for node, slot in analysis.caches)
@@ -100,6 +102,7 @@ def _finish_visits(plan: Plan, analysis: Analysis, segments: list[Segment]) -> N
         slot = cell.slot
         visit.changes = slot in outputs
         visit.counted = slot.index in counted
+        visit.optional = cell.optional
         visit.clears = not slot.saved and not visit.counted
         visit.only_kept = slot.saved and not (visit.triggers or visit.musts or visit.changes or slot.index in plan.unchecked)
         if slot.saved or visit.counted:

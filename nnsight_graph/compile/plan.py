@@ -100,11 +100,12 @@ class Visit:
         only_kept: Whether the value is saved as it passes, and that is all.
         guards: ``(truth, polarity)`` of the branches its nodes stand in; ``None`` if one stands in none.
         step, call: Which pass of the module it is; the step is a number or ``"last"``.
+        optional: Whether only lines of an open loop name it, in turns after the first.
     """
 
     __slots__ = (
-        "call", "changes", "clears", "counted", "direction", "guards", "held", "musts", "nodes", "only_kept", "path", "slot", "step",
-        "triggers",
+        "call", "changes", "clears", "counted", "direction", "guards", "held", "musts", "nodes", "only_kept", "optional", "path", "slot",
+        "step", "triggers",
     )  # fmt: skip
 
     def __init__(self, path: str, direction: str, slot: int, turn: tuple[int | str, int] = (0, 0)) -> None:
@@ -119,7 +120,7 @@ class Visit:
         self.triggers: list[int] = []
         self.musts: list[tuple[int, int, int]] = []
         self.nodes: list[int] = []
-        self.only_kept = False
+        self.only_kept = self.optional = False
         self.guards: tuple[tuple[int, bool], ...] | None = None
 
 
@@ -143,6 +144,8 @@ class Plan:
         given: For saved nodes in branches, ``(truth, polarity)`` of the branch.
         ends: Visits that stand for the end of the run.
         came: Visits that stand for the beginning of a step, by its number.
+        by_calls: Whether a module's steps are its calls, since the model runs once.
+        begins: There, the visits that stand for the beginning of a loop's turn, by the visits of which the first begins it.
         repeats: Whether it knows more than the first call of the first step.
         limit: How many steps it is made for, where it has a loop over all of them; 0 where it has none.
         checked: The shapes of inputs and constants that it was checked for.
@@ -156,7 +159,8 @@ class Plan:
     """
 
     __slots__ = (
-        "blanks", "caches", "came", "checked", "copied", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks",
+        "begins", "blanks", "by_calls", "caches",
+        "came", "checked", "copied", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks",
         "layouts", "limit", "modules", "needs", "prologue", "repeats", "replaced", "result", "saved", "segments", "skips", "unchecked",
         "uses", "virtual", "visits", "waits",
     )  # fmt: skip
@@ -185,6 +189,8 @@ class Plan:
         self.virtual: tuple[int, ...] = ()
         self.ends: tuple[int, ...] = ()
         self.came: dict[int, int] = {}
+        self.by_calls = False
+        self.begins: dict[int, tuple[int, ...]] = {}
         self.skips: dict[str, int] = {}
         self.replaced: dict[str, int] = {}
         self.copied: frozenset[int] = frozenset()

@@ -97,6 +97,7 @@ class SiteWriter:
     cells: dict[CellKey, Cell]
     turn: int
     turns: list[Any]
+    by_calls: bool
     gradient_turn: Callable[[Node], tuple[int, int]]
     meant_gradient: Callable[[str], str]
     refuse_below_stop: Callable[[Node], None]
@@ -115,16 +116,24 @@ class SiteWriter:
         """The cell of a read or a write."""
         assert node.site is not None
         passing = passing_key(node)
-        turn = (self.turn if node.site.step == "turn" else node.site.step, node.site.call)
+        step = self.turn if node.site.step == "turn" else node.site.step
+        turn = (step, node.site.call)
         if node.site.point == "grad":
             passing = self.meant_gradient(node.site.path), "grad"
             turn = self.gradient_turn(node) if self.turns else turn
+            step = turn[0]
+        elif self.by_calls:
+            turn = (0, step + node.site.call) if isinstance(step, int) else ("last", 0)
         cell = self.cells.get((*passing, *turn))
         if cell is None:
             cell = Cell(*passing, len(self.cells), passing in self._written, tuple(self._whose[passing]), turn)
             self.cells[(*passing, *turn)] = cell
+        optional = False
         for around in self.turns:
-            around.visits |= cell.bit if around.number == turn[0] else 0
+            if around.number == step:
+                around.visits |= cell.bit
+                optional = optional or step != 0
+        cell.optional = cell.optional and optional
         cell.nodes.append(node.number)
         cell.guards.append(self.guard)
         return cell

@@ -15,6 +15,7 @@ from ..ops.evaluate import nothing, same
 from .edits import refused
 from .gradients import backwards_in
 from .plan import Guard, Slot, Step
+from .sites import CellKey
 from .storage import Cell, Root, Value, freeze, opened
 
 LIMIT = 4096
@@ -66,11 +67,15 @@ class StepAnalysis:
 
     steps: list[Step]
     values: dict[int, Value]
+    cells: dict[CellKey, Cell]
     saves: list[Node]
+    kept: set[int]
     guard: Guard | None
     turn: int
     turns: list[Turn]
-    came: dict[int, Cell]
+    came: dict[tuple[int, int], Cell]
+    begins: dict[int, tuple[int, ...]]
+    by_calls: bool
     bound: int
     touched_roots: list[Root]
     backwards: dict[int, set[int]]
@@ -110,7 +115,7 @@ class StepAnalysis:
             for kept, value in zip(latest, carried, strict=False):
                 self._fill(kept, value, node.number)
             self._may_end(node, region)
-            self.turns.pop()
+            self._begun_by(self.turns.pop())
         self.turn, self.guard = outer
         if open_range:
             self._end(node, latest, self.touched_roots[touched:])
@@ -123,10 +128,18 @@ class StepAnalysis:
         """A line of a turn runs only if its step comes, even if nothing that it uses says so."""
         for turn in self.turns:
             if turn.number and not step.needs & turn.visits:
-                if turn.number not in self.came:
-                    self.came[turn.number] = self.mark("step", turn.number)
-                    self.came[turn.number].nodes.append(step.node)
-                step.needs |= self.came[turn.number].bit
+                key = (turn.key[0] if self.by_calls else 0, turn.number)
+                if key not in self.came:
+                    self.came[key] = self.mark("step", turn.number)
+                    self.came[key].nodes.append(step.node)
+                step.needs |= self.came[key].bit
+
+    def _begun_by(self, turn: Turn) -> None:
+        """Where steps are calls, a turn begins with the first call that one of its lines names."""
+        came = self.came.get((turn.key[0], turn.number)) if self.by_calls else None
+        for cell in self.cells.values() if came is not None else ():
+            if came is not None and cell.bit & turn.visits:
+                self.begins[cell.index] = (*self.begins.get(cell.index, ()), came.index)
 
     def _may_leave(self, region: Region) -> bool:
         return bool(region.results) and region.results[0] != Literal("False")
@@ -215,26 +228,25 @@ class StepAnalysis:
 
     def _keep_saved(self, region: Region) -> None:
         """Of a value that is saved in a loop over steps, that of the last turn stays."""
-        inside = {node.number for node in walk(region)}
-        kept = [node for node in self.saves if node.number in inside]
-        self.saves[:] = [node for node in self.saves if node.number not in inside]
-        for node in kept:
-            operand = node.operands[0]
-            assert type(operand) is Ref
-            if operand.node not in inside:
-                self.saves.append(node)
-                continue
-            if operand.node not in self._turns:
-                first = Step(node.number, never, [], 0)
-                self._turns[operand.node] = place = Latest()
-                first.output = place.slot
-                place.steps.append(first)
-                self.steps.append(first)
-            outer, value = self.guard, self.current(self.values[operand.node], node.number)
-            freeze(value)
-            self.guard = value.step.guard if value.step is not None and value.step.guard is not None else outer
-            self._fill(self._turns[operand.node], value, node.number)
-            self.guard = outer
+        inside = {node.number: node for node in walk(region)}
+        lines = {node.operands[0].node: node.number for node in self.saves if node.number in inside}  # type: ignore[union-attr]
+        self.saves[:] = [node for node in self.saves if node.number not in inside or node.operands[0].node not in inside]  # type: ignore[union-attr]
+        for number in inside if self.kept else ():
+            if number in self.kept and number in self.values:
+                self._keep_turn(number, lines.get(number, number))
+
+    def _keep_turn(self, number: int, line: int) -> None:
+        if number not in self._turns:
+            first = Step(line, never, [], 0)
+            self._turns[number] = place = Latest()
+            first.output = place.slot
+            place.steps.append(first)
+            self.steps.append(first)
+        outer, value = self.guard, self.current(self.values[number], line)
+        freeze(value)
+        self.guard = value.step.guard if value.step is not None and value.step.guard is not None else outer
+        self._fill(self._turns[number], value, line)
+        self.guard = outer
 
     def kept_turns(self) -> list[tuple[int, Slot]]:
         """The saved values of loops over steps."""
@@ -249,7 +261,7 @@ class StepAnalysis:
         self.steps.append(done)
         begun = sum(cell.bit for cell in self.came.values())
         for root in dict.fromkeys(touched):
-            own = self.came.get(root.cell.turn[0]) if root.cell is not None else None  # type: ignore[arg-type]
+            own = self._began(root.cell, node.number) if root.cell is not None else None
             if root.cell is not None and not root.edit_needs & begun & ~(own.bit if own is not None else 0):
                 continue  # what passes at a visit was edited while it did
             root.edits, root.readers = [done], []
@@ -261,6 +273,11 @@ class StepAnalysis:
             self.steps.append(step)
             values.append(Value(node.number, step.output, end.bit, (Root(),), step))
         self.values[node.number] = self._tuple(node, values)
+
+    def _began(self, cell: Cell, loop: int) -> Cell | None:
+        """What stands for the beginning of the turn that a visit belongs to."""
+        step, call = cell.turn
+        return self.came.get((loop, call) if self.by_calls else (0, step))  # type: ignore[arg-type]
 
     def _tuple(self, node: Node, values: list[Value]) -> Value:
         step = Step(node.number, lambda *items: items, [value.slot for value in values], 0)

@@ -117,7 +117,8 @@ class Cell:
     """The value that passes at one visit, in versions: each write of the whole starts a new one."""
 
     __slots__ = (
-        "direction", "guards", "index", "keys", "musts", "nodes", "parts", "path", "slot", "takes", "turn", "write", "write_needs",
+        "direction", "guards", "index", "keys", "musts", "nodes", "optional", "parts", "path",
+        "slot", "takes", "turn", "write", "write_needs",
         "written",
     )  # fmt: skip
 
@@ -139,6 +140,7 @@ class Cell:
         self.musts: list[tuple[Step, Slot | None]] = []
         self.nodes: list[int] = []
         self.guards: list[Guard | None] = []
+        self.optional = True
 
     def part(self, key: RowsKey) -> Part:
         """The rows of ``key`` in the present version."""

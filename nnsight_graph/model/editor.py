@@ -45,6 +45,7 @@ class Editor(RecordedBlock):
     def __init__(self, envoy: NNsight, edited: NNsight) -> None:
         super().__init__(Recorder(envoy._tree))
         self._envoy, self._edited = envoy, edited
+        self._recorder.generating = None
 
     if TYPE_CHECKING:
 

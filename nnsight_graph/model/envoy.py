@@ -10,7 +10,6 @@ import torch
 from ..errors import RecordError
 from ..graph import Site
 from ..record import Proxy, recording_here
-from ..record.branches import Iteration, emitter_of
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
 from .attributes import attribute
@@ -18,7 +17,7 @@ from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
 from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
-from .passes import Calls, EveryStep
+from .passes import Calls, EveryStep, OwnIteration
 from .printing import printed
 from .tree import Scanned, Tree
 
@@ -152,9 +151,9 @@ class Envoy(HiddenStates):
         return EveryStep(self, self._recorder("all"))
 
     @property
-    def iter(self) -> Iteration:
-        """Loops over steps, as ``tracer.iter``: ``for step in module.iter[1:3]``."""
-        return Iteration(emitter_of(self._recorder("iter")))
+    def iter(self) -> OwnIteration:
+        """Steps of this module (its calls, where the model runs once): ``module.iter[2].output``, ``for step in module.iter[1:3]``."""
+        return OwnIteration(self, self._recorder("iter"))
 
     @property
     def call(self) -> Calls:

@@ -43,6 +43,11 @@ class Call(NamedTuple):
     held: Answers = None
 
     @property
+    def most_steps(self) -> int:
+        """How many steps a loop over all of them is made for: forwards, or, where the model runs once, calls of a module."""
+        return self.steps if self.function else UNKNOWN
+
+    @property
     def modes(self) -> str:
         """The modes of torch that it works in, where it sets them itself."""
         return ambient(grad=False) if self.function == "generate" else ""

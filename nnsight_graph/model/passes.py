@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
 from ..record import Recorder
-from ..record.branches import emitter_of
+from ..record.branches import Iteration, emitter_of
 from ..record.steps import EVERY, Steps
-from .hidden import read_hidden, write_hidden
+from .hidden import HiddenStates, read_hidden, write_hidden
 
 if TYPE_CHECKING:
     from .envoy import Envoy
@@ -94,3 +95,88 @@ class EveryStep:
 
     def __getitem__(self, index: Any) -> Any:
         return self._envoy[index]
+
+
+class OwnIteration(Iteration):
+    """What ``module.iter`` is: as ``tracer.iter``, and a step of it is the module in that step."""
+
+    __slots__ = ("_envoy",)
+
+    def __init__(self, envoy: Envoy, trace: Recorder) -> None:
+        super().__init__(emitter_of(trace))
+        self._envoy = envoy
+
+    def __getitem__(self, chosen: Any) -> OwnSteps:
+        """The module in one step, ``module.iter[2].output``; for ``with`` and ``for``, steps as of ``tracer.iter``."""
+        return OwnSteps(self._envoy, self._emitter, chosen)
+
+
+class OwnSteps(Steps):
+    """A module in a step, or in a call where the model runs once; what passes there is read and assigned to as on the module itself.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> class Thrice(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.relu = torch.nn.ReLU()
+        ...     def forward(self, x):
+        ...         return self.relu(self.relu(self.relu(x) - 1) - 1)
+        >>> model = nnsight.NNsight(Thrice())
+        >>> with model.trace(torch.tensor([3.0])):
+        ...     model.relu.iter[1].output += 5
+        ...     last = model.relu.iter[2].output.save()
+        >>> last
+        tensor([6.])
+    """
+
+    __slots__ = ("_envoy",)
+    _record_assignment = True
+
+    def __init__(self, envoy: Envoy, emitter: Any, chosen: Any) -> None:
+        object.__setattr__(self, "_envoy", envoy)
+        super().__init__(emitter, chosen)
+
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        if not self.single:
+            raise RecordError("one step has an output: module.iter[2].output; for several: with module.iter[1:3]: ...")
+        recorder, before = self._emitter.recorder, self._enter()
+        recorder.go_to(self.chosen)
+        try:
+            yield
+        finally:
+            recorder.depth -= 1
+            recorder.go_to(before)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        with self._in_step():
+            found = getattr(self._envoy, name)
+        if isinstance(found, HiddenStates):
+            return OwnSteps(found, self._emitter, self.chosen)  # type: ignore[arg-type]
+        if callable(found) and not hasattr(type(found), "_trace"):
+            raise AttributeError(f"a module in a step has what passes there. For {name}: with tracer.iter[{self.chosen}]: ...")
+        return found
+
+    def __getitem__(self, index: Any) -> OwnSteps:
+        return OwnSteps(self._envoy[index], self._emitter, self.chosen)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in Steps.__slots__:
+            object.__setattr__(self, name, value)
+        elif name == "hidden_states":
+            with self._in_step():
+                write_hidden(self._envoy, value, 0, 2)
+        elif name in ("output", "input", "inputs"):
+            with self._in_step():
+                self._envoy._write(name, value, 0, 4)
+        else:
+            with self._in_step():
+                setattr(self._envoy, name, value)
+
+    def skip(self, value: Any) -> None:
+        """The module does not run in this step: ``value`` is what it returns; see :meth:`Envoy.skip`."""
+        with self._in_step():
+            self._envoy._skip(value)

@@ -16,6 +16,7 @@ from ..ops.control import NEVER
 from ..ops.evaluate import UNBOUND
 from ..record import Recording
 from ..run import Run, execute, prepare
+from ..run.driving import Driving, drives_itself
 from ..run.early import end_early
 from ..run.failures import explain, missed, unset_reasons
 from ..run.limits import Meter
@@ -59,7 +60,7 @@ def run_trace(
     """
     tree, plan, own = envoy._tree, None, envoy._returns_result
     try:
-        plan = cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
+        plan = cached_plan(recording.key, recording.graph, call.most_steps if recording.open_ended else 1, not call.function)
         if not tree.index.are_as_listed(plan.hooks):  # a module was put in another's place since
             tree.replace(tree.index.root)
     except NNsightError as refused:
@@ -84,6 +85,8 @@ def run_trace(
     run = prepare(plan, constants, modules, call.rows, layouts)
     if whole and isinstance(run, UntrustedRun):
         give = run.exporting(give)
+    if call.function and not drives_itself(modules.root, call.function):
+        run.driving = Driving(run, modules)
     if plan.ends_early and own and not call.function:
         end_early(run, modules, call.args, call.kwargs)
     if caches is not None:
@@ -118,7 +121,7 @@ def _watched(run: Run, root: torch.nn.Module, call: Call, shown: bool, meter: Me
     """A run with a bar that shows its forwards, within limits, or both."""
     run.meter = meter
     with (
-        progress(run, root, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext(),
+        progress(run, None if call.steps == UNKNOWN else call.steps) if shown else nullcontext(),
         meter.around(root, whole) if meter is not None else nullcontext(),
     ):
         yield

@@ -375,7 +375,7 @@ def _compiled(recording: Recording, call: Call) -> Plan:
         GraphFormatError: its lines do not fit together in a way that only shows here.
     """
     try:
-        return cached_plan(recording.key, recording.graph, call.steps if recording.open_ended else 1)
+        return cached_plan(recording.key, recording.graph, call.most_steps if recording.open_ended else 1, not call.function)
     except (LookupError, AttributeError, AssertionError, ValueError, TypeError, RecursionError) as error:
         raise GraphFormatError(f"the lines of the program do not fit together: {type(error).__name__}: {error}") from None
 

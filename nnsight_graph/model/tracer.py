@@ -232,7 +232,7 @@ class Tracer(RecordedBlock):
         if self._recorder.regions:
             raise RecordError("a cache keeps what passes in the whole run: write tracer.cache(...) outside branches and loops")
         made = Cache(modules, device, dtype, detach, include_output, include_inputs, rename, alias)
-        made.copy, made.lists = copy, self._recorder.generating
+        made.copy, made.lists = copy, bool(self._recorder.generating)
         if self._caches is None:
             self._caches = Caches(self._recorder, self._envoy._tree)
         return self._caches.add(made, to, sys._getframe(1))

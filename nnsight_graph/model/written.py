@@ -61,7 +61,13 @@ def _saves(recording: Recording, saved: list[int]) -> list[tuple[int, str]]:
     Of several with one name the last has it, as a variable would; those before it are numbered.
     """
     lines = {entry[1]: number for number, entry in enumerate(recording.entries) if entry[0] == "save"}
-    taken_up = {inner for node, (_, inside) in recording.variables.items() if node in lines for inner in inside}
+    taken_up = {
+        inner
+        for node, (name, inside) in recording.variables.items()
+        for inner in inside
+        if node in lines
+        and (recording.entries[inner][0] != "assigned" or assigned_name(recording.places[lines[inner]]) in ("", None, name))
+    }
     uses: list[tuple[int, str, bool]] = []  # node, name, whether it was given
     for place, node in enumerate(dict.fromkeys(saved)):
         given = recording.names.get(node, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -118,14 +119,16 @@ class Items:
 
     def __enter__(self) -> Any:
         try:
-            return self._emitter.begin_loop("for", self._loop_source, ())[0]
+            item = self._emitter.begin_loop("for", self._loop_source, ())[0]
         except BaseException as error:
             self._emitter.recorder.interrupted(error)
             raise
+        self._emitter.watch(sys._getframe(1))
+        return item
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if not self._emitter.recorder.interrupted(error):
-            self._emitter.end_loop(False, ())
+            self._emitter.end_watched(kind is None)
 
 
 class Iteration:

@@ -20,7 +20,8 @@ class Cursor:
     Attributes:
         step: The step that lines stand in: a number, ``"turn"`` in a loop over steps, ``"last"`` after an open one.
         every: Modules whose lines mean every step, by path.
-        generating: Whether the model runs several forwards, so that the next of a module is the next step's.
+        generating: Whether the model runs several forwards, so that the next of a module is the next step's; ``None`` in an edit,
+            where that is not known.
         open_ended: Whether a loop over an open range of steps stands above.
         depth: How many loops over steps the line stands in.
         loops, turns: How many bounded loops over steps there were, and their turns.
@@ -31,7 +32,7 @@ class Cursor:
     regions: int
     # What most traces never change stays on the class.
     step: int | str = 0
-    generating = False
+    generating: bool | None = False
     every: tuple[str, ...] = ()
     open_ended = False
     depth = 0
@@ -48,10 +49,10 @@ class Cursor:
             ahead = 0 if site.call else self.nexts.get(site.path, 0)
             if not ahead:
                 return site._replace(step=self.step)
-            if not self.generating:
-                return site._replace(step=self.step, call=site.call + ahead)
-            if isinstance(self.step, str):
+            if isinstance(self.step, str) and (self.generating or self.step == "last"):
                 raise RecordError(".next() inside or after an open loop over steps: name the step, as in tracer.iter[2]")
+            if isinstance(self.step, str) or not self.generating:
+                return site._replace(step=self.step, call=site.call + ahead)
             return site._replace(step=self.step + ahead)
         return site
 

@@ -13,7 +13,7 @@ _STEPS = "0:None:1"
 
 def include(recorder: Recorder, recording: Recording) -> None:
     """Write what was recorded before into a trace that has just begun; where the model runs several times, for every step."""
-    every = recorder.generating and not any(map(_names_steps, recording.entries))
+    every = bool(recorder.generating) and not any(map(_names_steps, recording.entries))
     first = len(recorder.entries) + every
     above = {path: proxy._index for path, proxy in recorder.replaced.items()}
     entries = [_moved(_of_this_run(entry, above, -first), first, "turn" if every else 0) for entry in recording.entries]

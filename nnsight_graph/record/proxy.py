@@ -69,6 +69,8 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         if self._index not in trace.saved or trace.emitter is not None:  # the first may stand in a branch
             trace.saved.setdefault(self._index, self)
             trace.put(("save", self._index), sys._getframe(1))
+            if trace.emitter is not None:
+                trace.emitter.keep_variable(self, sys._getframe(1))
         elif not name:
             trace.again = (*trace.again, (self._index, user_place(sys._getframe(1))))
         if name:

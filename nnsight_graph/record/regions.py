@@ -15,8 +15,9 @@ from ..source_location import is_users
 from .control import UNBOUND
 from .name import Name
 from .proxy import Proxy
+from .rebound import Rebound
 from .recorder import Recorder
-from .settled import UNSET, items_of
+from .settled import UNSET, items_of, parts_of
 from .steps import Steps
 
 _UNBOUND = Name("unbound")
@@ -25,13 +26,15 @@ _UNBOUND = Name("unbound")
 class RegionEmitter:
     """Writes the control flow of one trace into its recorder; values are proxies."""
 
-    __slots__ = ("_carried", "_opened", "_steps", "recorder")
+    __slots__ = ("_carried", "_opened", "_steps", "_used", "_watched", "recorder")
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._opened: list[tuple[int, dict[Any, Proxy]]] = []
         self._steps: list[tuple[Steps, int | str]] = []
+        self._watched: list[Rebound] = []
         self._carried: list[list[str]] = []  # the names that loops carry
+        self._used: dict[int, tuple[str, Proxy]] = {}  # names that may have no value, and what they hold, by the node of each use
 
     # ------------------------------------------------------------------ questions
 
@@ -46,7 +49,7 @@ class RegionEmitter:
 
     def steps(self, value: Any, statement: str = "for") -> bool:
         """Whether ``value`` is a range of steps whose body is recorded once: an open one; in a ``with``, any of several."""
-        if type(value) is Steps:
+        if isinstance(value, Steps):
             return not value.bounded or (statement == "with" and not value.single)
         return hasattr(type(value), "_as_steps")
 
@@ -111,6 +114,17 @@ class RegionEmitter:
         """Leave the loop here, with these values, if ``test`` is false."""
         self._put("check", test, *map(_known, current))
 
+    def watch(self, frame: FrameType) -> None:
+        """The body of the loop that has begun runs as it stands: what it hands on from turn to turn is looked for at its end."""
+        self._watched.append(Rebound(frame))
+
+    def end_watched(self, whole: bool) -> None:
+        """Close such a body; what it hands on is looked for if it ran as a ``whole``."""
+        watched = self._watched.pop()
+        if whole:
+            watched.check(self.recorder, self._opened[-1][0])
+        self.end_loop(False, ())
+
     def end_loop(self, leave: Any, following: Sequence[Any]) -> list[Any]:
         """Close the body; the results after the loop."""
         self.recorder.leave_own(self._opened[-1][0])
@@ -137,14 +151,17 @@ class RegionEmitter:
         steps, before = self._steps.pop()
         recorder.open_ended = recorder.open_ended or not steps.bounded
         recorder.depth -= 1
-        recorder.step, recorder.reads = before if recorder.depth else steps.following, {}
+        recorder.step, recorder.reads = before if recorder.depth else steps.below(before), {}
 
     # ------------------------------------------------------------------ lines
 
     def call(self, name: str, *operands: Any, **keywords: Any) -> Any:
         """Record a named operation; ``unpack`` gives its items."""
         made = self.recorder.proxy(name, operands, keywords or None)
-        return [self.recorder.proxy("getitem", (made, place)) for place in range(operands[1])] if name == "unpack" else made
+        if name != "unpack":
+            return made
+        items = [self.recorder.proxy("getitem", (made, place)) for place in range(operands[1])]
+        return parts_of(operands[0], items)
 
     def lift(self, container: Any) -> Any:
         """A container that exists in the run, with these contents; afterwards the original holds what it holds."""
@@ -167,7 +184,20 @@ class RegionEmitter:
 
     def bound(self, name: str, value: Any) -> Any:
         """The value of a name that may have none."""
-        return self._made("assigned", value, Name(name))
+        made = self._made("assigned", value, Name(name))
+        if self.traced(value):
+            self._used[made._index] = name, value
+        return made
+
+    def keep_variable(self, used: Proxy, frame: FrameType) -> None:
+        """What was saved is the use of a name that a branch or a loop has bound: what the name itself holds is saved, too."""
+        name, held = self._used.get(used._index, ("", used))
+        if held is not used:
+            recorder = self.recorder
+            recorder.saved.setdefault(held._index, held)
+            recorder.put(("save", held._index), frame)
+            kept = recorder.variables.get(held._index, (name, ()))[1]
+            recorder.variables = {**recorder.variables, held._index: (name, (*kept, used._index))}
 
     def save(self, value: Any) -> Any:
         """Keep a container, or a value, beyond the trace."""

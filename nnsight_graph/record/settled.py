@@ -210,7 +210,16 @@ def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
         return iter(items)
     index = proxy._trace.add("unpack", (proxy, count), depth=3)
     items = type(proxy)(proxy._trace, index)
-    return iter([proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)])
+    return iter(parts_of(proxy, [proxy._trace.proxy("getitem", (items, position), depth=3) for position in range(count)]))
+
+
+def parts_of(whole: Any, parts: list[Any]) -> list[Any]:
+    """The parts that a value is unpacked into; they are saved if it was."""
+    for place, part in enumerate(parts if whole._index in whole._trace.saved else ()):
+        if hasattr(type(part), "_trace"):
+            whole._trace.parts = {**whole._trace.parts, part._index: f".{place}"}
+            part.save()
+    return parts
 
 
 def items_of(proxy: Proxy) -> tuple[bool, Any]:
@@ -221,7 +230,9 @@ def items_of(proxy: Proxy) -> tuple[bool, Any]:
     if isinstance(value, (KeysView, ValuesView, ItemsView)):
         proxy, value = proxy._trace.proxy("list", (proxy,), depth=4), list(value)
     _assume(proxy, value)
-    return True, [proxy._trace.proxy("getitem", (proxy, place), depth=4) for place in range(len(value))] if _holds(value) else value
+    if not _holds(value):
+        return True, value
+    return True, parts_of(proxy, [proxy._trace.proxy("getitem", (proxy, place), depth=4) for place in range(len(value))])
 
 
 def _unpacked_into(frame: Any) -> int | None:

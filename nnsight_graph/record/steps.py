@@ -84,8 +84,9 @@ class Steps:
             yield from self._turns(user_place(sys._getframe(1)))
             return
         item, _ = self._emitter.begin_loop("steps", self, ())
+        self._emitter.watch(sys._getframe(1))
         yield item
-        self._emitter.end_loop(False, ())
+        self._emitter.end_watched(True)
 
     def _turns(self, place: Place) -> Iterator[int]:
         recorder = self._emitter.recorder
@@ -110,10 +111,12 @@ class Steps:
                 self._before.append(self._enter())
                 self._emitter.recorder.go_to(self.chosen)
                 return self.chosen
-            return self._emitter.begin_loop("steps", self, ())[0]
+            item = self._emitter.begin_loop("steps", self, ())[0]
         except BaseException as error:
             self._emitter.recorder.interrupted(error)
             raise
+        self._emitter.watch(sys._getframe(1))
+        return item
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._emitter.recorder.interrupted(error):
@@ -121,7 +124,7 @@ class Steps:
         if self.single:
             self._leave(self._before.pop())
         else:
-            self._emitter.end_loop(False, ())
+            self._emitter.end_watched(kind is None)
 
     def _enter(self) -> int | str:
         recorder = self._emitter.recorder
@@ -129,11 +132,15 @@ class Steps:
         return recorder.step
 
     def _leave(self, before: int | str) -> None:
-        """After the outermost loop over steps lines stand in the one that follows; after an inner one, where they stood."""
+        """After the outermost loop over steps lines stand where :meth:`below` says; after an inner one, where they stood."""
         recorder = self._emitter.recorder
         if recorder.open:
             recorder.depth -= 1
-            recorder.go_to(before if recorder.depth else self.following)
+            recorder.go_to(before if recorder.depth else self.below(before))
+
+    def below(self, before: int | str) -> int | str:
+        """The step of lines below the outermost loop: the one that follows, or, where steps are calls, the one of those above it."""
+        return before if self.bounded and self._emitter.recorder.generating is False else self.following
 
 
 def _checked(chosen: Any) -> int | slice | list[int]:

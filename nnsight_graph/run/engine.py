@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from bisect import insort
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..ops.evaluate import CLEAR, run_code
 from ..ops.nested import shares
 from .checkpoints import apart, in_checkpoint, saves_are_counted
 from .detours import VOID, Detours, Leave
+from .driving import Driving
 from .gradients import UNKNOWN, Gradients
 
 
@@ -28,13 +30,16 @@ class Run(Detours):
         error: What went wrong inside a segment.
         grad: Whether gradients were on when it was made.
         failed: The instruction at fault, or ``("late", node, visit, segment)``, ``("overwritten", slot)``, ``("checkpoint", visit)``.
-        step: The forward of the model that goes on, counted from 0.
+        step: The forward of what drives the run that goes on, counted from 0.
         forwards: How many have begun.
+        driving: Which module's forwards are the steps, where that is found out while it runs.
+        tick: Called when a step begins.
         latest: The visits that mean the last step and of which something has passed: their slots hold what passed last.
         pieces: Rows that are copies of the batch's, by identity; what was edited of them goes back.
         joined: Batches that stand for another because rows were replaced, in a plan that also edits in place.
         outside: What brings values that pass outside modules (the tokens of a generation), by path.
-        overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, and the failure.
+        overdue: Edits that are too late for their visit, if the step that they wait for comes: that step, or, where steps are calls, the
+            visits of that turn as a bit mask; and the failure.
         gradients: The gradients that it listens to.
         modules: The model's, where it runs on one.
         meter: Executes its code within limits, where it has some.
@@ -50,6 +55,8 @@ class Run(Detours):
     overdue: tuple[tuple[int, Any], ...] = ()
     gradients: Gradients | None = None
     meter: Any = None
+    driving: Driving | None = None
+    tick: Callable[[int], Any] | None = None
     busy = False
 
     def __init__(self, plan: Plan, slots: list[Any]) -> None:
@@ -158,21 +165,45 @@ class Run(Detours):
             if not self.uses[slot]:
                 self.slots[slot] = None
 
-    def begin_step(self) -> None:
-        """A forward of the model begins."""
-        self.step = self.forwards
-        self.forwards += 1
+    def begin_step(self, step: int = -1) -> None:
+        """A forward of what drives the run begins: the next step, or the one that is told."""
+        first = step < 0 or step >= self.forwards
+        self.step = self.forwards if step < 0 else step
+        self.forwards = max(self.forwards, self.step + 1)
+        if not first:
+            return
+        if self.tick is not None:
+            self.tick(self.step)
         self.grad = self.grad and torch.is_grad_enabled()  # transformers' generate runs without
         if self.plan.limit and self.forwards > self.plan.limit:
-            self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
-            raise Leave
+            self.exceed()
         for step, late in self.overdue:
             if step == self.step:
                 self.failed, self.error, self.busy = late, OutOfOrderError("late"), True
                 raise Leave
         index = self.plan.came.get(self.step, -1)
-        if index >= 0:
+        if index >= 0 and not self.seen[index]:
             self.arrive(index, None)
+
+    def exceed(self) -> None:
+        """There are more steps than loops over all of them were made for."""
+        self.failed, self.error, self.busy = ("limit",), NNsightError("limit"), True
+        raise Leave
+
+    def begin_turns(self, index: int) -> None:
+        """Where steps are calls: a call comes that not all loops count on; turns begin with the first call that they name."""
+        turns = [turn for turn in self.plan.begins.get(index, ()) if not self.seen[turn]]
+        for awaited, late in self.overdue:
+            if any(awaited >> came & 1 for came in (index, *turns)):
+                self.failed, self.error, self.busy = late, OutOfOrderError("late"), True
+                raise Leave
+        for turn in turns:
+            self.arrive(turn, None)
+
+    def _may_not_come(self, segment: int) -> int:
+        """Bit mask of what a segment still needs and may not get, since its turn may not come."""
+        needs, visits = self.plan.segments[segment].needs, self.plan.visits
+        return sum(1 << index for index, visit in enumerate(visits) if visit.optional and needs >> index & 1 and not self.seen[index])
 
     def _awaited(self, segment: int) -> int:
         """The latest step of which a segment still needs something."""
@@ -225,6 +256,9 @@ class Run(Detours):
             if self.waits[segment] < 0:
                 continue
             if target >= 0 and self.slots[target] is not None and not shares(self.slots[target], self.slots[passing]):
+                continue
+            if self.plan.by_calls and (awaited := self._may_not_come(segment)):
+                self.overdue += ((awaited, ("late", node, index, segment)),)
                 continue
             step = self._awaited(segment)
             if step > self.step:  # it may never come

@@ -48,6 +48,12 @@ def explain(run: Run, recording: Recording, modules: ModuleIndex, frame: FrameTy
         error = NNsightError(
             f"this loop over all steps was made for {run.plan.limit}, and the model makes more. Say how many it takes part in: iter[:n]."
         )
+    elif type(failed) is tuple and failed and failed[0] == "counted":
+        node, path = run.plan.visits[failed[1]].nodes[0], run.plan.visits[failed[1]].path
+        error = NNsightError(
+            f"a call of {path} was taken for step {run.plan.visits[failed[1]].step}, and then {failed[2] or 'the model'} began to run, "
+            f"whose forwards are the steps. Say which call you mean: .call[{run.plan.visits[failed[1]].step}] in step 0."
+        )
     elif type(failed) is tuple and failed and failed[0] == "refused":
         error, node = type(original)(str(original)), failed[1]
     elif type(failed) is tuple and failed and failed[0] == "checkpoint":
@@ -221,6 +227,13 @@ def _held(run: Run) -> Any:
 
 def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSiteError | None:
     """The error of a run whose model never reached a site of the trace; ``None`` if it reached them all."""
+    early = [i for step, i in run.plan.came.items() if run.seen[i] and step >= run.forwards] if run.driving is not None else ()
+    if early:
+        visit = run.plan.visits[early[0]]
+        why = "calls of other modules, before the steps began, were taken for steps"
+        error = MissedSiteError(f"step {visit.step} never came, but this line ran for it: {why}.")
+        error.__traceback__ = traceback_at(recording.place(visit.nodes[0]), frame)
+        return error
     if all(run.seen) or run.stopped >= 0:
         return None
     unseen = [i for i, seen in enumerate(run.seen) if not seen and _wanted(run, i)]
@@ -237,6 +250,11 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     path = run.plan.visits[index].path
     around = next((other for other in run.plan.skips if path.startswith(f"{other}." if other else "")), None)
     cause = "the module did not run in this forward, or was called past its hooks (by module.forward(...), or from compiled code)"
+    visit = run.plan.visits[index]
+    if run.driving is not None and run.driving.driver and _is_call(run, index):
+        cause = f"the run made one step, in which the module was called several times. Say which call you mean: .call[{visit.step}]"
+    elif (_by_calls(run) and (visit.call or visit.step)) or visit.call:
+        cause = "the module was not called so often"
     if ".source." in f".{path}":
         cause = "that line of the forward did not run"
     elif path in run.outside:
@@ -283,6 +301,19 @@ def _times(count: int) -> str:
     return f"{count} steps" if count != 1 else "1 step"
 
 
+def _is_call(run: Run, index: int) -> bool:
+    """Whether a visit of a later step was to be a call, since no module was run again and again."""
+    driving = run.driving
+    if driving is None or not driving.driver:
+        return driving is not None
+    return run.forwards == 1 and index in driving.instead and not run.plan.visits[index].optional
+
+
+def _by_calls(run: Run) -> bool:
+    """Whether no one module drives the run, so that the calls of each are counted."""
+    return run.plan.by_calls or (run.driving is not None and not run.driving.driver)
+
+
 def _never_came(run: Run, step: int | str) -> bool:
     return isinstance(step, int) and step >= max(run.forwards, 1)
 
@@ -290,7 +321,9 @@ def _never_came(run: Run, step: int | str) -> bool:
 def _wanted(run: Run, index: int) -> bool:
     """Whether a line that was to take part in the run stands at the visit: in a step that came, outside branches or in one taken."""
     visit = run.plan.visits[index]
-    if _never_came(run, visit.step):
+    if visit.optional and _by_calls(run):
+        return False
+    if _never_came(run, visit.step) and not _is_call(run, index):
         return False
     if all(run.plan.replaced.get(visit.path) == node or node in run.plan.copied for node in visit.nodes) and not visit.musts:
         return False  # a parameter that was there from the beginning: whoever uses it found it

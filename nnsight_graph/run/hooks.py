@@ -68,25 +68,56 @@ def input_hook(run: Run, index: int) -> Hook:
 class Repeated:
     """Brings the passes of one module to the visits of their step and call."""
 
-    __slots__ = ("call", "lasts", "passes", "run", "step")
+    __slots__ = ("before", "call", "lasts", "most", "passes", "run", "step")
 
     def __init__(self, run: Run, passes: Passes) -> None:
         self.run = run
         self.passes = passes
         self.lasts = {call: index for (step, call), index in passes.items() if step == "last"}
-        self.step, self.call = -1, 0
+        self.step, self.call = -1, -1
+        self.before: dict[int, int] = {}  # the calls of earlier steps, where several modules count steps of their own
+        plan = run.plan
+        self.most = plan.limit if plan.by_calls and any(plan.visits[index].optional for index in passes.values()) else 0
 
     def bring(self, value: Any) -> Any:
         """What passes on, or ``None`` to leave it."""
         run = self.run
-        if run.step != self.step:
+        if run.driving is not None and not run.driving.driver:
+            return self._undriven(value)
+        if run.step == self.step:
+            self.call += 1
+        elif run.driving is None:
             self.step, self.call = run.step, 0
         else:
-            self.call += 1
+            self.before[self.step] = self.call + 1
+            self.step = run.step
+            self.call = self.before.get(self.step, 0)
+        if run.driving is not None and self.call and not self.step:
+            run.driving.instead.add(self.passes.get((self.call, 0), -1))
         index = self.passes.get((self.step, self.call), -1)
+        if self.most and self.call >= self.most:
+            run.exceed()
+        if index >= 0 and (run.overdue or index in run.plan.begins):
+            run.begin_turns(index)
         result = run.arrive(index, value) if index >= 0 else None
-        if self.lasts and self.call in self.lasts:
-            run.keep_last(self.lasts[self.call], value if result is None else result)
+        if self.lasts and (last := self.lasts.get(0 if run.plan.by_calls else self.call, -1)) >= 0:
+            run.keep_last(last, value if result is None else result)
+        return result
+
+    def _undriven(self, value: Any) -> Any:
+        """The same while no driver is known: a call belongs to the first step, and to the step that the module around it counts."""
+        run, result = self.run, None
+        own = self.before.get(run.step, 0)
+        self.before[run.step] = own + 1
+        self.step, self.call = 0, self.call + 1
+        for step, call in dict.fromkeys(((0, self.call), (run.step, own))):
+            index = self.passes.get((step, call), -1)
+            if index >= 0 and not run.seen[index]:
+                run.driving.note(index if step else -1)  # type: ignore[union-attr]
+                changed = run.arrive(index, value if result is None else result)
+                result = result if changed is None else changed
+        if (last := self.lasts.get(own, -1)) >= 0:
+            run.keep_last(last, value if result is None else result)
         return result
 
 
@@ -120,12 +151,22 @@ def step_hook(run: Run) -> Hook:
     return hook
 
 
+def _count_steps(run: Run, modules: ModuleIndex, undo: Undo) -> None:
+    if run.driving is not None:
+        run.driving.install(add_hook, undo)
+    elif run.plan.by_calls:
+        add_hook(modules.root, "_forward_pre_hooks", lambda *_given: run.tick and run.tick(0), True, undo)
+    else:
+        add_hook(modules.root, "_forward_pre_hooks", step_hook(run), True, undo)
+
+
 def install(run: Run, modules: ModuleIndex, undo: Undo) -> None:
     """Put the hooks of a run on their modules, after the user's own; what is added to ``undo`` takes them away again."""
     plan = run.plan
-    counts, operations = bool(plan.repeats or plan.ends or plan.came), False
-    if counts:
-        add_hook(modules.root, "_forward_pre_hooks", step_hook(run), True, undo)
+    counts, operations = bool(plan.repeats or plan.ends or plan.came) and not plan.by_calls, False
+    outside = any(path not in modules.modules and parted(path, modules.modules) is None for path in plan.hooks)
+    if counts or outside or run.tick is not None:
+        _count_steps(run, modules, undo)
     for path, (before, after) in plan.hooks.items():
         module = modules.modules.get(path)
         if module is None and parted(path, modules.modules) is not None:
@@ -133,9 +174,6 @@ def install(run: Run, modules: ModuleIndex, undo: Undo) -> None:
             continue
         if module is None:
             run.outside = {**run.outside, path: Repeated(run, after).bring}
-            if not counts:
-                add_hook(modules.root, "_forward_pre_hooks", step_hook(run), True, undo)
-                counts = True
             continue
         if path in plan.skips:
             replace_forward(module, run, run.forward_of(path), undo)
@@ -176,6 +214,10 @@ def _single(run: Run, index: int) -> Hook:
 
 
 def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool, undo: Undo) -> None:
+    if table == "always":  # a forward hook that is called also where the forward raises
+        _put(module.__dict__["_forward_hooks_always_called"], hook, True, undo)
+        _put(module.__dict__["_forward_hooks"], hook, hook, undo)
+        return
     hooks: OrderedDict[Any, Hook] = module.__dict__[table]
     if not with_kwargs:
         capturing = [key for key, other in list(hooks.items()) if _captures(other)] if hooks else ()
@@ -191,19 +233,37 @@ def _add_directly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: 
     put(hooks, hook, hook)
 
 
+def _add_always(module: torch.nn.Module, hook: Hook) -> Callable[[], None]:
+    """A forward hook that is called also where the forward raises."""
+    hooks, flags = module.__dict__["_forward_hooks"], module.__dict__["_forward_hooks_always_called"]
+    put(flags, hook, True)
+    put(hooks, hook, hook)
+
+    def remove() -> None:
+        take(hooks, hook)
+        take(flags, hook)
+
+    return remove
+
+
 def _captures(hook: Hook) -> bool:
     return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
+def _put(table: Any, hook: Hook, value: Any, undo: Undo) -> None:
+    undo.append(partial(take, table, hook))
+    put(table, hook, value)
+
+
 def _add_publicly(module: torch.nn.Module, table: str, hook: Hook, with_kwargs: bool, undo: Undo) -> None:
-    if table == "_forward_hooks":
-        undo.append(module.register_forward_hook(hook).remove)
+    if table in ("_forward_hooks", "always"):
+        undo.append(module.register_forward_hook(hook, always_call=table == "always").remove)
     else:
         undo.append(module.register_forward_pre_hook(hook, with_kwargs=with_kwargs).remove)
 
 
 def _tables_are_as_expected() -> bool:
-    names = ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    names = ("_forward_hooks", "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
     fresh = torch.nn.Module().__dict__
     return all(isinstance(fresh.get(name), dict) for name in names)
 

@@ -7,12 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
-from ..ops.running import current
-from .hooks import add_hook
-from .undoing import Undo, undo_all
-
 
 @contextmanager
 def bar(unit: str, total: int | None = None) -> Iterator[Callable[[], Any]]:
@@ -28,17 +22,19 @@ def bar(unit: str, total: int | None = None) -> Iterator[Callable[[], Any]]:
 
 
 @contextmanager
-def progress(run: Any, root: torch.nn.Module, total: int | None) -> Iterator[None]:
-    """Show a bar with one tick per forward of ``root`` in ``run``."""
+def progress(run: Any, total: int | None) -> Iterator[None]:
+    """Show a bar with one tick per step of ``run``."""
     with bar("step", total) as advance:
+        done = 0
 
-        def tick(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
-            if current.get() is run and not run.busy:
+        def tick(step: int) -> None:
+            nonlocal done
+            if step >= done:  # else it was counted as the first, when a module was called before the steps began
+                done += 1
                 advance()
 
-        undo: Undo = []
+        run.tick = tick
         try:
-            add_hook(root, "_forward_hooks", tick, False, undo)
             yield
         finally:
-            undo_all(undo)
+            run.tick = None

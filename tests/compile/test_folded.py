@@ -142,10 +142,10 @@ def test_turns_inside_invokes(monkeypatch):
                 two = tracer.result.save()
         return tracer.graph, [one.value, two.value]
 
-    def planned(_key, graph, bound=1):
+    def planned(_key, graph, bound=1, by_calls=False):
         folded.append(fold(graph()))
         verify(folded[-1])
-        return lower(folded[-1], bound)
+        return lower(folded[-1], bound, by_calls)
 
     folded = []
     handle, expected = program()

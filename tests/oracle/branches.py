@@ -22,6 +22,8 @@ from .traced import Outcome, compiled, plain
 from .trees import apply, leaves
 from .verdict import Verdict, compare, loosen
 
+BELOW = "below"
+_SAVING = ("nnsight.save({0})", "{0}.save()", "nnsight.save(({0}, 1))", "other = {0}; other.save()")
 _TRUE, _FALSE = "(0 * {0}.sum() == 0)", "(0 * {0}.sum() != 0)"
 
 
@@ -50,6 +52,8 @@ class Branched:
     gone: frozenset[int]
     absent: frozenset[int]
     """Of those, what could not even be written: it needs names that only a branch above binds that is not taken."""
+    below: tuple[str, str] | None = None
+    """A name that only a branch binds and that is saved in the last line, and how."""
 
     @property
     def lines(self) -> list[str]:
@@ -63,7 +67,8 @@ class Branched:
             lines += [f"if {branch.test}:", *(indent(line, "    ") for line in first)]
             lines += ["else:", *(indent(line, "    ") for line in second)]
             at = branch.end
-        return lines + self.between(at, len(self.statements))
+        last = [self.below[1].format(self.below[0])] if self.below else []
+        return lines + self.between(at, len(self.statements)) + last
 
     def between(self, first: int, end: int, whole: bool = False) -> list[str]:
         left_out = self.absent if whole else self.gone
@@ -74,6 +79,7 @@ class Branched:
     def meaning(self) -> Case:
         """The case without branches."""
         kept = [statement for at, statement in enumerate(self.statements) if at not in self.gone]
+        kept += [Save(BELOW, (self.below[0],))] if self.below else []
         return replace(self.case, program=Program(tuple(kept), self.case.program.constants))
 
 
@@ -95,7 +101,11 @@ def draw_branched(seed: int) -> Branched:
             gone |= set(range(first, end))
         gone |= _dependent(statements, gone)
         at = end
-    return Branched(case, tuple(branches), statements, frozenset(gone), frozenset(absent))
+    inside = [s for at, s in enumerate(statements) if at not in gone and any(branch.first <= at < branch.end for branch in branches)]
+    bound = [str(s.target) for s in inside if s.target and not isinstance(s, Save)]
+    rng = random.Random(f"below {seed}")
+    below = (rng.choice(bound), rng.choice(_SAVING)) if bound and rng.random() < 0.7 else None
+    return Branched(case, tuple(branches), statements, frozenset(gone), frozenset(absent), below)
 
 
 def _branch(rng: random.Random, statements: tuple[Statement, ...], first: int, end: int, gone: set[int]) -> Branch:
@@ -140,7 +150,7 @@ def run(branched: Branched) -> Outcome:
     saves = branched.meaning.program.saves
     try:
         exec(compiled(text(branched)), names)
-        values = {name: apply(plain, names[name].value) for name in saves}
+        values = {name: apply(plain, names[branched.below[0] if branched.below and name == BELOW else name].value) for name in saves}
     except Exception as error:
         return Outcome({}, error, None)
     return Outcome(values, None, None)

@@ -16,6 +16,7 @@ from .traced import Outcome, compiled, plain
 from .trees import apply
 from .verdict import Verdict, compare, loosen
 
+BELOW = "below"
 REFUSED = ("Edit a .clone()", "known too late", "may share memory", "does not support item assignment", "was overwritten in place")
 
 
@@ -27,6 +28,8 @@ class Looped:
     first: int
     end: int
     turns: int
+    below: str = ""
+    """A name that the loop binds, and that is saved in the last line."""
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -38,6 +41,7 @@ class Looped:
         """The body of the trace."""
         parts = [self.statements[: self.first], self.statements[self.first : self.end], self.statements[self.end :]]
         above, inside, below = ([line for statement in part for line in statement.lines()] for part in parts)
+        below += [f"nnsight.save({self.below})"] if self.below else []
         return [*above, f"for turn in nnsight.list({[0] * self.turns}):", *(indent(line, "    ") for line in inside), *below]
 
     @property
@@ -45,6 +49,7 @@ class Looped:
         """The case without the loop."""
         body = self.statements[self.first : self.end]
         unrolled = (*self.statements[: self.first], *body * self.turns, *self.statements[self.end :])
+        unrolled += (Save(BELOW, (self.below,)),) if self.below else ()
         return replace(self.case, program=Program(unrolled, self.case.program.constants))
 
 
@@ -59,7 +64,9 @@ def draw_looped(seed: int) -> Looped | None:
     first = end = rng.choice(fits)
     while end in fits and end - first < 4:
         end += 1
-    return Looped(case, first, end, rng.choice((1, 1, 2)))
+    turns = rng.choice((1, 1, 2))
+    bound = [str(statement.target) for statement in statements[first:end] if statement.target]
+    return Looped(case, first, end, turns, rng.choice(bound) if bound and rng.random() < 0.5 else "")
 
 
 def text(looped: Looped) -> str:
@@ -74,7 +81,9 @@ def run(looped: Looped) -> Outcome:
     names |= {"nnsight": nnsight, "x": case.x.clone(), "model": nnsight.NNsight(case.module), "torch": __import__("torch")}
     try:
         exec(compiled(text(looped)), names)
-        return Outcome({name: apply(plain, names[name].value) for name in case.program.saves}, None, None)
+        found = {name: names[name].value for name in case.program.saves}
+        found |= {BELOW: names[looped.below].value} if looped.below else {}
+        return Outcome({name: apply(plain, value) for name, value in found.items()}, None, None)
     except Exception as error:
         return Outcome({}, error, None)
 

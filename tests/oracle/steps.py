@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from textwrap import indent
 from typing import Any
@@ -46,6 +47,23 @@ class Again(nn.Module):
         for _ in range(times):
             x = self(x)
         return x
+
+    def generate(self, x: Tensor, times: int) -> Any:
+        return self.many(x, times)
+
+
+class Within(nn.Module):
+    """Calls a model several times: in its own forward, or by that model's method."""
+
+    def __init__(self, inner: Again) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner.many(x, STEPS)
+
+    def many(self, x: Tensor, times: int) -> Any:
+        return self.inner.generate(x, times)
 
 
 class Chain(nn.Module):
@@ -93,8 +111,10 @@ class StepCase:
     """A case about the chain, and the model that takes its place."""
 
     case: Case
-    model: Again
+    model: nn.Module
     loop: Loop | None
+    form: str = "root"
+    """What runs several times: the model itself, a module inside it that generates, or one that its forward calls."""
 
     def lines(self) -> list[str]:
         """The body of the trace of the model."""
@@ -116,7 +136,9 @@ class StepCase:
     def text(self) -> str:
         """The trace in its mode."""
         body = indent("\n".join(self.lines() or ["pass"]), " " * 8)
-        return f'with torch.{self.case.mode}():\n    with model.trace(x, {STEPS}, fn="many") as tracer:\n{body}\n'
+        body = body if self.form == "root" else re.sub(r"\bmodel\b", "model.inner", body)
+        call = "x" if self.form == "calls" else f'x, {STEPS}, fn="many"'
+        return f"with torch.{self.case.mode}():\n    with model.trace({call}) as tracer:\n{body}\n"
 
 
 def stepped(statement: Statement) -> list[str]:
@@ -242,7 +264,23 @@ def draw_steps(seed: int) -> StepCase | None:
     program, loop = writer.looped() if rng.random() < 0.7 else (writer.program(), None)
     if mode == "enable_grad" and not runs_with_grad(chain, program, plain_forward):
         mode = "no_grad"
-    return StepCase(Case(seed, chain, x, program, mode, plain_forward), model, loop)
+    form = random.Random(f"form {seed}").choice(("root", "root", "inner", "calls"))
+    named = any(getattr(line, "site", Site("", "result")).path for line in loop.turns[0]) if loop else True
+    if form == "calls" and (not named or repeats(model, x)):  # a loop that names no module has one turn
+        form = "inner"
+    case = Case(seed, chain, x, program, mode, plain_forward)
+    return StepCase(case, model if form == "root" else Within(model).eval(), loop, form)
+
+
+def repeats(model: nn.Module, x: Tensor) -> bool:
+    """Whether one forward calls a module more than once: then its calls are no steps."""
+    calls: Counter[nn.Module] = Counter()
+    handles = [module.register_forward_hook(lambda module, _args, _output: calls.update([module])) for module in model.modules()]
+    with torch.no_grad():
+        model(x.clone())
+    for handle in handles:
+        handle.remove()
+    return max(calls.values()) > 1
 
 
 def judge_steps(steps: StepCase) -> Verdict:

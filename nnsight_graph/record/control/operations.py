@@ -44,6 +44,20 @@ class Operations(Containers):
             return self.emitter.call("not_", found) if negated else found
         return (left is right) is not negated
 
+    def matched(self, value: Any, patterns: tuple[Any, ...]) -> Any:
+        """The subject of a ``match``, whose patterns may not look at what is traced: Python decides at once which arm it takes."""
+        if any(self._is_looked_at(value, pattern) for pattern in patterns):
+            raise self.refuse("`match` decides at once, and this value is known only while the model runs. Write if, elif and else")
+        return value
+
+    def _is_looked_at(self, value: Any, pattern: Any) -> bool:
+        if pattern is None or pattern == "inside":
+            return pattern is not None and (self.emitter.traced(value) or self._holds_traced(value))
+        if self.emitter.traced(value):
+            return True
+        items = value if type(value) in (tuple, list) and type(pattern) is tuple and len(pattern) == len(value) else ()
+        return any(map(self._is_looked_at, items, pattern))
+
     def contains(self, item: Any, container: Any, negated: bool) -> Any:
         """``item in container``."""
         if self.emitter.traced(item) or self.emitter.traced(container) or self._holds_traced(container):

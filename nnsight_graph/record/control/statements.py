@@ -93,7 +93,8 @@ class Statements(Expressions):
         return [place(ast.If(deeper, [recorded], [node]), node)]
 
     def _match(self, node: ast.Match) -> list[ast.stmt]:
-        node.subject = self.visit(node.subject)
+        looks = _tuple(tuple(_looks(case.pattern) for case in node.cases))
+        node.subject = place(call("matched", self.visit(node.subject), looks), node.subject)
         for case in node.cases:
             case.guard = self.visit(case.guard) if case.guard else None
             case.body = self.block(case.body)
@@ -261,8 +262,23 @@ def _conditional(body: Sequence[ast.stmt]) -> set[str]:
     return {*stored(regions), *rebound_by_functions(body)}
 
 
+def _looks(pattern: ast.pattern) -> Any:
+    """Where a pattern looks: nowhere (``None``), at what stands there (``"itself"``), at items (a tuple), or somewhere ``"inside"``."""
+    if isinstance(pattern, ast.MatchAs):
+        return None if pattern.pattern is None else _looks(pattern.pattern)
+    if isinstance(pattern, ast.MatchSequence) and not any(isinstance(part, ast.MatchStar) for part in pattern.patterns):
+        return tuple(map(_looks, pattern.patterns))
+    if isinstance(pattern, (ast.MatchSequence, ast.MatchMapping)):
+        items = [part for part in pattern.patterns if not isinstance(part, ast.MatchStar)]
+        return "itself" if all(_looks(part) is None for part in items) else "inside"
+    if isinstance(pattern, ast.MatchOr):
+        found = list(map(_looks, pattern.patterns))
+        return "itself" if all(one in (None, "itself") for one in found) else "inside"
+    return "itself"
+
+
 def _tuple(shape: Any) -> ast.expr:
-    return constant(None) if shape is None else ast.Tuple([_tuple(part) for part in shape], ast.Load())
+    return constant(shape) if not isinstance(shape, tuple) else ast.Tuple([_tuple(part) for part in shape], ast.Load())
 
 
 def _names_gradients(node: ast.AST) -> bool:

@@ -9,7 +9,7 @@ from .scopes import jumps, walk
 
 BUILTINS = frozenset("len int float bool str abs min max sum round range enumerate zip sorted reversed any all".split())
 CONTAINERS = frozenset("list dict set tuple".split())
-_ALWAYS = (ast.If, ast.While, ast.IfExp, ast.BoolOp, ast.Assert, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_ALWAYS = (ast.Match, ast.If, ast.While, ast.IfExp, ast.BoolOp, ast.Assert, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LITERALS = (ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Constant)
 _SAVED = (ast.List, ast.Tuple, ast.Set, ast.Dict, ast.ListComp, ast.SetComp, ast.DictComp)
 
