@@ -10,7 +10,7 @@ import torch
 
 from ..compile.plan import LayoutKey
 from ..graph import Site
-from ..ops.layout import Answer, Answers, Held, Layout, Rows, with_declaration
+from ..ops.layout import Answer, Answers, Held, Layout, Rows, map_answers, with_declaration
 from .modules import ModuleIndex
 from .scan import Scan
 from .specs import Spec
@@ -103,7 +103,10 @@ class Evidence:
             for known in self._known:
                 alike = [key for key in known if key[1] == point and pattern.fullmatch(key[0]) and type(modules.get(key[0])) is kind]
                 found += [answers for key in alike for answers in known[key].values()]
-        return found[0] if found and all(answers == found[0] for answers in found) else Answer.UNKNOWN
+        if not found or any(answers != found[0] for answers in found):
+            return Answer.UNKNOWN
+        # What does not depend on the batch in one block may be something else in another: dense and sparse ones are of one class.
+        return map_answers(found[0], lambda known: Answer.UNKNOWN if known is Answer.NONE else known)
 
 
 class Layouts:
@@ -140,9 +143,10 @@ class Layouts:
             answers = self._evidence.beside(path, _POINTS[direction], self._modules.modules)
         if answers is Answer.UNKNOWN:
             answers = of_torch(self._modules.modules.get(path), direction)
-        if answers is Answer.UNKNOWN and self._evidence.is_doubtful(path, self._modules.modules):
-            answers = Answer.DOUBTFUL
-        otherwise: Any = answers if answers is Answer.DOUBTFUL else Answer.UNKNOWN
+        otherwise: Any = Answer.UNKNOWN
+        if self._evidence.is_doubtful(path, self._modules.modules):
+            otherwise = Answer.DOUBTFUL
+            answers = map_answers(answers, lambda known: Answer.DOUBTFUL if known is Answer.UNKNOWN else known)
         if path in self._declarations:
             otherwise = self._declarations[path]
             answers = with_declaration(answers, otherwise)

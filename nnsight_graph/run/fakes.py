@@ -82,7 +82,7 @@ def _keep_from_copies(fake: FakeTensor) -> None:
     Torch would copy the mode itself, and a number's tensor on fakes, which writes where there is no memory: the process would end.
     """
     frame: FrameType | None = sys._getframe(2)
-    for _ in range(8):
+    for _ in range(16):
         if frame is None or frame.f_code is torch.Tensor.__deepcopy__.__code__:
             break
         frame = frame.f_back

@@ -113,7 +113,7 @@ def write(every: Mapping[str, Outcome], left_out: Mapping[str, str], alike: Iter
     before, after = page.partition(START)[0], page.partition(END)[2]
     PAGE.write_text(f"{before}{START}\n{table(every, left_out)}\n{END}{after}", encoding="utf-8")
     text = LIST.read_text(encoding="utf-8")
-    classes = "\n".join(textwrap.wrap(" ".join(sorted(alike)), 136, initial_indent="    ", subsequent_indent="    ")).strip()
+    classes = "\n".join(textwrap.wrap(" ".join(sorted(alike)), 124, initial_indent="    ", subsequent_indent="    ")).strip()
     LIST.write_text(re.sub(r'(PADDED_ALIKE = frozenset\(\n    """).*?(""")', rf"\g<1>{classes}\2", text, flags=re.DOTALL), encoding="utf-8")
 
 

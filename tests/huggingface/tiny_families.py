@@ -29,6 +29,7 @@ SIZES: list[tuple[str, Any]] = [
     (r"(.*_)?num_key_value_heads|n_kv_heads|kv_n_heads|num_kv_heads|multi_query_group_num|num_query_groups", 2),
     (r"(.*_)?(num_attention_heads|attention_heads|num_heads|n_heads?|num_(encoder|decoder)_attention_heads)|num_(query|linear).*heads", 4),
     (r"linear_num_(key|value)_heads|.*num_v_heads|.*num_k_heads", 4),
+    (r"qk_head_dim", 16),
     (r"(.*_)?(head_dim|key_head_dim|value_head_dim|v_head_dim|qk_nope_head_dim|qk_rope_head_dim|d_kv|attention_head_size)", 8),
     (r"(q|kv|o)_lora_rank|.*_rank", 16),
     (r"(num_|n_)?(local_|routed_|n_routed_|num_routed_)*experts|num_local_experts|moe_num_experts|n_routed_experts", 4),

@@ -656,6 +656,37 @@ def test_experts_that_data_chooses_are_refused_and_what_follows_is_known() -> No
     torch.testing.assert_close(read.value, net(xs[0]).transpose(0, 1))
 
 
+class MaybeSparse(nn.Module):
+    """Returns what it chose where it chooses, and a constant where it does not; the sparse ones end a scan."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.sparse = sparse
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (x * float(x.sum() * 0 + 1), x.softmax(-1)) if self.sparse else (x, torch.zeros(1))
+
+
+def test_one_block_does_not_tell_what_does_not_depend_on_the_batch_in_another() -> None:
+    net, xs = nn.ModuleList([MaybeSparse(False), MaybeSparse(True)]), inputs(3)
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)[0]
+            return x
+
+    model = nnsight.NNsight(Stack())
+    read, _ = read_in_the_first(model, lambda: model.blocks[1].output[1], xs)
+    assert torch.equal(read.value, xs[0].softmax(-1))
+    read, _ = read_in_the_first(model, lambda: model.blocks[0].output[1], xs)
+    assert torch.equal(read.value, torch.zeros(1))
+
+
 class Named(nn.ModuleDict):
     """Experts called by names that are made of numbers, which a scan cannot know: it ends here."""
 
