@@ -90,10 +90,10 @@ class Evidence:
         return Answer.UNKNOWN
 
     def is_doubtful(self, path: str, modules: Mapping[str, torch.nn.Module]) -> bool:
-        """Whether a module stands in one of a kind in which a scan ended: what it gets may be chosen by numbers (a mixture's experts)."""
+        """Whether a module is, or stands in, one of a kind in which a scan ended: numbers may choose what passes (a mixture's experts)."""
         kinds = {type(modules.get(ended)) for ended in self._ended}
         parts = path.split(".")
-        return any(type(modules.get(".".join(parts[:count]))) in kinds for count in range(1, len(parts)))
+        return any(type(modules.get(".".join(parts[:count]))) in kinds for count in range(1, len(parts) + 1))
 
     def beside(self, path: str, point: str, modules: Mapping[str, torch.nn.Module]) -> Answers:
         """What is known of other items of a list of modules, where all agree: which of them run may depend on data (experts)."""
