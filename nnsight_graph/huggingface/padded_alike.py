@@ -8,7 +8,7 @@ PADDED_ALIKE = frozenset(
     CTRLLMHeadModel CamembertForCausalLM CamembertForMaskedLM CodeGenForCausalLM Cohere2ForCausalLM Cohere2MoeForCausalLM
     CohereCompassForCausalLM CohereForCausalLM CwmForCausalLM Data2VecTextForCausalLM Data2VecTextForMaskedLM
     DbrxForCausalLM DebertaForMaskedLM DebertaV2ForMaskedLM DeepseekV2ForCausalLM DeepseekV32ForCausalLM
-    DeepseekV3ForCausalLM DiffLlamaForCausalLM DistilBertForMaskedLM DogeForCausalLM DoryForCausalLM Dots1ForCausalLM
+    DeepseekV3ForCausalLM DiffLlamaForCausalLM DistilBertForMaskedLM DoryForCausalLM Dots1ForCausalLM
     ElectraForCausalLM ElectraForMaskedLM Emu3ForCausalLM Ernie4_5ForCausalLM Ernie4_5_MoeForCausalLM ErnieForCausalLM
     ErnieForMaskedLM EsmForMaskedLM EsmcForMaskedLM EuroBertForMaskedLM Exaone4ForCausalLM ExaoneMoeForCausalLM
     FalconForCausalLM FlaubertWithLMHeadModel FlexOlmoForCausalLM FlintForCausalLM FuyuForCausalLM GPT2LMHeadModel

@@ -21,7 +21,8 @@ EQUAL = [
     [[20, 21, 22, 23, 24, 25], [30, 31, 32, 33, 34, 35], [40, 41, 42, 43, 44, 45]],
 ]
 _MIXING = "mamba shortconv convlayer recurrent rwkv xlstm lightning deltanet linearattn lineardecoder".split()
-_DEPENDS = ("EncoderDecoder", "NllbMoe", "SwitchTransformers")  # on what it is made of; on how many tokens fit into an expert
+# Not known, though right here: what it is made of decides; how many tokens fit into an expert; transformers 4.57 with sdpa is not right.
+_DEPENDS = ("EncoderDecoder", "NllbMoe", "SwitchTransformers", "Doge")
 ADDED, FACTOR = 3.0, -0.5
 
 

@@ -207,7 +207,7 @@ def build(name: str, attention: str = "eager") -> Any:
         torch.manual_seed(0)
         model = kind(config).eval()
     except Exception as error:
-        raise LeftOut(f"cannot be made small here: {str(error).splitlines()[0]}") from error
+        raise LeftOut(f"cannot be made small here: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     with torch.no_grad():
         for path, weight in model.named_parameters():
             if weight.dim() > 1:
