@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import RecordError
 from ..ops.ambient import modes
 from ..ops.layout import Answer, Held, part_of
-from ..run.evidence import Evidence, Layouts
+from ..ops.nested import tensors_in
+from ..run.evidence import Evidence, Layouts, of_torch
 from ..run.operations import parted
 from ..run.scan import Scan, scan_sizes
 from ..run.specs import PLAIN, Spec
@@ -23,6 +26,26 @@ _LENGTH = 7
 
 _MOST = 64
 """Structures of calls that are remembered."""
+
+
+def in_rows(module: torch.nn.Module, call: Call) -> Call:
+    """The call, if its invokes are not joined along the tokens: torch's own layers have rows second, where ``batch_first`` is not set.
+
+    Raises:
+        RecordError: the model is such a layer, or a ``Sequential`` with one below layers of torch.
+    """
+    layers = list(module) if isinstance(module, torch.nn.Sequential) else [module]
+    for layer in layers if len(call.rows) > 1 else ():
+        known = of_torch(layer, "in")
+        held = known[0][0] if isinstance(known, tuple) else None
+        if isinstance(held, Held) and (held.dim or any(tensor.dim() < held.rank for tensor in islice(tensors_in(call.args), 1))):
+            raise RecordError(
+                f"{type(layer).__name__} takes [tokens, rows, ...], and invokes are joined along the first dimension: they would be one "
+                "sequence. Give it batch_first=True and rows in the first dimension, or put a module around it that transposes"
+            )
+        if not type(layer).__module__.startswith("torch.nn."):
+            break
+    return call
 
 
 def layouts_of(

@@ -23,6 +23,7 @@ from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
 from .kinds import Kinds
+from .layouts import in_rows
 from .names import Rename, read_names, with_aliases
 from .scanning import NOT_SCANNED, SiteTable, sites
 from .scanning_tracer import ScanningTracer
@@ -157,7 +158,7 @@ class NNsight(Envoy):
         """One call for all invokes of a trace."""
         if not invokes:
             raise RecordError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
-        call = concatenate(invokes, spread(self, function, shared) if shared else shared)
+        call = in_rows(self._module, concatenate(invokes, spread(self, function, shared) if shared else shared))
         return call._replace(function=function, steps=UNKNOWN) if function else call
 
     def _callable(self, function: str = "") -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from transformers.utils import ModelOutput
 
 import nnsight_graph as nnsight
-from nnsight_graph import NNsightError
+from nnsight_graph import NNsightError, RecordError
 from nnsight_graph.model.layouts import layouts_of
 from tests.model.test_invokes import Call, Chain, Output
 
@@ -732,8 +732,33 @@ def test_the_size_is_looked_at_again_at_each_visit() -> None:
 # ---------------------------------------------------------------------- the scans
 
 
+@pytest.mark.parametrize("net", [nn.LSTM(4, 4), nn.TransformerEncoderLayer(4, 2, 8), nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4))])
+def test_invokes_are_not_joined_along_the_tokens(net: nn.Module) -> None:
+    """Torch's own layers have rows in their second dimension: joined along the first, inputs would be one sequence."""
+    model, (x, y) = nnsight.NNsight(net.eval()), inputs(3)
+    with pytest.raises(RecordError, match="they would be one sequence"), model.trace() as tracer:
+        with tracer.invoke(x):
+            model.output.save()
+        with tracer.invoke(y):
+            model.output.save()
+    with model.trace(x):
+        model.output.save()
+
+
+def test_layers_with_rows_first_are_joined() -> None:
+    net, (x, y) = nn.GRU(4, 4, batch_first=True), inputs(3)
+    model = nnsight.NNsight(net)
+    with model.trace() as tracer:
+        with tracer.invoke(x):
+            first = model.output[0].save()
+        with tracer.invoke(y):
+            second = model.output[0].save()
+    torch.testing.assert_close(first.value, net(x)[0])
+    torch.testing.assert_close(second.value, net(y)[0])
+
+
 def test_scans_draw_no_random_numbers() -> None:
-    model, (x, y) = nnsight.NNsight(nn.Sequential(nn.Dropout(0.5), nn.LSTM(4, 4, 2, dropout=0.5)).train()), inputs(3)
+    model, (x, y) = nnsight.NNsight(nn.Sequential(nn.Dropout(0.5), nn.LSTM(4, 4, 2, batch_first=True, dropout=0.5)).train()), inputs(3)
     before = torch.get_rng_state()
     layouts = layouts_of(model, model._joined([((x,), {}), ((y,), {})], {}), {})
     assert torch.equal(before, torch.get_rng_state())
