@@ -114,6 +114,10 @@ def test_a_bias_with_and_without_a_mask(lengths: tuple[int, int]) -> None:
     torch.testing.assert_close(hidden[:, : lengths[0]], right.value)
 
 
+FIVE = int(transformers.__version__.split(".")[0]) >= 5
+
+
+@pytest.mark.skipif(not FIVE, reason="modules of mixtures have other names, and return tuples, in transformers 4")
 @pytest.mark.parametrize(("name", "path"), [("mixtral", "mlp.gate"), ("mixtral", "mlp.experts"), ("olmoe", "mlp.gate")])
 def test_routers_and_experts_hold_the_tokens_of_all_prompts(name: str, path: str) -> None:
     lm, (one, two) = make(name), prompts(3)
@@ -152,7 +156,7 @@ def test_positions_of_gpt2() -> None:
     torch.testing.assert_close(read.value, alone(lm, two, lambda: lm.transformer.wpe.output))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5", "fsmt"])
+@pytest.mark.parametrize("name", ["gpt2", "t5", *(["fsmt"] if FIVE else [])])
 @pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 2}, {"num_beams": 1, "num_return_sequences": 2, "do_sample": True}])
 def test_steps_of_a_generation(name: str, options: dict[str, Any]) -> None:
     lm, (one, two) = make(name), prompts(3)
