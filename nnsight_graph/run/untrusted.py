@@ -73,7 +73,6 @@ class UntrustedRun(Run):
         strange: The paths of the sites that lines of a stranger name; ``None`` for all.
     """
 
-
     def __init__(self, plan: Plan, slots: list[Any], strange: frozenset[str] | None) -> None:
         super().__init__(plan, slots)
         self.strange = strange
