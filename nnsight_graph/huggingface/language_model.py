@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from ..errors import ours
 from ..model import NNsight
 from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
@@ -91,14 +92,14 @@ class LanguageModel(NNsight):
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         own = self.__dict__
         if not isinstance(model, (str, Path, torch.nn.Module)):
-            raise TypeError(f"LanguageModel takes a name, a folder or a model, not {type(model).__name__}")
+            raise ours(TypeError, f"LanguageModel takes a name, a folder or a model, not {type(model).__name__}")
         if isinstance(model, torch.nn.Module):
             if automodel != "AutoModelForCausalLM":
                 kwargs["automodel"] = automodel
             if tokenizer_kwargs:
                 kwargs["tokenizer_kwargs"] = tokenizer_kwargs
             if kwargs:
-                raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
+                raise ours(TypeError, f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
             super().__init__(model, envoys=envoys)
             self._show(rename, alias, tuple_outputs)
@@ -119,7 +120,7 @@ class LanguageModel(NNsight):
             self._tree.names = standard_names(self._module)
             rename = None
         elif isinstance(rename, str):
-            raise ValueError(f'rename is a dictionary, or "standard", not {rename!r}')
+            raise ours(ValueError, f'rename is a dictionary, or "standard", not {rename!r}')
         self._add_names(rename, alias)
 
     @property
@@ -332,7 +333,13 @@ class LanguageModel(NNsight):
         return call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model, with its weights loaded."""
+        """Call the model, with its weights loaded; it takes ids, as the model itself does.
+
+        Raises:
+            TypeError: it is given text.
+        """
+        if args and (isinstance(args[0], str) or (isinstance(args[0], (list, tuple)) and args[0] and isinstance(args[0][0], str))):
+            raise ours(TypeError, "the call takes ids, not text: use with model.trace(text): ..., or model.generate(text)")
         if recording_here() is None:
             self.dispatch()
         return super().__call__(*args, **kwargs)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..compile.plan import CacheSpec
-from ..errors import RecordError
+from ..errors import RecordError, ours
 from ..ops.nested import map_tensors
 from ..ops.passing import as_tuple
 from ..record import Recorder
@@ -100,7 +100,7 @@ class Cache:
         """
         path, _, point = provider.rpartition(".")
         if point not in POINTS or not path:
-            raise ValueError(f"{provider!r}: a path ends with .output or .inputs")
+            raise ours(ValueError, f"{provider!r}: a path ends with .output or .inputs")
         how = CacheSpec(0, self.points, self.detach, self.copy, str(self.device), str(self.dtype), None, -1)
         path, kept = path.removeprefix("model").removeprefix("."), map_tensors(value, keeper(how))
         full = f"model.{path}" if path else "model"

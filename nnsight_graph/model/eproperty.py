@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError, ours
 from ..graph import Site
 from ..ops.running import current
 from ..record import recording_here
@@ -110,7 +110,7 @@ class eproperty:
         below, _, point = self.key.rpartition(".")
         self._below, self._point = (below, point) if point in _POINTS else ("", marker)
         if marker is not None and self._point is not None and (marker == "output") != (self._point == "output"):
-            raise TypeError(f"{self.name}: the key is {self.key!r}, and the marker says that the value is the {marker}")
+            raise ours(TypeError, f"{self.name}: the key is {self.key!r}, and the marker says that the value is the {marker}")
         return self
 
     def preprocess(self, function: Callable[[Any, Any], Any]) -> eproperty:
@@ -135,7 +135,7 @@ class eproperty:
         function = getattr(function, "__func__", function)
         needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
         if len(needed) > 1:
-            raise TypeError(f"{self.name}: transform is a function of the value alone, without self: def {self.name}(value)")
+            raise ours(TypeError, f"{self.name}: transform is a function of the value alone, without self: def {self.name}(value)")
         self._transform = function
         return self
 
@@ -216,7 +216,7 @@ class eproperty:
         trace = recording_here()
         if trace is None:
             path = getattr(obj, "path", None) or "tracer"
-            raise RecordError(f"{path}.{self.name} {what} only inside a trace: with model.trace(...): ...")
+            raise MisuseError(f"{path}.{self.name} {what} only inside a trace: with model.trace(...): ...")
         return trace
 
     def _prepared(self, obj: Any, raw: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -79,6 +80,7 @@ class Recorder(Cursor, Captured):
         names: What saved values are called, by node, where names were given.
         again: Values that were saved a second time: the node, and where.
         variables: Of values below a branch or a loop: the variable that they are in, and the nodes whose values they take, by node.
+        merged: Of all others below a branch or a loop: the variable that they are in, by node.
         assumed: What Python was told of values while the block was written: node and value.
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
         foreign: Whether an edit from a file, which may be anybody's, is part of it.
@@ -110,6 +112,7 @@ class Recorder(Cursor, Captured):
     names: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  (replaced, never filled)
     again: tuple[tuple[int, Place], ...] = ()
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
+    merged: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     assumed: set[tuple[int, str | int]] = set()  # noqa: RUF012  (replaced, never filled)
     parts: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     own: OwnValues | None = None
@@ -170,7 +173,8 @@ class Recorder(Cursor, Captured):
     def finish(self) -> Recording:
         """The trace is closed; what was written leaves the recorder, so that its proxies do not keep it alive."""
         recording = Recording(self)
-        self.__dict__ = {"places": recording.places, "saved_indices": frozenset(self.saved)}
+        merged = {"merged": self.merged} if self.merged else {}
+        self.__dict__ = {"places": recording.places, "saved_indices": frozenset(self.saved), **merged}
         return recording
 
     def forget(self, why: str) -> None:
@@ -370,10 +374,18 @@ class Recorder(Cursor, Captured):
         """Why a value of a finished trace is not there."""
         if index in self.saved_indices:
             return self.failure or self.reasons.get(index) or "it was never reached"
+        if name := self.merged.get(index):
+            return f"{name} has its value from this branch or loop, and was not saved: write nnsight.save({name}) below it, in the block"
         line = locate(self.places[index]).text
         if ".save()" in line:
             return "what was saved is a part of the line: .save() comes before operators, write (...).save()"
+        if bound := _BINDS.match(line):
+            return f"it was not saved: write nnsight.save({bound[1]}) below that line, in the block"
         return "it was not saved: add .save() to the line"
+
+
+_BINDS = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:(?:\*\*|//|>>|<<|[-+*/%&|^@])=|=\s*[-+\w'\"]+\s*$)")
+"""A line that gives a name another value, and has no place for ``.save()``."""
 
 
 def is_augmented(frame: types.FrameType) -> bool:
