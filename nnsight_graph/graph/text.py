@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
+from ..source_location import Location
 from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref, Region
 from .walk import unused_methods
 
@@ -211,4 +211,4 @@ def _with_line(text: str, graph: Graph, number: int) -> str:
     if number >= len(graph.lines) or not graph.lines[number][0]:
         return text
     file, line, _ = graph.lines[number]
-    return f"{text:<{_WIDTH}}  # {os.path.basename(file)}:{line}"
+    return f"{text:<{_WIDTH}}  # {Location(file, line, '')}"

@@ -91,6 +91,7 @@ class RecordedBlock:
         """The trace is open now; the first line of the block comes next."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
+        __tracebackhide__ = True  # IPython and pytest show the user's lines alone
         try:
             if not self._recorder.open:
                 self._end_closed(error)
@@ -116,6 +117,7 @@ class RecordedBlock:
 
     def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
         """The native body was skipped: run the one that was made of its source."""
+        __tracebackhide__ = True
         block, self._block = self._block, None
         assert block is not None
         try:
@@ -134,6 +136,7 @@ class RecordedBlock:
         return True
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        __tracebackhide__ = True
         recorder = self._recorder
         if error is None and recorder.own is not None:
             try:
