@@ -71,8 +71,8 @@ def body_of(code: CodeType, anew: bool = False) -> Body | None:
     """
     if code.co_filename not in _MAGIC_FILES or (shell := _shell()) is None:
         return None
-    found = None if anew else _known.get(code)
-    if found is None:
+    found = _known.pop(code, None) if anew else _known.get(code)
+    if found is None or anew:
         found = _search(code, shell)
         if found is not None:
             _known[code] = found
@@ -81,7 +81,8 @@ def body_of(code: CodeType, anew: bool = False) -> Body | None:
 
 def _search(code: CodeType, shell: Any) -> Body | None:
     history = list(getattr(getattr(shell, "history_manager", None), "input_hist_raw", ()))
-    for number in range(len(history) - 1, -1, -1):
+    oldest = len(history) - 1 if code.co_filename == "<string>" else 0  # an `exec` of your own is no cell: only one that runs is meant
+    for number in range(len(history) - 1, max(oldest, 0) - 1, -1):
         for head, rest in _parts(history[number]):
             lines = _python(rest, shell)
             if any(_holds(made, code) for made in _compiled(head[-1], lines, shell)):

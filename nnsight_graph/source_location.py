@@ -39,14 +39,22 @@ class Location(NamedTuple):
     function: str
 
     def __str__(self) -> str:
-        cell = cell_name(self.file)
-        return f"{cell}, line {self.line}" if cell else f"{Path(self.file).name}:{self.line}"
+        return self._said(f"{Path(self.file).name}:{self.line}")
+
+    @property
+    def address(self) -> str:
+        """The place with the whole path of the file: ``/work/a.py:2``; of a notebook, ``Cell In[5], line 2``."""
+        return self._said(f"{self.file}:{self.line}")
 
     @property
     def full(self) -> str:
-        """The place for a sentence: with the whole path of a file, and never with that of a notebook's temporary one."""
+        """The same for a sentence: ``line 2 of /work/a.py``; of a notebook, ``Cell In[5], line 2``."""
+        return self._said(f"line {self.line} of {self.file}")
+
+    def _said(self, in_file: str) -> str:
+        """The place in a file, or how IPython says it."""
         cell = cell_name(self.file)
-        return f"{cell}, line {self.line}" if cell else f"line {self.line} of {self.file}"
+        return f"{cell}, line {self.line}" if cell else in_file
 
     @property
     def named(self) -> Location:
@@ -84,11 +92,16 @@ def user_place(frame: FrameType | None) -> Place:
 
 def locate(place: Place) -> Location:
     """File and line of a place."""
-    code, line = place[0], _line(place)
+    file, above, function = _shown_in(place[0])
+    return Location(file, _line(place) + above, function)
+
+
+def _shown_in(code: CodeType) -> tuple[str, int, str]:
+    """The file that the lines of ``code`` are shown in, how many lines stand above them there, and the function's name."""
     body = body_of(code) if code.co_filename[:1] == "<" else None
     if body is None:
-        return Location(code.co_filename, line, code.co_name)
-    return Location(body.file, line + body.above, "<module>" if code.co_name in body.whole else code.co_name)
+        return code.co_filename, 0, code.co_name
+    return body.file, body.above, "<module>" if code.co_name in body.whole else code.co_name
 
 
 def _line(place: Place) -> int:
@@ -114,13 +127,15 @@ def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:
     The line's own frame has gone on: it stands at the end of the block, and some tools ask it and not the traceback. So the entry
     holds a stand-in that ended on the line, with the file, the function's name and its variables, where they are still there.
     """
-    code = place[0]
+    code, location = place[0], locate(place)
     while frame is not None and frame.f_code is not code:
-        if (frame.f_code.co_filename, frame.f_code.co_name) == (code.co_filename, code.co_name):
-            break  # the code of a block that was rewritten
+        around = frame.f_code
+        if around.co_name == code.co_name and location.file in (around.co_filename, _shown_in(around)[0]):
+            break  # the block was rewritten: `code` has its lines, `around` is the code that it stands in
         frame = frame.f_back
+    failing = _failing_code(place, location, code if frame is None else frame.f_code)
     try:
-        exec(_failing_code(place), *([{}] if frame is None else [frame.f_globals, _variables(frame)]))
+        exec(failing, *([{}] if frame is None else [frame.f_globals, _variables(frame)]))
     except ZeroDivisionError:
         traceback = sys.exc_info()[2]
         return traceback.tb_next if traceback else None
@@ -138,24 +153,22 @@ def _variables(frame: FrameType) -> Any:
     return now
 
 
-def _failing_code(place: Place) -> CodeType:
-    """Code that fails at once, on the line and the columns of a place."""
-    code, location = place[0], locate(place)
-    above = location.line - _line(place)
+def _failing_code(place: Place, location: Location, around: CodeType) -> CodeType:
+    """Code that fails at once, on the line and the columns of a place, in a function that begins where ``around`` does."""
     tree = ast.parse("def stand_in():\n    0 / 0")
     line, last, column, end = _span(place, location)
     for node in ast.walk(tree):
         if isinstance(node, (ast.stmt, ast.expr)):
             node.lineno, node.end_lineno, node.col_offset, node.end_col_offset = line, last, column, end
     in_function = location.function != "<module>"
-    tree.body[0].lineno = code.co_firstlineno + above if in_function else 1
+    tree.body[0].lineno = around.co_firstlineno + _shown_in(around)[1] if in_function else 1
     outer = compile(tree, location.file, "exec", dont_inherit=True)
     made = next(constant for constant in outer.co_consts if isinstance(constant, CodeType))
     names: dict[str, Any] = {"co_name": location.function}
     if sys.version_info >= (3, 11):
-        names["co_qualname"] = code.co_qualname if in_function else location.function
+        names["co_qualname"] = around.co_qualname if in_function else location.function
     flags = made.co_flags & ~(inspect.CO_OPTIMIZED | inspect.CO_NEWLOCALS)  # its variables are those that it is given
-    return made.replace(co_flags=flags, co_consts=(*made.co_consts, code), **names)  # holds what holds its lines: see lines_of
+    return made.replace(co_flags=flags, co_consts=(*made.co_consts, place[0]), **names)  # holds what holds its lines: see lines_of
 
 
 def _span(place: Place, location: Location) -> tuple[int, int, int, int]:

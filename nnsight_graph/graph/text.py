@@ -27,6 +27,8 @@ def constant_text(value: Any) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         module = getattr(value, "__module__", None)
         return f"{module}.{value.__qualname__}" if module else str(value.__qualname__)
+    if hasattr(type(value), "_shown_at_once"):  # a graph: perhaps this one
+        return f"<{type(value).__name__}>"
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else f"<{type(value).__name__}>"
 
@@ -201,6 +203,8 @@ def _nested(region: Region, depth: int) -> Iterator[tuple[Node, int]]:
 def _endings(node: Node, constants: tuple[Any, ...]) -> list[str]:
     """What stands below a loop's head: what a turn hands to the next, and when it is the last."""
     if node.target not in ("for", "while", "steps"):
+        return []
+    if not node.regions[0].results:  # it is still being written
         return []
     leave, *following = [operand_text(operand, constants) for operand in node.regions[0].results]
     carried = [f"    carry {', '.join(following)}"] if following else []

@@ -63,7 +63,7 @@ class _Verifier:
 
     def error(self, node: Node, problem: str) -> CheckError:
         lines = self.graph.lines
-        where = f" ({Location(*lines[node.number][:2], '').full})" if node.number < len(lines) else ""
+        where = f" ({Location(*lines[node.number][:2], '').address})" if node.number < len(lines) else ""
         error = CheckError(f"node %{node.number} {node.target}{where}: {problem}")
         error.node = node.number  # type: ignore[attr-defined]
         return error

@@ -216,7 +216,7 @@ def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int
     suspects = [path for path, module in modules.modules.items() if getattr(module, "inplace", False) is True]
     who = f"by {' or '.join(suspects[:4])} (inplace=True)" if suspects else "by a later module"
     at = _at(recording, node)
-    text = f"{site}, read at {at.full}, was overwritten in place by the model after it was read, {who}."
+    text = f"{site}, read at {at.address}, was overwritten in place by the model after it was read, {who}."
     return NNsightError(f"{text} Read a copy: {site}.clone()."), node
 
 
@@ -244,7 +244,7 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     at = _at(recording, node)
     name = _site_name(run, index)
     if run.plan.visits[index].direction == "grad":
-        error = MissedSiteError(f"this gradient has no backward: {at.full} stands above none. Write loss.backward() below it.")
+        error = MissedSiteError(f"this gradient has no backward: {at.address} stands above none. Write loss.backward() below it.")
         error.__traceback__ = traceback_at(recording.place(node), frame)
         return error
     path = run.plan.visits[index].path
