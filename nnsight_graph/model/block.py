@@ -31,6 +31,7 @@ class RecordedBlock:
     __slots__ = ("__weakref__", "_block", "_recorder", "_recording")
 
     _observes = _is_session = False
+    _word = "tracer"
     _again = "this block was written already; open a new one"
     _scans = False
 
@@ -41,25 +42,38 @@ class RecordedBlock:
 
     # ------------------------------------------------------------------ in the block
 
+    @property
+    def _is_open(self) -> bool:
+        return self._recorder.open
+
+    def _inside(self, name: str) -> Recorder:
+        """The recorder, for a method that writes a line: that is possible in the block only."""
+        if not self._is_open:
+            what = f"{self._word}.{name}"
+            raise RecordError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
+        return self._recorder
+
     def cond(self, test: Any) -> Branch:
         """A block whose lines take part only where ``test`` is true: ``with tracer.cond(value) as c:``, then ``with c.else_():``.
 
         Args:
             test: A traced value, or a plain one.
         """
-        return Branch(emitter_of(self._recorder), test)
+        return Branch(emitter_of(self._inside("cond(...)")), test)
 
     @property
     def iter(self) -> Iteration:
         """Loops: ``with tracer.iter(collection) as item:`` runs its lines once per item."""
-        return Iteration(emitter_of(self._recorder))
+        return Iteration(emitter_of(self._inside("iter")))
 
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The same as :func:`nnsight_graph.apply`."""
+        self._inside("apply(...)")
         return apply(function, *args, **kwargs)
 
     def log(self, *values: Any) -> None:
         """Print values as soon as they are there, as :func:`nnsight_graph.log` does."""
+        self._inside("log(...)")
         log(*values)
 
     # ------------------------------------------------------------------ the block
@@ -92,8 +106,9 @@ class RecordedBlock:
         """The trace is open now; the first line of the block comes next."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
+        __tracebackhide__ = True  # IPython and pytest show the user's lines alone
         try:
-            if not self._recorder.open:
+            if not self._is_open:
                 self._end_closed(error)
                 return None
             if self._block is not None:
@@ -117,6 +132,7 @@ class RecordedBlock:
 
     def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
         """The native body was skipped: run the one that was made of its source."""
+        __tracebackhide__ = True
         block, self._block = self._block, None
         assert block is not None
         try:
@@ -135,6 +151,7 @@ class RecordedBlock:
         return True
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        __tracebackhide__ = True
         recorder = self._recorder
         if error is None and recorder.own is not None:
             try:
