@@ -56,7 +56,8 @@ class LanguageModel(NNsight):
             and ``model.lm_head``.
         alias: The same the other way round: ``{"layers": "transformer.h"}``.
         tuple_outputs: Show what blocks return as tuples, for code that was written for versions of transformers in which they
-            return them: ``model.transformer.h[5].output[0]``. Where blocks return tuples nothing changes.
+            return them: ``model.transformer.h[5].output[0]``. Where blocks return tuples nothing changes. A block is what stands in
+            the model's main list, of one class or of several; a model without one is a ``ValueError``.
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
             ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
 
@@ -115,7 +116,10 @@ class LanguageModel(NNsight):
     def _show(self, rename: Rename | str | None, alias: Mapping[str, str] | None, tuple_outputs: bool) -> None:
         """Give modules further names, and blocks another look."""
         if tuple_outputs:
-            self._tree.shown = dict.fromkeys(block_paths(self._module), TupleEnvoy)
+            blocks = block_paths(self._module)
+            if not blocks:
+                raise ours(ValueError, f"tuple_outputs=True: {type(self._module).__name__} has no list of blocks. Leave it out")
+            self._tree.shown = dict.fromkeys(blocks, TupleEnvoy)
         if rename == "standard":
             self._tree.names = standard_names(self._module)
             rename = None
