@@ -59,8 +59,8 @@ class eproperty:
     Args:
         key: ``"output"``, ``"input"`` or ``"inputs"`` name the site in place of a marker; ``"c_proj.input"`` that of a module
             below. What passes at an input is ``(args, kwargs)``: that is what ``preprocess`` gets, and what ``transform`` and
-            ``postprocess`` return; with none of the three, ``"input"`` is the first argument, as ``.input`` is. Else the name under which the value is provided. By
-            default the name of the stub.
+            ``postprocess`` return; with none of the three, ``"input"`` is the first argument, as ``.input`` is.
+            Else the name under which the value is provided. By default the name of the stub.
         description: A few words for the printed tree of the model; without them it is not shown there.
         iterate: Accepted; a step is a coordinate here, so that every property has a value in each.
 

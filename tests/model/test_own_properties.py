@@ -70,7 +70,7 @@ class Own(Envoy):
 
     @taken.preprocess
     def taken(self, value):
-        args, kwargs = value
+        args, _ = value
         return args[0].clone()
 
     @taken.transform
