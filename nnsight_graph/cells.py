@@ -30,13 +30,17 @@ class Body(NamedTuple):
         file: The name under which IPython shows the cell.
         above: How many lines stand above it there.
         lines: The lines of the body, as Python reads them.
-        whole: The names of code that is the body as a whole.
+        whole: The name of code that is the body as a whole.
     """
 
     file: str
     above: int
     lines: list[str]
-    whole: tuple[str, ...]
+    whole: str
+
+    def name(self, code: CodeType) -> str:
+        """The name of code of it: of all of it, the same as of any cell's."""
+        return "<module>" if code.co_name == self.whole else code.co_name
 
 
 def _shell() -> Any:
@@ -89,7 +93,7 @@ def _search(code: CodeType, shell: Any) -> Body | None:
                 above = [*head, *[""] * _blank(rest)]
                 text = "\n".join([*["#" * bool(line) + line for line in above], *lines])
                 file = shell.compile.cache(text, number, text)  # as IPython names the cells that it compiles itself
-                whole = ("<module>", "inner") if code.co_filename == "<magic-timeit>" else ("<module>",)
+                whole = "inner" if code.co_filename == "<magic-timeit>" else "<module>"
                 return Body(file, len(above), [line + "\n" for line in lines], whole)
     return None
 
