@@ -41,6 +41,7 @@ def stands_on_its_line(reply: Reply, cell: str) -> None:
     assert reply.arrows[-1].endswith("# faulty"), reply.traceback
     shown = reply.traceback.rpartition("\n\n")[2] + reply.message
     assert not TEMPORARY.search(shown), shown
+    assert "nnsight_graph" not in reply.traceback.replace("import nnsight_graph", ""), reply.traceback
 
 
 ERRORS = {
@@ -273,6 +274,11 @@ def test_branches_that_are_timed_many_times(kernel: Kernel) -> None:
 def test_a_timed_cell_that_shows_its_last_line(kernel: Kernel) -> None:
     reply = kernel.run(f"%%time\n{BRANCH.format(-1e9)}float(y.sum() / net[0](x).sum())")
     assert (reply.error, float(reply.text)) == (None, pytest.approx(2))
+
+
+def test_a_cell_that_linecache_has_forgotten(kernel: Kernel) -> None:
+    reply = kernel.run(f"import linecache\nlinecache.clearcache()\n{BRANCH.format(-1e9)}", "torch.equal(y, 2 * net[0](x))")
+    assert (reply.error, list(reply.values.values())) == (None, [True]), reply.traceback
 
 
 def test_a_cell_that_is_run_again_and_one_that_is_changed(kernel: Kernel) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-from ...cells import body_of
+from ...cells import body_of, restore
 from ...reloaded import as_in_file
 
 _WITH = re.compile(r"\s*with\b")
@@ -48,6 +48,7 @@ def find_statement(code: CodeType, offset: int, module: dict[str, Any]) -> State
         if found is None:
             return "its cell's text could not be read"
         return Statement(found.node, found.item, body.file, body.above, body.name(code))
+    restore(code)
     for _ in range(2):
         lines = linecache.getlines(code.co_filename, module)
         found = _in_lines(code, offset, lines)
