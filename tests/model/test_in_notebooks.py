@@ -173,6 +173,17 @@ def test_an_error_below_a_magic(kernel: Kernel, magic: str, name: str) -> None:
     stands_on_its_line(kernel.run(cell), cell)
 
 
+def test_a_generation(kernel: Kernel) -> None:
+    kernel.run("lm = nnsight.LanguageModel('nnsight-graph/capitals')")
+    cell = """with lm.generate("The Eiffel Tower is in", max_new_tokens=3) as tracer:
+    for step in tracer.iter[1:3]:
+        h = lm.transformer.h[0].output
+        if h.sum() > -1e9:
+            h @ torch.ones(7, 7)  # faulty
+"""
+    stands_on_its_line(kernel.run(cell), cell)
+
+
 def test_a_function_of_another_cell(kernel: Kernel) -> None:
     cell = "\ndef project(h):\n    return h @ torch.ones(7, 7)  # faulty\n"
     number = kernel.run(cell).number
