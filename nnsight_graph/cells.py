@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import linecache
 import re
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 _MAGIC_FILES = ("<timed exec>", "<timed eval>", "<magic-timeit>", "<string>")
-_NAMED = re.compile(r"<ipython-input-(\d+)-\w+>")
+_NAMED = re.compile(r"(?:<|.*[\\/])ipython-input-(\d+)-\w+(?:>|\.py)")
+_TEMPORARY = re.compile(r".*[\\/](?:ipykernel_\d+[\\/]|ipython-input-)\w+\.py")
 _OPTIONS = re.compile(r"(?:-[nrpv]\s*\S+\s+|-[tcqo]+\s+)*")  # of %%timeit; a statement may follow them
 _TIMEIT = """def inner(_it, _timer):
     setup
@@ -30,13 +32,17 @@ class Body(NamedTuple):
         file: The name under which IPython shows the cell.
         above: How many lines stand above it there.
         lines: The lines of the body, as Python reads them.
-        whole: The names of code that is the body as a whole.
+        whole: The name of code that is the body as a whole.
     """
 
     file: str
     above: int
     lines: list[str]
-    whole: tuple[str, ...]
+    whole: str
+
+    def name(self, code: CodeType) -> str:
+        """The name of code of it: of all of it, the same as of any cell's."""
+        return "<module>" if code.co_name == self.whole else code.co_name
 
 
 def _shell() -> Any:
@@ -55,11 +61,39 @@ def cell_name(file: str) -> str:
     found = None if named is None else named(file)
     if found is not None:
         return " ".join(found)
-    plain = _NAMED.fullmatch(file)
-    return f"Cell In[{plain[1]}]" if plain else ""
+    number = plain[1] if (plain := _NAMED.fullmatch(file)) else _number(file, shell)
+    return f"Cell In[{number}]" if number else ""
 
 
-_known: WeakKeyDictionary[CodeType, Body] = WeakKeyDictionary()
+def _number(file: str, shell: Any) -> str:
+    """The number of a cell, by its text, where IPython is too old to tell."""
+    if shell is None or not _TEMPORARY.fullmatch(file):
+        return ""
+    text = "".join(linecache.getlines(file)).rstrip()
+    history = _history(shell)
+    same = (number for number in range(len(history) - 1, 0, -1) if text == "\n".join(_python(history[number], shell)).rstrip())
+    return str(next(same, ""))
+
+
+def _history(shell: Any) -> list[str]:
+    """The texts of all cells, by number."""
+    return list(getattr(getattr(shell, "history_manager", None), "input_hist_raw", ()))
+
+
+def restore(code: CodeType) -> None:
+    """Give ``linecache`` the text of the cell that ``code`` is of, if it was taken out and IPython's history has it."""
+    name, shell = cell_name(code.co_filename), _shell()
+    number = re.fullmatch(r"Cell In\[(\d+)\]", name)
+    history = _history(shell)
+    if number is None or int(number[1]) >= len(history) or linecache.getlines(code.co_filename):
+        return
+    lines = _python(history[int(number[1])], shell)
+    if any(_holds(made, code) for made in _statements(lines)):
+        text = [line + "\n" for line in lines]
+        linecache.cache[code.co_filename] = (sum(map(len, text)), None, text, code.co_filename)
+
+
+_known: WeakKeyDictionary[CodeType, Body | None] = WeakKeyDictionary()
 
 
 def body_of(code: CodeType, anew: bool = False) -> Body | None:
@@ -71,16 +105,13 @@ def body_of(code: CodeType, anew: bool = False) -> Body | None:
     """
     if code.co_filename not in _MAGIC_FILES or (shell := _shell()) is None:
         return None
-    found = _known.pop(code, None) if anew else _known.get(code)
-    if found is None or anew:
-        found = _search(code, shell)
-        if found is not None:
-            _known[code] = found
-    return found
+    if anew or code not in _known:
+        _known[code] = _search(code, shell)
+    return _known[code]
 
 
 def _search(code: CodeType, shell: Any) -> Body | None:
-    history = list(getattr(getattr(shell, "history_manager", None), "input_hist_raw", ()))
+    history = _history(shell)
     oldest = len(history) - 1 if code.co_filename == "<string>" else 0  # an `exec` of your own is no cell: only one that runs is meant
     for number in range(len(history) - 1, max(oldest, 0) - 1, -1):
         for head, rest in _parts(history[number]):
@@ -89,7 +120,7 @@ def _search(code: CodeType, shell: Any) -> Body | None:
                 above = [*head, *[""] * _blank(rest)]
                 text = "\n".join([*["#" * bool(line) + line for line in above], *lines])
                 file = shell.compile.cache(text, number, text)  # as IPython names the cells that it compiles itself
-                whole = ("<module>", "inner") if code.co_filename == "<magic-timeit>" else ("<module>",)
+                whole = "inner" if code.co_filename == "<magic-timeit>" else "<module>"
                 return Body(file, len(above), [line + "\n" for line in lines], whole)
     return None
 
@@ -107,7 +138,7 @@ def _parts(cell: str) -> Iterator[tuple[list[str], str]]:
 def _python(text: str, shell: Any) -> list[str]:
     """The lines of a cell as Python has them: without magics, and without the blank lines above the first."""
     try:
-        return str(shell.transform_cell(text)).split("\n")
+        return str(shell.transform_cell(text)).rstrip("\n").split("\n")
     except SyntaxError:
         return []
 
@@ -127,6 +158,16 @@ def _compiled(magic: str, lines: list[str], shell: Any) -> Iterator[CodeType]:
             wholes = _pieces(tree)
         for whole in wholes:
             yield shell.compile(whole, "<cell>", "eval" if isinstance(whole, ast.Expression) else "exec")
+    except (SyntaxError, ValueError):
+        return
+
+
+def _statements(lines: list[str]) -> Iterator[CodeType]:
+    """What IPython compiles of a cell: each statement by itself."""
+    try:
+        for node in ast.parse("\n".join(lines)).body:
+            for tree, mode in ((ast.Module([node], []), "exec"), (ast.Interactive([node]), "single")):
+                yield compile(tree, "<cell>", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     except (SyntaxError, ValueError):
         return
 

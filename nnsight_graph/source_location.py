@@ -17,6 +17,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple
 
 from .cells import body_of, cell_name
+from .reloaded import with_lines_of_file
 
 Place = tuple[CodeType, int]
 """A code object and the offset of an instruction in it: cheap to take, decoded only when somebody reads it."""
@@ -92,8 +93,9 @@ def user_place(frame: FrameType | None) -> Place:
 
 def locate(place: Place) -> Location:
     """File and line of a place."""
-    file, above, function = _shown_in(place[0])
-    return Location(file, _line(place) + above, function)
+    code, offset = with_lines_of_file(place[0]), place[1]
+    file, above, function = _shown_in(code)
+    return Location(file, _line(code, offset) + above, function)
 
 
 def _shown_in(code: CodeType) -> tuple[str, int, str]:
@@ -101,11 +103,10 @@ def _shown_in(code: CodeType) -> tuple[str, int, str]:
     body = body_of(code) if code.co_filename[:1] == "<" else None
     if body is None:
         return code.co_filename, 0, code.co_name
-    return body.file, body.above, "<module>" if code.co_name in body.whole else code.co_name
+    return body.file, body.above, body.name(code)
 
 
-def _line(place: Place) -> int:
-    code, offset = place
+def _line(code: CodeType, offset: int) -> int:
     for start, end, number in code.co_lines():
         if start <= offset < end and number is not None:
             return number
@@ -129,8 +130,8 @@ def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:
     """
     code, location = place[0], locate(place)
     while frame is not None and frame.f_code is not code:
-        around = frame.f_code
-        if around.co_name == code.co_name and location.file in (around.co_filename, _shown_in(around)[0]):
+        file, _, function = _shown_in(frame.f_code)
+        if (file, function) == (location.file, location.function):
             break  # the block was rewritten: `code` has its lines, `around` is the code that it stands in
         frame = frame.f_back
     failing = _failing_code(place, location, code if frame is None else frame.f_code)
@@ -161,6 +162,7 @@ def _failing_code(place: Place, location: Location, around: CodeType) -> CodeTyp
         if isinstance(node, (ast.stmt, ast.expr)):
             node.lineno, node.end_lineno, node.col_offset, node.end_col_offset = line, last, column, end
     in_function = location.function != "<module>"
+    around = with_lines_of_file(around)
     tree.body[0].lineno = around.co_firstlineno + _shown_in(around)[1] if in_function else 1
     outer = compile(tree, location.file, "exec", dont_inherit=True)
     made = next(constant for constant in outer.co_consts if isinstance(constant, CodeType))
@@ -173,7 +175,7 @@ def _failing_code(place: Place, location: Location, around: CodeType) -> CodeTyp
 
 def _span(place: Place, location: Location) -> tuple[int, int, int, int]:
     """First and last line, first and last column (in bytes) of what failed; the whole line where that is not known."""
-    code, offset = place
+    code, offset = with_lines_of_file(place[0]), place[1]
     if sys.version_info >= (3, 11) and code.co_code != _PASS.co_code:
         line, last, column, end = next(islice(code.co_positions(), offset // 2, None))
         if line is not None and last is not None and column is not None and end is not None:

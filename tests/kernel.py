@@ -70,6 +70,9 @@ class Reply:
             self.stdout += content["text"]
         elif kind == "stream":
             self.stderr += content["text"]
+        elif kind == "error":  # of a cell, or shown by a magic that goes on
+            self.error, self.message = content["ename"], COLOURS.sub("", content["evalue"])
+            self.traceback = COLOURS.sub("", "\n".join(content["traceback"]))
         elif kind in ("display_data", "execute_result"):
             self.displayed.append(content["data"])
 
@@ -124,9 +127,8 @@ class Kernel:
             self.restart()  # or it would be busy with this cell in the next test, too
             raise
         reply.number = content["execution_count"]
-        if content["status"] != "ok":
-            reply.error, reply.message = content.get("ename", content["status"]), COLOURS.sub("", content.get("evalue", ""))
-            reply.traceback = COLOURS.sub("", "\n".join(content.get("traceback", ())))
+        if content["status"] != "ok" and reply.error is None:
+            reply.error = content["status"]  # aborted
         reply.values = {name: _value(found) for name, found in content.get("user_expressions", {}).items()}
         return reply
 

@@ -379,10 +379,17 @@ def used_twice() -> None:
         pass
 
 
-@mistake("The graph before the block has ended", nnsight.RecordError, "the graph is there when the block has ended")
+@mistake("More than a look at the graph before the block has ended", nnsight.RecordError, "in its open block a graph can be printed")
 def graph_too_early() -> None:
     with model.trace(x) as tracer:
-        print(tracer.graph)  # here
+        tracer.graph.save("program.nng")  # here
+
+
+@mistake("A line for a trace that is over", nnsight.RecordError, r"tracer.stop\(\) belongs inside the block of its tracer")
+def line_too_late() -> None:
+    with model.trace(x) as tracer:
+        model.layer1.output.save()
+    tracer.stop()  # here
 
 
 @mistake("A cache before the block has ended", nnsight.RecordError, "is filled when its trace has run")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nnsight_graph.cells import body_of, cell_name
+from nnsight_graph.cells import body_of, cell_name, restore
 from nnsight_graph.source_location import locate, traceback_at
 
 pytestmark = pytest.mark.torch_free
@@ -174,6 +174,31 @@ def test_without_ipython(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
     assert body_of(compile("a = 1", "<timed exec>", "exec")) is None
     assert (cell_name("/work/a.py"), cell_name("<ipython-input-7-abc123>"), cell_name("Cell In[3]")) == ("", "Cell In[7]", "Cell In[3]")
+
+
+def test_an_old_ipython(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say how it calls a cell: the text tells the number."""
+    monkeypatch.delattr(Shell, "format_code_name")
+    shell.history_manager.input_hist_raw += ["first()", "%magic\nsecond()", "first()"]
+    for number, text in enumerate(["first()\n", "hidden()\nsecond()\n"]):
+        file = f"/tmp/ipykernel_77/{number}.py"
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    assert [cell_name(f"/tmp/ipykernel_77/{number}.py") for number in range(3)] == ["Cell In[3]", "Cell In[2]", ""]
+    assert (cell_name("/tmp/ipython-input-4-12345.py"), cell_name("/work/0.py")) == ("Cell In[4]", "")
+
+
+def test_a_cell_that_linecache_forgot(shell: Shell) -> None:
+    text = "k = 1\nwith block():\n    y = k\nf(await g())\n"
+    shell.history_manager.input_hist_raw.append(text.rstrip())
+    file = shell.cache(text, 1, text)
+    tree = ast.parse(text)
+    codes = [shell(ast.Module([node], []), file, "exec") for node in tree.body[:2]]
+    linecache.cache.clear()
+    restore(codes[1])
+    assert linecache.getlines(file) == text.splitlines(keepends=True)
+    linecache.cache.clear()
+    restore(compile("\nwith block(): z = k", file, "exec"))
+    assert linecache.getlines(file) == []
 
 
 def test_how_places_read(shell: Shell) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.kernel import Kernel
 
-pytestmark = pytest.mark.torch_free
+pytestmark = pytest.mark.slow
 
 
 def test_what_a_cell_writes_and_shows(kernel: Kernel) -> None:

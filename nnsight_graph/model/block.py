@@ -84,6 +84,7 @@ class RecordedBlock:
         return self
 
     def __enter__(self) -> Any:
+        __tracebackhide__ = True
         recorder = self._recorder
         if self._recording is not None or recorder.failure:
             raise RecordError(self._again)

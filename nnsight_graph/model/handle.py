@@ -220,5 +220,11 @@ class OpenGraph(GraphHandle):
 
     __repr__ = __str__
 
+    def __copy__(self) -> OpenGraph:
+        return self
+
+    def __deepcopy__(self, _memo: Any) -> OpenGraph:
+        return self
+
     def __len__(self) -> int:
         return len(self._block._recorder.entries) if self._block._is_open else len(self._block.graph)

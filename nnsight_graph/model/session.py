@@ -84,6 +84,7 @@ class Session(RecordedBlock):
         def __enter__(self) -> Session: ...
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        __tracebackhide__ = True
         if self._recorder.owner is not None:
             self._recorder.poison = self._recorder.poison or RecordError(_HALF.format("it was entered by hand, and not left"))
         super()._end(error, traceback, frame)
@@ -203,6 +204,7 @@ class SessionTracer(Tracer):
             self._recorder.poison = RecordError(_HALF.format(why))
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        __tracebackhide__ = True
         recorder = self._recorder
         assert self._back is not None
         if error is None:

@@ -57,6 +57,7 @@ def begin(recorder: Recorder, block: Any, skipped: Block | None, frame: FrameTyp
     Raises:
         RecordError: another one is open.
     """
+    __tracebackhide__ = True
     here = recording_here()
     if here is not None:
         _refuse(here)
@@ -149,6 +150,7 @@ def _give_back(recorder: Recorder) -> None:
 
 def _refuse(here: Recorder) -> None:
     """Raise if another trace is open; one whose block is dead is closed."""
+    __tracebackhide__ = True
     if not lives_on(here):
         _bury(here)
         return

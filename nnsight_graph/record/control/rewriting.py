@@ -71,9 +71,9 @@ def rewrite(code: CodeType, statement: Statement, module: dict[str, Any], local:
         outer.type_params = []  # type: ignore[attr-defined,unused-ignore]
     tree = ast.fix_missing_locations(ast.Module([outer], []))
     compiled = compile(tree, statement.file or code.co_filename, "exec", flags=code.co_flags & _FUTURES, dont_inherit=True)
-    made = _innermost(compiled, code.co_name, bool(owner))
+    made = _innermost(compiled, code.co_name, bool(owner)).replace(co_name=statement.function or code.co_name)
     if sys.version_info >= (3, 11):
-        made = made.replace(co_qualname=code.co_qualname)  # tracebacks show it
+        made = made.replace(co_qualname=statement.function or code.co_qualname)  # tracebacks show it
     return Rewritten(made, names, tuple(kept))
 
 

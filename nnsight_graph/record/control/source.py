@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-from ...cells import body_of
+from ...cells import body_of, restore
+from ...reloaded import as_in_file
 
 _WITH = re.compile(r"\s*with\b")
 _LOADS = ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF")
@@ -29,12 +30,14 @@ class Statement(NamedTuple):
         item: Which of its items is meant.
         file: The file that its lines are shown in, if it is another than the code's: a cell of a notebook.
         above: How many more lines stand above it there.
+        function: What the code is called there, if that is another name.
     """
 
     node: ast.With
     item: int
     file: str = ""
     above: int = 0
+    function: str = ""
 
 
 def find_statement(code: CodeType, offset: int, module: dict[str, Any]) -> Statement | str:
@@ -42,13 +45,20 @@ def find_statement(code: CodeType, offset: int, module: dict[str, Any]) -> State
     body = body_of(code, anew=True) if code.co_filename[:1] == "<" else None
     if body is not None:
         found = _in_lines(code, offset, body.lines, known=True)
-        return "its cell's text could not be read" if found is None else found._replace(file=body.file, above=body.above)
+        if found is None:
+            return "its cell's text could not be read"
+        return Statement(found.node, found.item, body.file, body.above, body.name(code))
+    restore(code)
     for _ in range(2):
         lines = linecache.getlines(code.co_filename, module)
         found = _in_lines(code, offset, lines)
         if found is not None:
             return found
         linecache.checkcache(code.co_filename)  # a reloaded module: the cache still has the lines it was loaded from at first
+    moved = as_in_file(code) if lines else None
+    found = _in_lines(moved, offset, linecache.getlines(code.co_filename)) if moved is not None else None
+    if found is not None:
+        return found
     return "its source changed after it was loaded" if lines else "the block has no source (exec, stdin)"
 
 
