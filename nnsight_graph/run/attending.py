@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import MissedSiteError, NNsightError
 from ..ops.running import current
-from .attention import aside, changed, fused, interface, is_told, of_result, untold
+from .attention import aside, changed, fused, interface, is_told, returned, untold
 from .detours import Leave
 from .engine import Run
 
@@ -119,7 +119,7 @@ class Attending(TorchFunctionMode):
         if not isinstance(result, tuple) or len(result) < 2 or not isinstance(result[1], torch.Tensor):
             return self._refuse(untold(target, args))
         self._meet(place)
-        return self._told(lambda: of_result(self._pass, result, args[3], lambda: result[1]))
+        return self._told(lambda: returned(self._pass, result, args[3]))
 
     def _told(self, step: Callable[[], Any]) -> Any:
         self._deaf = True
@@ -132,7 +132,7 @@ class Attending(TorchFunctionMode):
 
     def _softmax(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
-        if not isinstance(result, torch.Tensor):
+        if not isinstance(result, torch.Tensor) or not _over_the_last(result.dim(), args, kwargs):
             return result
         place = self._own_place(result.dim() > 2)
         if place is None:
@@ -176,10 +176,10 @@ class Attending(TorchFunctionMode):
     def _reshape(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Heads become rows of the batch: noted, since of weights they become heads again."""
         result = func(*args, **kwargs)
-        if isinstance(result, torch.Tensor) and result.dim() == 3:
+        if isinstance(result, torch.Tensor) and result.dim() >= 3:
             heads = _merged(tuple(args[0].shape), tuple(result.shape))
             if heads is not None:
-                rows = result.shape[0]
+                rows = result.shape[-3]
                 self._heads[rows] = heads if self._heads.get(rows, heads) == heads else None
         return result
 
@@ -206,7 +206,8 @@ class Attending(TorchFunctionMode):
         if inside is None:
             return tuple(place)
         if counts:
-            self._inside.update(dict.fromkeys(path for path, module in self._modules.items() if module is inside))
+            start = f"{self._path}." if self._path else ""  # looked for now: a forward may have put it there
+            self._inside.update(dict.fromkeys(start + name for name, module in self._module.named_modules() if module is inside))
         return None
 
     def _is_given(self, known: Any) -> bool:
@@ -284,12 +285,18 @@ def _merged(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int] 
     >>> _merged((2, 4, 5, 8), (8, 5, 8)), _merged((5, 2, 32), (5, 8, 8)), _merged((2, 5, 32), (2, 5, 32))
     ((2, 4), (2, 4), None)
     """
-    if len(before) == 4 and after == (before[0] * before[1], *before[2:]):
-        return before[0], before[1]
-    if len(before) == 3 and before[0] == after[0] and before != after and before[1] and after[1] % before[1] == 0:
+    if len(before) > 3 and after == (*before[:-4], before[-4] * before[-3], *before[-2:]):
+        return before[-4], before[-3]
+    if len(before) == len(after) == 3 and before[0] == after[0] and before != after and before[1] and after[1] % before[1] == 0:
         heads = after[1] // before[1]
         return (before[1], heads) if after[2] * heads == before[2] else None
     return None
+
+
+def _over_the_last(dimensions: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a softmax is one over the last dimension, that of the keys."""
+    over = args[1] if len(args) > 1 else kwargs.get("dim")
+    return type(over) is not int or over in (-1, dimensions - 1)
 
 
 def _line(code: CodeType, offset: int) -> int:
@@ -307,7 +314,8 @@ def no_weights(path: str, modules: dict[str, torch.nn.Module], inside: Iterable[
     name, found = path or "the model", list(inside)
     if found:
         return f"{name} has no attention weights of its own: modules inside it attend. Ask {_listed(found)}"
-    text = f"{name} has no attention weights: nothing in its forward took a softmax, or called an attention function of torch or transformers"
+    what = "nothing in its forward took a softmax over the last dimension, or called an attention function of torch or transformers"
+    text = f"{name} has no attention weights: {what}"
     words = path.split(".")
     for count in reversed(range(len(words))):
         around = ".".join(words[:count])

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from ..errors import NNsightError
 from .checkpoints import apart, saves_are_counted
@@ -33,23 +34,73 @@ def is_told(target: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 
 
 def interface(bring: Bring, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call an attention function of transformers; its weights pass by ``bring``, which may change them.
+    """Call an attention function of transformers that :func:`is_told`; its weights pass by ``bring``, which may change them.
 
     Raises:
-        NNsightError: the weights of this kind of attention cannot be told.
+        NNsightError: what it makes of changed weights cannot be told.
     """
-    if kwargs.get("dropout") and _kind(target) != _EAGER:  # weights of one draw: the layer's result has to come from the same
-        result = _eagerly(target, args, kwargs, kwargs["dropout"])
-    else:
+    eager = _kind(target) == _EAGER
+    if eager or not kwargs.get("dropout"):
         result = target(*args, **kwargs)
-    return of_result(bring, result, args[3], lambda: _eagerly(target, args, kwargs, 0.0)[1])
-
-
-def of_result(bring: Bring, result: Any, value: torch.Tensor, compute: Callable[[], torch.Tensor]) -> Any:
-    """A layer's result of which the weights, which it holds or which are computed, have passed by ``bring``."""
+    else:  # weights of one draw: the layer's result has to come from the same
+        result = _eagerly(target, args, kwargs, kwargs["dropout"])
     own = result[1] if isinstance(result[1], torch.Tensor) else None
-    weights = bring(aside(compute) if own is None else own, own)
-    return result if weights is None else (attended(weights, value).transpose(1, 2).contiguous(), weights)
+    weights = bring(aside(lambda: _eagerly(target, args, kwargs, 0.0)[1]) if own is None else own, own)
+    if weights is None:
+        return result
+
+    def again() -> Any:
+        return target(*args, **{**kwargs, "dropout": 0.0}) if eager else _eagerly(target, args, kwargs, 0.0)
+
+    return _from_weights(weights, args[3], again), weights
+
+
+def _from_weights(weights: torch.Tensor, value: torch.Tensor, eagerly: Callable[[], Any]) -> torch.Tensor:
+    """What an eager attention function, called again, makes of these weights in place of its own.
+
+    Some do more than multiply: sinks take their part.
+    """
+    with _Instead(weights) as instead:
+        result, used = eagerly()
+    if instead.met == 1 and used.shape == weights.shape:
+        return result  # type: ignore[no-any-return]
+    plain, its = eagerly()
+    return _multiplied(weights, value, its, plain)
+
+
+class _Instead(TorchFunctionMode):
+    """Weights in place of the result of a softmax."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self._weights, self.met = weights, 0
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") != "softmax" or result.shape != self._weights.shape:
+            return result
+        self.met += 1
+        return self._weights.to(result.dtype)
+
+
+def returned(bring: Bring, result: Any, value: torch.Tensor) -> Any:
+    """The result of an attention function of anybody's, the second part of which is weights; they have passed by ``bring``."""
+    before = result[1].detach().clone()
+    weights = bring(result[1], result[1])
+    return result if weights is None else (_multiplied(weights, value, before, result[0]), weights, *result[2:])
+
+
+def _multiplied(weights: torch.Tensor, value: torch.Tensor, before: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """What weights make of the values, if what they were before has made the layer's ``plain`` result.
+
+    Raises:
+        NNsightError: it has not.
+    """
+    was = attended(before, value).transpose(1, 2)
+    if was.shape != plain.shape or not torch.allclose(was.float(), plain.float(), rtol=0.02, atol=0.02 * float(plain.abs().max())):
+        raise NNsightError("this layer does more than multiply values by its attention weights: they can be read, and not changed")
+    made: torch.Tensor = attended(weights, value)
+    return made.transpose(1, 2).contiguous()
 
 
 def aside(compute: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -87,7 +138,7 @@ def changed(weights: torch.Tensor, bring: Callable[[Any], Any], own: Any, derive
     return weights if heard else None
 
 
-def attended(weights: torch.Tensor, value: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+def attended(weights: torch.Tensor, value: torch.Tensor, dropout: float = 0.0) -> Any:
     """What weights make of the values, ``[batch, heads, queries, head dimension]``."""
     if dropout:
         weights = functional.dropout(weights, dropout)

@@ -36,7 +36,8 @@ class _Listener:
 
     def __init__(self, paths: Sequence[str], note: Note) -> None:
         visits = [SimpleNamespace(path=path, nodes=(0,)) for path in paths]
-        self.plan = SimpleNamespace(hooks={path: (_At(path, "inputs"), _At(path, "output")) for path in paths}, skips={}, visits=visits, by_calls=False, derives=False, edited=())
+        hooks = {path: (_At(path, "inputs"), _At(path, "output")) for path in paths}
+        self.plan = SimpleNamespace(hooks=hooks, skips={}, visits=visits, by_calls=False, derives=False, edited=())
         self._note = note
 
     def share(self, *_given: Any) -> None:
