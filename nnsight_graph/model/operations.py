@@ -11,10 +11,11 @@ import torch
 
 from ..errors import NNsightError, RecordError, ours
 from ..graph import Site
-from ..run.attention import NAME, operation_with_weights
+from ..run.attending import never_attends, no_weights
+from ..run.attention import NAME
 from ..run.callees import Untold, bound_to, callee
 from ..run.instrument import Instrumented, Named, innermost, instrumented
-from ..run.operations import SOURCE, no_weights, source_path, unknown
+from ..run.operations import SOURCE, source_path, unknown
 from .envoy import Envoy
 from .eproperty import eproperty
 
@@ -183,15 +184,15 @@ def _operation_at(envoy: Envoy, names: list[str]) -> OperationEnvoy:
 
 
 def attention_weights_of(envoy: Envoy) -> OperationEnvoy:
-    """Where the attention weights of an attention module pass.
+    """Where the attention weights of a module pass; whether it attends is seen when it runs.
 
     Raises:
-        RecordError: it has none.
+        RecordError: it is a module that never does.
     """
-    source = source_of(envoy)
-    if operation_with_weights(source.names) is None:
-        raise RecordError(no_weights(envoy.path))
-    return OperationEnvoy(envoy, source_path(source._path, NAME), source, None)
+    if never_attends(envoy._module):
+        raise RecordError(no_weights(envoy._output.path, envoy._tree.index.modules))
+    path = envoy._output.path
+    return OperationEnvoy(envoy, source_path(path, NAME), Source(envoy, path, None), None)
 
 
 Envoy._source_of = staticmethod(source_of)

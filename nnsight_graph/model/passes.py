@@ -46,9 +46,12 @@ class Called:
             raise ours(AttributeError, name)
         if name == "hidden_states":
             return read_hidden(self._envoy, self._number)
+        if name == "attention_weights":
+            return self._envoy._attention_weights_of(self._envoy)._read("output", self._number)
         if name not in ("output", "input", "inputs"):
             raise ours(
-                AttributeError, f"a call has .output, .input, .inputs and .hidden_states; {name!r} is an attribute of the module itself"
+                AttributeError,
+                f"a call has .output, .input, .inputs, .hidden_states and .attention_weights; {name!r} is an attribute of the module itself",
             )
         return self._envoy._read(name, self._number)
 
@@ -60,8 +63,11 @@ class Called:
         if name == "hidden_states":
             write_hidden(self._envoy, value, self._number, 2)
             return
+        if name == "attention_weights":
+            self._envoy._attention_weights_of(self._envoy)._write("output", value, self._number, 4)
+            return
         if name not in ("output", "input", "inputs"):
-            raise RecordError("of a call, .output, .input, .inputs and .hidden_states can be assigned")
+            raise RecordError("of a call, .output, .input, .inputs, .hidden_states and .attention_weights can be assigned")
         self._envoy._write(name, value, self._number, 4)
 
 
