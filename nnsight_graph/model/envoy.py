@@ -17,7 +17,7 @@ from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
 from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
-from .mistakes import mistaken, no_site, no_value, own_sites
+from .mistakes import NoValue, mistaken, no_site, own_sites
 from .passes import Calls, EveryStep, OwnIteration
 from .printing import printed
 from .tree import Scanned, Tree
@@ -25,7 +25,7 @@ from .tree import Scanned, Tree
 _ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states", "attention_weights"))
 
 
-class Envoy(HiddenStates):
+class Envoy(HiddenStates, NoValue):
     """Mirrors one module of a model.
 
     Submodules are attributes (``model.transformer``), items of lists are indexed (``h[-1]``, ``h[2:4]``), other
@@ -248,10 +248,6 @@ class Envoy(HiddenStates):
     @classmethod
     def __torch_function__(cls, function: Any, _types: Any, args: Any = (), _kwargs: Any = None) -> Any:
         raise RecordError(f"a module is no value for {getattr(function, '__name__', 'a function')}: use its .output, or call it")
-
-    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __matmul__ = __and__ = __or__ = __xor__ = no_value
-    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = __rmatmul__ = no_value
-    __neg__ = __abs__ = __invert__ = __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = no_value
 
     # ------------------------------------------------------------------ the tree
 

@@ -61,6 +61,14 @@ def no_value(envoy: Envoy, _other: Any = None) -> Any:
     raise ours(TypeError, f"{envoy.path} ({type(envoy._module).__name__}) is a module, and not a value: write {envoy.path}.output")
 
 
+class NoValue:
+    """Operators that a value has and a module has not."""
+
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __matmul__ = __and__ = __or__ = __xor__ = no_value
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = __rmatmul__ = no_value
+    __neg__ = __abs__ = __invert__ = __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = no_value
+
+
 def no_site(envoy: Envoy, point: str) -> NoReturn:
     """A line reads or writes what passes at a list of modules.
 

@@ -51,7 +51,7 @@ class Called:
         if name not in ("output", "input", "inputs"):
             raise ours(
                 AttributeError,
-                f"a call has .output, .input, .inputs, .hidden_states and .attention_weights; {name!r} is an attribute of the module itself",
+                f"a call has .output, .input, .inputs, .hidden_states and .attention_weights; {name!r} is the module's own",
             )
         return self._envoy._read(name, self._number)
 

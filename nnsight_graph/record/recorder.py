@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dis
-import re
 import sys
 import types
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from .captured import Captured
 from .cursor import Cursor
 from .every import EVERY
 from .recording import Recording
+from .saving import not_saved
 
 if TYPE_CHECKING:
     from .own_values import OwnValues
@@ -374,18 +374,7 @@ class Recorder(Cursor, Captured):
         """Why a value of a finished trace is not there."""
         if index in self.saved_indices:
             return self.failure or self.reasons.get(index) or "it was never reached"
-        if name := self.merged.get(index):
-            return f"{name} has its value from this branch or loop, and was not saved: write nnsight.save({name}) below it, in the block"
-        line = locate(self.places[index]).text
-        if ".save()" in line:
-            return "what was saved is a part of the line: .save() comes before operators, write (...).save()"
-        if bound := _BINDS.match(line):
-            return f"it was not saved: write nnsight.save({bound[1]}) below that line, in the block"
-        return "it was not saved: add .save() to the line"
-
-
-_BINDS = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:(?:\*\*|//|>>|<<|[-+*/%&|^@])=|=\s*[-+\w'\"]+\s*$)")
-"""A line that gives a name another value, and has no place for ``.save()``."""
+        return not_saved(self.merged.get(index, ""), locate(self.places[index]).text)
 
 
 def is_augmented(frame: types.FrameType) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,29 @@ from ..source_location import user_place
 
 if TYPE_CHECKING:
     from .proxy import Proxy
+
+
+_BINDS = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:(?:\*\*|//|>>|<<|[-+*/%&|^@])=|=\s*[-+\w'\"]+\s*$)")
+"""A line that gives a name another value, and has no place for ``.save()``."""
+
+
+def not_saved(merged: str, line: str) -> str:
+    """Why a value that is not there was not saved, and what to write.
+
+    Args:
+        merged: The name that it is the value of below a branch or a loop, if it is one.
+        line: Where it was recorded.
+
+    >>> not_saved("", "count += 1")
+    'it was not saved: write nnsight.save(count) below that line, in the block'
+    """
+    if merged:
+        return f"{merged} has its value from this branch or loop, and was not saved: write nnsight.save({merged}) below it, in the block"
+    if ".save()" in line:
+        return "what was saved is a part of the line: .save() comes before operators, write (...).save()"
+    if bound := _BINDS.match(line):
+        return f"it was not saved: write nnsight.save({bound[1]}) below that line, in the block"
+    return "it was not saved: add .save() to the line"
 
 
 class Saving:

@@ -171,7 +171,8 @@ def fused(
         if mask is None:
             return scores.softmax(-1).to(query.dtype)
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-        return torch.ops.aten._safe_softmax(scores, -1).to(query.dtype)  # rows that see nothing are zero, as in the fused function
+        made: torch.Tensor = torch.ops.aten._safe_softmax(scores, -1)  # rows that see nothing are zero, as in the fused function
+        return made.to(query.dtype)
 
     return weights, lambda made: attended(made, value, dropout_p)
 
