@@ -139,7 +139,7 @@ _CAUGHT = {  # raised to be caught on the way: in a node, whose errors reach you
 }  # fmt: skip
 _PROTOCOL = {  # what Python asks for, and answers itself
     ("record/proxy.py", "AttributeError"), ("record/__init__.py", "AttributeError"), ("__init__.py", "AttributeError"),
-   
+
     ("model/tracer.py", "AttributeError"), ("model/handle.py", "AttributeError"),
     ("record/control/names.py", "ValueError"), ("errors.py", "AttributeError"),
 }  # fmt: skip
