@@ -14,7 +14,7 @@ import torch
 from ..config import CONFIG
 from ..errors import MisuseError, RecordError, add_note, ours
 from ..graph import Site
-from ..ops.data import released, untrusted
+from ..ops.data import released, trusted_program, untrusted
 from ..record import Proxy, Recorder, Recording
 from ..record.included import include
 from ..record.recorder import holds_proxy
@@ -259,7 +259,8 @@ class Tracer(RecordedBlock):
     def measure(self, index: int) -> tuple[bool, Any]:
         """What shapes alone tell of a node while the trace is written: ``(True, value)``, or ``(False, why that is not known)``."""
         try:
-            return self._numbers.measure(index)
+            with trusted_program(not self._recorder.foreign, self._recorder.strange):
+                return self._numbers.measure(index)
         except Failure as failure:
             return False, f"a line above would fail: {failure.error}"
 

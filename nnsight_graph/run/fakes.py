@@ -21,7 +21,17 @@ from ..record.opened import set_modes
 from ..record.torch_calls import RecordingMode
 from .specs import Spec, map_items, spec_of
 
-_BLIND = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, fake_tensor.UnsupportedOperatorException)
+
+class NotLookedInto(Exception):
+    """A forward on fakes is given an object, such as a KV cache, of which only the class is known."""
+
+
+_BLIND = (
+    NotLookedInto,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.UnsupportedOperatorException,
+)
 _BLIND_TEXTS = ("supported for tensor subclasses", "data pointer of Tensor", "Cannot copy out of meta tensor")
 _SMALL = 1_000_000
 _CLONE = torch.ops.aten.clone.default

@@ -16,10 +16,10 @@ import torch
 from ..errors import NNsightError
 from ..graph import Site
 from ..ops.evaluate import first_argument
-from .fakes import Fakes, fake_of, is_blind, quietly
+from .fakes import Fakes, NotLookedInto, fake_of, is_blind, quietly
 from .guesses import Guesses
 from .scanned_operations import operations_of
-from .specs import PLAIN, Spec, map_items, spec_of
+from .specs import PLAIN, Opaque, Spec, map_items, spec_of
 from .twin import Mirror, dissolve
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -222,12 +222,13 @@ def twins(
 class _Visits:
     """Notes what passes while a twin runs, from inside its modules' calls: no hook runs, not even a global one."""
 
-    __slots__ = ("_calls", "_changes", "_mode", "_paths", "at", "values")
+    __slots__ = ("_calls", "_changes", "_mode", "_objects", "_paths", "at", "values")
 
     def __init__(self, changes: Mapping[Site, Any], mode: Fakes) -> None:
         self._changes, self._mode = changes, mode
         self.values: dict[Site, Any] = {}
         self.at: str | None = None
+        self._objects: dict[str, dict[int, Any]] = {}
         self._calls: dict[str, int] = {}
         self._paths: set[str] = set()
 
@@ -249,9 +250,27 @@ class _Visits:
 
     def note(self, site: Site, value: Any) -> Any:
         if site in self._changes:
-            value = fake_of(self._changes[site], self._mode)
+            self._collect(value)
+            value = self._found(fake_of(self._changes[site], self._mode))
+        elif self._changes:
+            self._collect(value)
         self.values[site] = spec_of(value)
         return value
+
+    def _collect(self, value: Any) -> None:
+        """Note the objects that a spec only names by their class, such as KV caches."""
+        if type(value) not in PLAIN and not isinstance(value, torch.Tensor) and map_items(value, self._collect) is NotImplemented:
+            self._objects.setdefault(type(value).__name__, {})[id(value)] = value
+
+    def _found(self, value: Any) -> Any:
+        """A value with the object that passes in this scan in the place of each that is only named; it may be none that is known."""
+        if type(value) is Opaque:
+            objects = self._objects.get(value.kind, {})
+            if len(objects) != 1:
+                raise NotLookedInto(f"which {value.kind} passes there is not known")
+            return next(iter(objects.values()))
+        found = value if isinstance(value, torch.Tensor) else map_items(value, self._found)
+        return value if found is NotImplemented else found
 
     def places(self) -> dict[Site, int]:
         return {site: place for place, site in enumerate(self.values)}
