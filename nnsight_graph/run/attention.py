@@ -150,7 +150,7 @@ def attended(weights: torch.Tensor, value: torch.Tensor, dropout: float = 0.0) -
 def fused(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:  # fmt: skip
+) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], Any]]:  # fmt: skip
     """What torch's ``scaled_dot_product_attention`` does, in two: its weights (before dropout), and what they make of the values.
 
     Raises:
@@ -171,7 +171,8 @@ def fused(
         if mask is None:
             return scores.softmax(-1).to(query.dtype)
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-        return torch.ops.aten._safe_softmax(scores, -1).to(query.dtype)  # rows that see nothing are zero, as in the fused function
+        made: torch.Tensor = torch.ops.aten._safe_softmax(scores, -1)  # rows that see nothing are zero, as in the fused function
+        return made.to(query.dtype)
 
     return weights, lambda made: attended(made, value, dropout_p)
 
