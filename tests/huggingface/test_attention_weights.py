@@ -273,3 +273,41 @@ def test_attention_functions_that_users_register(function: Any) -> None:
                     model.output.last_hidden_state.save()
     finally:
         registry._global_mapping.pop("of_a_test")
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_flash_attention(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is told is what counts: the kernel stays out of it."""
+    from transformers.integrations import flash_attention
+
+    def kernel(query: Any, key: Any, value: Any, attention_mask: Any, *_args: Any, **kwargs: Any) -> torch.Tensor:
+        allowed = torch.ones(6, 6, dtype=torch.bool).tril()
+        allowed = allowed if attention_mask is None else allowed & attention_mask[:, None, None].bool()
+        q, k, v = (part.transpose(1, 2) for part in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v, allowed, enable_gqa=True).transpose(1, 2)
+
+    monkeypatch.setattr(flash_attention, "_flash_attention_forward", kernel)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = transformers.LlamaModel(config).eval()
+    given = {"attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])} if padded else {}
+    net.config._attn_implementation = "eager"
+    own = net(IDS, output_attentions=True, **given).attentions[0]
+    net.config._attn_implementation = "flash_attention_2"
+    model = NNsight(net)
+    with model.trace(IDS, **given):
+        read = model.layers[0].self_attn.attention_weights.save()
+        kept = model.layers[0].self_attn.output[0].save()
+    seen = slice(2, None) if padded else slice(None)
+    torch.testing.assert_close(read.value[:, :, seen], own[:, :, seen])
+    with model.trace(IDS, **given):
+        model.layers[0].self_attn.attention_weights *= 1
+        again = model.layers[0].self_attn.output[0].save()
+    torch.testing.assert_close(again.value[:, seen], kept.value[:, seen])
+    with model.trace(IDS, **given):
+        model.layers[0].self_attn.attention_weights[:] = 0
+        nothing = model.layers[0].self_attn.output[0].save()
+    assert not nothing.value.any()
