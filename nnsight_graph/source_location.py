@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import dis
 import hashlib
+import inspect
 import linecache
 import sys
 import sysconfig
 import weakref
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple
+
+from .cells import body_of, cell_name
+from .reloaded import with_lines_of_file
 
 Place = tuple[CodeType, int]
 """A code object and the offset of an instruction in it: cheap to take, decoded only when somebody reads it."""
@@ -34,7 +40,28 @@ class Location(NamedTuple):
     function: str
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return self._said(f"{Path(self.file).name}:{self.line}")
+
+    @property
+    def address(self) -> str:
+        """The place with the whole path of the file: ``/work/a.py:2``; of a notebook, ``Cell In[5], line 2``."""
+        return self._said(f"{self.file}:{self.line}")
+
+    @property
+    def full(self) -> str:
+        """The same for a sentence: ``line 2 of /work/a.py``; of a notebook, ``Cell In[5], line 2``."""
+        return self._said(f"line {self.line} of {self.file}")
+
+    def _said(self, in_file: str) -> str:
+        """The place in a file, or how IPython says it."""
+        cell = cell_name(self.file)
+        return f"{cell}, line {self.line}" if cell else in_file
+
+    @property
+    def named(self) -> Location:
+        """The same place, which says what it is called in a notebook also where that notebook is not known."""
+        cell = cell_name(self.file)
+        return self._replace(file=cell) if cell else self
 
     @property
     def text(self) -> str:
@@ -66,13 +93,24 @@ def user_place(frame: FrameType | None) -> Place:
 
 def locate(place: Place) -> Location:
     """File and line of a place."""
-    code, offset = place
-    line = code.co_firstlineno
+    code, offset = with_lines_of_file(place[0]), place[1]
+    file, above, function = _shown_in(code)
+    return Location(file, _line(code, offset) + above, function)
+
+
+def _shown_in(code: CodeType) -> tuple[str, int, str]:
+    """The file that the lines of ``code`` are shown in, how many lines stand above them there, and the function's name."""
+    body = body_of(code) if code.co_filename[:1] == "<" else None
+    if body is None:
+        return code.co_filename, 0, code.co_name
+    return body.file, body.above, body.name(code)
+
+
+def _line(code: CodeType, offset: int) -> int:
     for start, end, number in code.co_lines():
         if start <= offset < end and number is not None:
-            line = number
-            break
-    return Location(code.co_filename, line, code.co_name)
+            return number
+    return code.co_firstlineno
 
 
 def place_of(location: Location) -> Place:
@@ -87,26 +125,63 @@ def place_of(location: Location) -> Place:
 def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:
     """A traceback of one entry that stands on ``place``.
 
-    The entry holds the user's own frame where that is still there (so a debugger shows its variables), else a
-    stand-in with the same file, line and function name.
+    The line's own frame has gone on: it stands at the end of the block, and some tools ask it and not the traceback. So the entry
+    holds a stand-in that ended on the line, with the file, the function's name and its variables, where they are still there.
     """
-    code, offset = place
+    code, location = place[0], locate(place)
     while frame is not None and frame.f_code is not code:
+        file, _, function = _shown_in(frame.f_code)
+        if (file, function) == (location.file, location.function):
+            break  # the block was rewritten: `code` has its lines, `around` is the code that it stands in
         frame = frame.f_back
-    location = locate(place)
-    if frame is not None:
-        return TracebackType(None, frame, offset, location.line)
-    return _stand_in(location, code)
-
-
-def _stand_in(location: Location, place: CodeType) -> TracebackType | None:
-    code = compile("\n" * (location.line - 1) + "raise ValueError", location.file, "exec")
+    failing = _failing_code(place, location, code if frame is None else frame.f_code)
     try:
-        exec(code.replace(co_name=location.function), {"place": place})  # so its lines, see lines_of, live as long as the traceback
-    except ValueError:
+        exec(failing, *([{}] if frame is None else [frame.f_globals, _variables(frame)]))
+    except ZeroDivisionError:
         traceback = sys.exc_info()[2]
         return traceback.tb_next if traceback else None
     return None
+
+
+def _variables(frame: FrameType) -> Any:
+    """A frame's variables; those of a function as they are now."""
+    if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        return frame.f_locals
+    kept = frame.f_locals
+    now = dict(kept)
+    if sys.version_info < (3, 13):
+        kept.clear()  # the frame would hold these values as long as it runs; whoever asks it again gets them anew
+    return now
+
+
+def _failing_code(place: Place, location: Location, around: CodeType) -> CodeType:
+    """Code that fails at once, on the line and the columns of a place, in a function that begins where ``around`` does."""
+    tree = ast.parse("def stand_in():\n    0 / 0")
+    line, last, column, end = _span(place, location)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.stmt, ast.expr)):
+            node.lineno, node.end_lineno, node.col_offset, node.end_col_offset = line, last, column, end
+    in_function = location.function != "<module>"
+    around = with_lines_of_file(around)
+    tree.body[0].lineno = around.co_firstlineno + _shown_in(around)[1] if in_function else 1
+    outer = compile(tree, location.file, "exec", dont_inherit=True)
+    made = next(constant for constant in outer.co_consts if isinstance(constant, CodeType))
+    names: dict[str, Any] = {"co_name": location.function}
+    if sys.version_info >= (3, 11):
+        names["co_qualname"] = around.co_qualname if in_function else location.function
+    flags = made.co_flags & ~(inspect.CO_OPTIMIZED | inspect.CO_NEWLOCALS)  # its variables are those that it is given
+    return made.replace(co_flags=flags, co_consts=(*made.co_consts, place[0]), **names)  # holds what holds its lines: see lines_of
+
+
+def _span(place: Place, location: Location) -> tuple[int, int, int, int]:
+    """First and last line, first and last column (in bytes) of what failed; the whole line where that is not known."""
+    code, offset = with_lines_of_file(place[0]), place[1]
+    if sys.version_info >= (3, 11) and code.co_code != _PASS.co_code:
+        line, last, column, end = next(islice(code.co_positions(), offset // 2, None))
+        if line is not None and last is not None and column is not None and end is not None:
+            return location.line, location.line + last - line, column, end
+    text = linecache.getline(location.file, location.line)
+    return location.line, location.line, len(text) - len(text.lstrip()), len(text.rstrip().encode())
 
 
 class _Lines:

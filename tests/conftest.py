@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors of tests are small, and sums come out alike on every machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +16,9 @@ import hypothesis
 import pytest
 
 from tests.leftovers.process import changed_process_state, new_threads, process_state, threads
+
+if TYPE_CHECKING:
+    from tests.kernel import Kernel
 
 HERE = Path(__file__).parent
 HAS_TORCH = find_spec("torch") is not None
@@ -71,3 +75,12 @@ def nothing_left_in_memory() -> Iterator[None]:
     left = TORCH_STATE.end_of_file() if TORCH_STATE else []
     if left:
         pytest.fail("the tests of this file left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    """A notebook's kernel, one for the tests of a module; names that one test defines are there in the next."""
+    from tests.kernel import running_kernel
+
+    with running_kernel() as running:
+        yield running

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
+import io
 import json
+import pdb  # noqa: T100
 import sys
 import traceback
+import weakref
 from pathlib import Path
 
 import pytest
 
 from nnsight_graph import source_location
-from nnsight_graph.source_location import assigned_name, is_users, locate, traceback_at, user_place
+from nnsight_graph.source_location import assigned_name, is_users, locate, place_of, traceback_at, user_place
 
 pytestmark = pytest.mark.torch_free
 
@@ -76,11 +81,88 @@ def test_the_nearest_place_of_the_users():
 
 
 def test_a_traceback_on_a_frame_that_is_there():
+    known = [1]
     place = here()
     made = traceback_at(place, sys._getframe())
-    entries = traceback.extract_tb(made)
-    assert [entry.line for entry in entries] == ["place = here()"]
-    assert made.tb_frame is sys._getframe()
+    assert [entry.line for entry in traceback.extract_tb(made)] == ["place = here()"]
+    assert made.tb_frame.f_locals["known"] is known
+    assert made.tb_frame.f_globals is globals()
+
+
+@pytest.mark.parametrize(
+    ("text", "function"),
+    [
+        ("place = here()\nmade = at(place)\n", "<module>"),
+        ("def inner():\n    x = 1\n    place = here()\n    return at(place)\nmade = inner()\n", "inner"),
+        ("@plain\ndef inner():\n    place = here()\n\n\n    return at(place)\nmade = inner()\n", "inner"),
+        ("class Inner:\n    x = 1\n    place = here()\n    made = at(place)\nmade = Inner.made\n", "Inner"),
+        ("def inner():\n    place = here(\n        1,\n    )\n    yield at(place)\nmade = next(inner())\n", "inner"),
+    ],
+)
+def test_each_way_to_ask_for_the_line(text, function):
+    names = {
+        "here": lambda *_: (sys._getframe(1).f_code, sys._getframe(1).f_lasti),
+        "at": lambda place: traceback_at(place, sys._getframe(1)), "plain": lambda function: function,
+    }  # fmt: skip
+    exec(compile(text, "<a cell>", "exec"), names)
+    made, line = names["made"], 1 + next(number for number, line in enumerate(text.splitlines()) if "here(" in line)
+    assert (made.tb_lineno, made.tb_frame.f_lineno, made.tb_next) == (line, line, None)
+    assert (made.tb_frame.f_code.co_filename, made.tb_frame.f_code.co_name) == ("<a cell>", function)
+    assert locate(made.tb_frame.f_locals["place"]).line == line
+
+
+def test_the_function_begins_where_it_begins():
+    """Pytest, IPython and `inspect` show the lines from there on."""
+    made = traceback_at(here(), sys._getframe())
+    code = made.tb_frame.f_code
+    assert code.co_firstlineno == sys._getframe().f_code.co_firstlineno
+    assert inspect.getsource(made.tb_frame) == inspect.getsource(test_the_function_begins_where_it_begins)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no columns")
+def test_the_columns_are_marked():
+    place, other = (here(), 1 + 1)
+    line, marks = "".join(traceback.format_tb(traceback_at(place, sys._getframe()))).splitlines()[1:]
+    assert line[marks.index(marks.strip()) :][: len(marks.strip())] == "here()"
+    assert other == 2
+
+
+def test_a_place_without_columns_marks_nothing():
+    at = locate(here())
+    text = "".join(traceback.format_tb(traceback_at(place_of(at), None)))
+    assert "at = locate(here())" in text
+    assert "^" not in text
+
+
+def test_variables_are_those_of_that_moment():
+    number = 1
+    made = traceback_at(here(), sys._getframe())
+    number += 1
+    assert (made.tb_frame.f_locals["number"], number) == (1, 2)
+
+
+def test_nothing_is_kept_of_a_function_that_goes_on():
+    class Large:
+        pass
+
+    large = Large()
+    gone = weakref.ref(large)
+    made = traceback_at(here(), sys._getframe())
+    del large, made
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_debugger_after_the_error():
+    known = [1, 2]
+    written = io.StringIO()
+    debugger = pdb.Pdb(stdin=io.StringIO("p known\nwhere\nq\n"), stdout=written, nosigint=True, readrc=False)
+    debugger.use_rawinput = False
+    debugger.reset()
+    debugger.interaction(None, traceback_at(here(), sys._getframe()))
+    assert "[1, 2]" in written.getvalue()
+    assert "-> debugger.interaction(None, traceback_at(here()" in written.getvalue()
+    assert known
 
 
 def test_a_traceback_on_a_frame_that_is_gone():

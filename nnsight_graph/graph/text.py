@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
+from ..source_location import Location
 from .nodes import Const, Graph, Group, Literal, Node, Operand, Ref, Region
 from .walk import unused_methods
 
@@ -27,6 +27,8 @@ def constant_text(value: Any) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         module = getattr(value, "__module__", None)
         return f"{module}.{value.__qualname__}" if module else str(value.__qualname__)
+    if hasattr(type(value), "_shown_at_once"):  # a graph: perhaps this one
+        return f"<{type(value).__name__}>"
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else f"<{type(value).__name__}>"
 
@@ -202,6 +204,8 @@ def _endings(node: Node, constants: tuple[Any, ...]) -> list[str]:
     """What stands below a loop's head: what a turn hands to the next, and when it is the last."""
     if node.target not in ("for", "while", "steps"):
         return []
+    if not node.regions[0].results:  # it is still being written
+        return []
     leave, *following = [operand_text(operand, constants) for operand in node.regions[0].results]
     carried = [f"    carry {', '.join(following)}"] if following else []
     return carried + ([f"    last turn if {leave}"] if leave != "False" else [])
@@ -211,4 +215,4 @@ def _with_line(text: str, graph: Graph, number: int) -> str:
     if number >= len(graph.lines) or not graph.lines[number][0]:
         return text
     file, line, _ = graph.lines[number]
-    return f"{text:<{_WIDTH}}  # {os.path.basename(file)}:{line}"
+    return f"{text:<{_WIDTH}}  # {Location(file, line, '')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import CheckError
+from ..source_location import Location
 from .laws import law_of
 from .nodes import Const, Graph, Group, Node, Operand, Ref, Region
 from .walk import operands_of, references_in, references_of
@@ -62,7 +63,7 @@ class _Verifier:
 
     def error(self, node: Node, problem: str) -> CheckError:
         lines = self.graph.lines
-        where = f" ({lines[node.number][0]}:{lines[node.number][1]})" if node.number < len(lines) else ""
+        where = f" ({Location(*lines[node.number][:2], '').address})" if node.number < len(lines) else ""
         error = CheckError(f"node %{node.number} {node.target}{where}: {problem}")
         error.node = node.number  # type: ignore[attr-defined]
         return error

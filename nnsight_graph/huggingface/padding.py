@@ -113,7 +113,7 @@ class PaddingCheck:
             self._said.add(reason)
             text = f"{self._name}: whether padding changes the numbers of a prompt was not checked, because {reason}"
             at = locate(user_place(sys._getframe(1)))
-            warnings.warn_explicit(f"{text}. model.verify_batch(prompts) compares", UserWarning, at.file, at.line)
+            warnings.warn_explicit(f"{text}. model.verify_batch(prompts) compares", UserWarning, at.named.file, at.line)
 
 
 def _random_state(devices: Sequence[int]) -> list[torch.Tensor]:

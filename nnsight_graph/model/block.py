@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..errors import NNsightError, RecordError
+from ..errors import MisuseError, NNsightError, RecordError, ours
 from ..ops.data import trusted_program
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
@@ -30,6 +31,7 @@ class RecordedBlock:
     __slots__ = ("__weakref__", "_block", "_recorder", "_recording")
 
     _observes = _is_session = False
+    _word = "tracer"
     _again = "this block was written already; open a new one"
     _scans = False
 
@@ -40,25 +42,38 @@ class RecordedBlock:
 
     # ------------------------------------------------------------------ in the block
 
+    @property
+    def _is_open(self) -> bool:
+        return self._recorder.open
+
+    def _inside(self, name: str) -> Recorder:
+        """The recorder, for a method that writes a line: that is possible in the block only."""
+        if not self._is_open:
+            what = f"{self._word}.{name}"
+            raise RecordError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
+        return self._recorder
+
     def cond(self, test: Any) -> Branch:
         """A block whose lines take part only where ``test`` is true: ``with tracer.cond(value) as c:``, then ``with c.else_():``.
 
         Args:
             test: A traced value, or a plain one.
         """
-        return Branch(emitter_of(self._recorder), test)
+        return Branch(emitter_of(self._inside("cond(...)")), test)
 
     @property
     def iter(self) -> Iteration:
         """Loops: ``with tracer.iter(collection) as item:`` runs its lines once per item."""
-        return Iteration(emitter_of(self._recorder))
+        return Iteration(emitter_of(self._inside("iter")))
 
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The same as :func:`nnsight_graph.apply`."""
+        self._inside("apply(...)")
         return apply(function, *args, **kwargs)
 
     def log(self, *values: Any) -> None:
         """Print values as soon as they are there, as :func:`nnsight_graph.log` does."""
+        self._inside("log(...)")
         log(*values)
 
     # ------------------------------------------------------------------ the block
@@ -69,11 +84,12 @@ class RecordedBlock:
         return self
 
     def __enter__(self) -> Any:
+        __tracebackhide__ = True
         recorder = self._recorder
         if self._recording is not None or recorder.failure:
             raise RecordError(self._again)
         if recorder.open:
-            raise RecordError("this block is open already; its end is to come first")
+            raise MisuseError("this block is open already; its end is to come first")
         try:
             frame = sys._getframe(1)
             decision = decide(frame, self._scans)
@@ -91,8 +107,9 @@ class RecordedBlock:
         """The trace is open now; the first line of the block comes next."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
+        __tracebackhide__ = True  # IPython and pytest show the user's lines alone
         try:
-            if not self._recorder.open:
+            if not self._is_open:
                 self._end_closed(error)
                 return None
             if self._block is not None:
@@ -112,10 +129,11 @@ class RecordedBlock:
 
     def _end_closed(self, error: BaseException | None) -> None:
         if error is None:
-            raise RecordError(f"this block is not open: {self._recorder.failure or 'it was not entered, or was left already'}")
+            raise MisuseError(f"this block is not open: {self._recorder.failure or 'it was not entered, or was left already'}")
 
     def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
         """The native body was skipped: run the one that was made of its source."""
+        __tracebackhide__ = True
         block, self._block = self._block, None
         assert block is not None
         try:
@@ -134,6 +152,7 @@ class RecordedBlock:
         return True
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        __tracebackhide__ = True
         recorder = self._recorder
         if error is None and recorder.own is not None:
             try:
@@ -147,6 +166,8 @@ class RecordedBlock:
             recorder.failure = _given_up(error)
             if isinstance(error, NNsightError):
                 _end_at_users_line(traceback)
+            elif traceback is not None and isinstance(error, Exception):
+                _explain(error, traceback)
             return
         if poison is not None:
             recorder.failure = "its trace was refused"
@@ -187,6 +208,36 @@ def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
         elif type(value) is type(container):
             container.clear()
             (container.extend if type(container) is list else container.update)(value)
+
+
+def _explain(error: Exception, traceback: TracebackType) -> None:
+    """Raise the error of a function of another library that was given a value which is not there yet, with the way out."""
+    last: TracebackType | None = None
+    step: TracebackType | None = traceback
+    while step is not None:
+        last = step if is_users(step.tb_frame.f_code) else last
+        step = step.tb_next
+    below = None if last is None else last.tb_next
+    if below is None or not any(isinstance(value, Proxy) for value in _given(below.tb_frame)):
+        return
+    name = below.tb_frame.f_code.co_name
+    text = f"{error}: {name}() was given a traced value, which is known only while the model runs. "
+    try:
+        raised = ours(type(error), f"{text}Call it there, nnsight_graph.apply({name}, value), or save the value and call it below")
+    except Exception:
+        return  # an error that cannot be made of a text
+    _end_at_users_line(traceback)
+    raise raised.with_traceback(traceback) from error
+
+
+def _given(frame: FrameType) -> list[Any]:
+    """The arguments of a call."""
+    code = frame.f_code
+    more = bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    count = code.co_argcount + code.co_kwonlyargcount + more
+    values = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+    groups = [value if type(value) is tuple else list(value.values()) if type(value) is dict else [value] for value in values]
+    return [value for group in groups for value in group]
 
 
 def _end_at_users_line(traceback: TracebackType | None) -> None:

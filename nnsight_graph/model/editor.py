@@ -11,7 +11,7 @@ from ..errors import RecordError
 from ..record import Proxy, Recorder, Recording
 from ..source_location import traceback_at
 from .block import RecordedBlock
-from .handle import GraphHandle
+from .handle import GraphHandle, OpenGraph
 
 if TYPE_CHECKING:
     from .nnsight import NNsight
@@ -57,13 +57,9 @@ class Editor(RecordedBlock):
 
     @property
     def graph(self) -> GraphHandle:
-        """What was recorded: print it to read the edit.
-
-        Raises:
-            RecordError: the block has not ended.
-        """
+        """What was recorded: print it to read the edit; in the block, what was recorded so far."""
         if self._recording is None:
-            raise RecordError("the graph is there when the block has ended")
+            return OpenGraph(self)
         return GraphHandle(self._recording, self._envoy, kind="edit")
 
     def _run(self, recording: Recording, _saved: dict[int, Proxy], frame: FrameType) -> BaseException | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..errors import RecordError
 from ..graph import Graph, fold, graph_text
 from ..record import Recording
@@ -178,3 +180,51 @@ class GraphHandle:
 
     def __hash__(self) -> int:
         return hash(self._recording.key)
+
+
+class OpenGraph(GraphHandle):
+    """The program of an open block: printed, it shows what was recorded so far. Once the block has ended, it is all of its program.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Identity())
+        >>> with model.trace(torch.ones(2)) as tracer:
+        ...     doubled = model.output * 2
+        ...     print(len(tracer.graph))
+        ...     doubled = doubled.save()
+        2
+    """
+
+    __slots__ = ("_block",)
+    _shown_at_once = True  # by print, in a branch or a loop, too
+
+    def __init__(self, block: Any) -> None:
+        if not block._is_open:
+            raise RecordError("there is no graph: this block has not begun, or was given up")
+        self._block = block
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in GraphHandle.__slots__:
+            raise AttributeError(name)
+        if self._block._is_open:
+            raise RecordError("in its open block a graph can be printed; the rest is there when the block has ended")
+        return getattr(self._block.graph, name)
+
+    def __str__(self) -> str:
+        if not self._block._is_open:
+            return str(self._block.graph)
+        recorder = self._block._recorder
+        entries, constants, indices, places = map(list, (recorder.entries, recorder.constants, recorder.indices, recorder.places))
+        with torch._C.DisableTorchFunction():  # looking at the constants is no line of the trace
+            return graph_text(Recording.of(entries, constants, indices, places, (), False).whole())
+
+    __repr__ = __str__
+
+    def __copy__(self) -> OpenGraph:
+        return self
+
+    def __deepcopy__(self, _memo: Any) -> OpenGraph:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._block._recorder.entries) if self._block._is_open else len(self._block.graph)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import NNsightError, RecordError
+from ..errors import NNsightError, RecordError, ours
 from ..graph import Site
 from ..run.attending import never_attends, no_weights
 from ..run.attention import NAME
@@ -52,12 +52,12 @@ class Source:
 
     def __getattr__(self, name: str) -> OperationEnvoy:
         if name.startswith("__"):
-            raise AttributeError(name)
+            raise ours(AttributeError, name)
         named = self._named(name)
         if named is None and self._instrumented is not None:
             near = difflib.get_close_matches(name, self.names, 3)
             hint = f" Near: {', '.join(near)}." if near else ""
-            raise AttributeError(unknown(name, self._path, self._instrumented) + hint)
+            raise ours(AttributeError, unknown(name, self._path, self._instrumented) + hint)
         return OperationEnvoy(self._envoy, source_path(self._path, name), self, named)
 
     def __getitem__(self, name: str) -> OperationEnvoy:
@@ -137,7 +137,9 @@ class OperationEnvoy(Envoy):
         return Source(self._envoy, self._path, function)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}")
+        raise ours(
+            AttributeError, f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}"
+        )
 
     def __copy__(self) -> OperationEnvoy:
         return self

@@ -287,11 +287,10 @@ def note_changes(envoy: NNsight, recording: Recording, call: Call, error: BaseEx
         if recording.entries[failure.node][0] in ("write", "skip") and len(failure.operands) == 3:
             old, new, at = failure.operands
             where = locate(recording.place(failure.node))
-            line = f"line {where.line} of {where.file}, `{where.text}`"
-            add_note(error, f"{line}, gives {new} where the module gives {old}; the model then fails in {at}")
+            add_note(error, f"{where.full}, `{where.text}`, gives {new} where the module gives {old}; the model then fails in {at}")
         return
     except NNsightError:
         return
     for site, (node, old, new) in rehearsal.replaced.items():
         at = locate(recording.place(node))
-        add_note(error, f"the trace replaces {site}, {old}, by {new}: line {at.line} of {at.file}, `{at.text}`")
+        add_note(error, f"the trace replaces {site}, {old}, by {new}: {at.full}, `{at.text}`")

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..config import CONFIG
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from ..graph import Site
 from ..ops.data import released
 from ..record import Proxy, Recorder, Recording
@@ -22,7 +22,7 @@ from ..source_location import user_place
 from .arguments import check_names
 from .block import RecordedBlock
 from .declared import as_data
-from .handle import GraphHandle
+from .handle import GraphHandle, OpenGraph
 from .invoker import Call, Invoke, Invoker
 from .session_parts import inside_closure
 from .session_run import SessionRun, Traced
@@ -54,6 +54,7 @@ class Session(RecordedBlock):
     __slots__ = ("_batch", "_envoy", "_models", "_progress", "_rows", "_runs", "_traces")
 
     _is_session = True
+    _word = "session"
     _again = "this session has run already; open a new one with model.session()"
 
     def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True) -> None:
@@ -68,17 +69,14 @@ class Session(RecordedBlock):
 
     def stop(self) -> None:
         """End the session here, as :func:`nnsight_graph.stop` does."""
+        self._inside("stop()")
         stop()
 
     @property
     def graph(self) -> GraphHandle:
-        """What was recorded: print it to read the program.
-
-        Raises:
-            RecordError: the block has not ended.
-        """
+        """What was recorded: print it to read the program; in the block, what was recorded so far."""
         if self._recording is None:
-            raise RecordError("the graph is there when the block has ended")
+            return OpenGraph(self)
         return GraphHandle(self._recording, self._envoy, kind="session", traces=self._models, batch=self._batch, rows=self._rows)
 
     if TYPE_CHECKING:
@@ -86,6 +84,7 @@ class Session(RecordedBlock):
         def __enter__(self) -> Session: ...
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        __tracebackhide__ = True
         if self._recorder.owner is not None:
             self._recorder.poison = self._recorder.poison or RecordError(_HALF.format("it was entered by hand, and not left"))
         super()._end(error, traceback, frame)
@@ -137,12 +136,19 @@ class SessionTracer(Tracer):
         self._validate = CONFIG.APP.VALIDATE if validate is None else validate
 
     @property
+    def _is_open(self) -> bool:
+        return self._back is not None and self._recorder.open
+
+    @property
     def graph(self) -> GraphHandle:
-        """The graph of a trace in a session is a part of the session's."""
+        """The graph of a trace in a session is a part of the session's; in the block, what was recorded there so far."""
+        if self._is_open:
+            return OpenGraph(self._recorder.block)
         raise RecordError("a trace in a session is a part of its graph: print(session.graph) when the session has ended")
 
     def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
         """Add an input to the batch, as in any trace; it may come from lines above the trace."""
+        self._inside("invoke(...)")
         self._share_named()
         self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
@@ -167,9 +173,9 @@ class SessionTracer(Tracer):
     def __enter__(self) -> Tracer:
         recorder, frame = self._recorder, sys._getframe(1)
         if self._number >= 0 or not recorder.open:
-            raise RecordError("this trace was written already; open a new one with model.trace(...)")
+            raise MisuseError("this trace was written already; open a new one with model.trace(...)")
         if recorder.owner is not None:
-            raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use its values.")
+            raise MisuseError("a trace is open already, and traces cannot be nested. End its block first; the next can use its values.")
         args, kwargs = self._arguments
         decision, first = decide(frame), len(recorder.entries)
         try:
@@ -198,6 +204,7 @@ class SessionTracer(Tracer):
             self._recorder.poison = RecordError(_HALF.format(why))
 
     def _end(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> None:
+        __tracebackhide__ = True
         recorder = self._recorder
         assert self._back is not None
         if error is None:
@@ -208,5 +215,5 @@ class SessionTracer(Tracer):
             self._give_up(f"{type(error).__name__} in its block")
         self._half = False
         caches, self._caches = self._caches, None
-        open_ended = self._back()
+        open_ended, self._back = self._back(), None
         recorder.session._traces[self._number] = Traced(self._envoy, self._function, self._call, open_ended, self._validate, caches)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..config import CONFIG
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError, add_note, ours
 from ..graph import Site
 from ..ops.data import released, untrusted
 from ..record import Proxy, Recorder, Recording
@@ -25,7 +25,7 @@ from .arguments import check_names
 from .block import RecordedBlock
 from .cache import Cache, Caches
 from .entries import CacheDict
-from .handle import GraphHandle
+from .handle import GraphHandle, OpenGraph
 from .invoker import Call, Invoke, Invoker
 from .rehearsing import Numbers, changed_numbers
 from .running import run_trace
@@ -85,8 +85,8 @@ class Tracer(RecordedBlock):
         Raises:
             RecordError: the block has ended.
         """
-        if not self._recorder.open:
-            raise RecordError("tracer.result is there only in its block: result = tracer.result.save()")
+        if not self._is_open:
+            raise MisuseError("tracer.result is there only in its block: result = tracer.result.save()")
         return self._recorder.read(_RESULT, self._envoy._tree, 3)
 
     def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
@@ -105,6 +105,7 @@ class Tracer(RecordedBlock):
         Raises:
             RecordError: the trace has an input of its own, nothing can be made of this one, or nothing takes an argument.
         """
+        self._inside("invoke(...)")
         self._share_named()
         self._validate = (True if scan else self._validate) if validate is None else validate
         if not args and not kwargs:
@@ -119,7 +120,7 @@ class Tracer(RecordedBlock):
         """With invokes, the arguments that the trace was given by name belong to the call of all of them."""
         if self._call is not None:
             if self._named is None:
-                raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+                raise MisuseError("this trace has an input: invokes belong to a trace without one, model.trace()")
             self._call, self._shared, self._known = None, self._named, None
 
     def barrier(self, _count: int) -> Callable[[], None]:
@@ -144,7 +145,7 @@ class Tracer(RecordedBlock):
             >>> hidden.shape
             torch.Size([1, 3])
         """
-        self._recorder.put(("stop",), sys._getframe(1))
+        self._inside("stop()").put(("stop",), sys._getframe(1))
 
     def parameter(self, name: str, value: Any) -> Any:
         """A constant with a name: a graph that is run again may be given another value for it.
@@ -167,7 +168,7 @@ class Tracer(RecordedBlock):
             >>> tracer.graph.run(model, torch.ones(2), parameters={"alpha": 3.0})["scaled"]
             tensor([3., 3.])
         """
-        return self._recorder.named(name, value)
+        return self._inside("parameter(...)").named(name, value)
 
     def next(self, count: int = 1) -> Tracer:
         """From here on lines stand ``count`` steps further.
@@ -175,7 +176,7 @@ class Tracer(RecordedBlock):
         Raises:
             RecordError: in or after a loop over an open range of steps.
         """
-        recorder = self._recorder
+        recorder = self._inside("next()")
         if isinstance(recorder.step, str):
             raise RecordError("tracer.next() in, or after, an open loop over steps: name the step, as in tracer.iter[2]")
         recorder.go_to(recorder.step + count)
@@ -229,7 +230,7 @@ class Tracer(RecordedBlock):
             >>> cache.model.transformer.h[0].mlp.output.shape
             torch.Size([1, 11, 96])
         """
-        if self._recorder.regions:
+        if self._inside("cache(...)").regions:
             raise RecordError("a cache keeps what passes in the whole run: write tracer.cache(...) outside branches and loops")
         made = Cache(modules, device, dtype, detach, include_output, include_inputs, rename, alias)
         made.copy, made.lists = copy, bool(self._recorder.generating)
@@ -239,14 +240,19 @@ class Tracer(RecordedBlock):
 
     @property
     def graph(self) -> GraphHandle:
-        """What was recorded: print it to read the program.
-
-        Raises:
-            RecordError: the block has not ended.
-        """
+        """What was recorded: print it to read the program; in the block, what was recorded so far."""
         if self._recording is None:
-            raise RecordError("the graph is there when the block has ended")
+            return OpenGraph(self)
         return GraphHandle(self._recording, self._envoy, self._shapes, function=self._function)
+
+    def __getattr__(self, name: str) -> Any:
+        if name[:1] != "_":
+            raise ours(
+                AttributeError,
+                f"a tracer has no {name!r}: the model runs when a with block ends, and what is saved in it stays. "
+                "with model.trace(prompt) as tracer: out = tracer.result.save()",
+            )
+        raise AttributeError(name)
 
     # ------------------------------------------------------------------ the block
 
@@ -294,6 +300,8 @@ class Tracer(RecordedBlock):
             )
         except BaseException as raised:
             self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
+            if isinstance(raised, Exception) and call.before is None and any(isinstance(given, str) for given in call.args):
+                add_note(raised, "This model was given text; LanguageModel(name or model, tokenizer=...) has a tokenizer")
             raise
         return problem
 

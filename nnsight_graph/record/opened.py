@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import _get_current_function_mode_stack
 
-from ..errors import RecordError
+from ..errors import MisuseError
 from ..source_location import locate, user_place
 from .control import Block
 from .living import lives, lives_on
@@ -57,6 +57,7 @@ def begin(recorder: Recorder, block: Any, skipped: Block | None, frame: FrameTyp
     Raises:
         RecordError: another one is open.
     """
+    __tracebackhide__ = True
     here = recording_here()
     if here is not None:
         _refuse(here)
@@ -149,13 +150,14 @@ def _give_back(recorder: Recorder) -> None:
 
 def _refuse(here: Recorder) -> None:
     """Raise if another trace is open; one whose block is dead is closed."""
+    __tracebackhide__ = True
     if not lives_on(here):
         _bury(here)
         return
     text = "a trace is open already, and traces cannot be nested. End its block first; the next can use what it saved."
     if here.mode.frame is None and here.begun is not None:
         text += f" It was entered by hand: {locate(here.begun)}. Call its __exit__(None, None, None), or delete what has it."
-    raise RecordError(text)
+    raise MisuseError(text)
 
 
 def _sweep() -> None:

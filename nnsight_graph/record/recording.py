@@ -100,7 +100,7 @@ class Recording:
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle has of it: hashes are those of one process, and code is no data."""
         state = {name: getattr(self, name) for name in Recording.__slots__}
-        places = [tuple(locate(place)) for place in self.places]
+        places = [tuple(locate(place).named) for place in self.places]
         return {**state, "_key": None, "places": places, "entries": [_exchanged(entry, _NAMED) for entry in self.entries]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -190,4 +190,4 @@ def _apart(value: Any, memo: dict[int, Any]) -> Any:
 
 def _line_of(place: Place) -> tuple[str, int, str]:
     at = locate(place)
-    return at.file, at.line, at.text
+    return at.named.file, at.line, at.text

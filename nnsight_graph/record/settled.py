@@ -39,7 +39,7 @@ def value_of(proxy: Proxy) -> Any:
         reason = "the trace it belongs to has not run yet; use the value after the block, or record what you need of it"
     else:
         reason = trace.unset_reason(proxy._index)
-    raise UnsetValueError(f"Accessing value before it's been set. {at.file}:{at.line} `{at.text}`: {reason}.")
+    raise UnsetValueError(f"Accessing value before it's been set. {at.address} `{at.text}`: {reason}.")
 
 
 def plain(value: Any) -> Any:

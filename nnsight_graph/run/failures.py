@@ -102,7 +102,7 @@ def _needed(original: BaseException, recording: Recording, backward: int) -> Bas
     at = _at(recording, backward)
     error = derived(original)
     text = str(original).partition(" Hint:")[0]
-    what = f"this line edits in place what the backward of line {at.line} of {at.file} needs as it was"
+    what = f"this line edits in place what the backward of {at.full} needs as it was"
     advice = "Assign a new value in place of the edit: h = site.clone(), edit h, then site = h; and for h += x write h = h + x"
     error.args = (f"{what}. {advice}. Torch says: {text}",)
     return error
@@ -204,7 +204,7 @@ def _late(run: Run, recording: Recording, node: int, index: int, segment: int) -
     if recording.entries[node][0] == "skip":
         what = f"skips {run.plan.visits[index].path or 'the model'}"
     return OutOfOrderError(
-        f"line {at.line} of {at.file}, `{at.text}`, {what}, but needs {', '.join(sources)}, which the model "
+        f"{at.full}, `{at.text}`, {what}, but needs {', '.join(sources)}, which the model "
         f"reaches only after it. Take that value from an earlier trace; or, if the edit is not meant for the model, edit a .clone()."
     )
 
@@ -217,7 +217,7 @@ def _overwritten(run: Run, recording: Recording, modules: ModuleIndex, slot: int
     suspects = [path for path, module in modules.modules.items() if getattr(module, "inplace", False) is True]
     who = f"by {' or '.join(suspects[:4])} (inplace=True)" if suspects else "by a later module"
     at = _at(recording, node)
-    text = f"{site}, read at {at.file}:{at.line}, was overwritten in place by the model after it was read, {who}."
+    text = f"{site}, read at {at.address}, was overwritten in place by the model after it was read, {who}."
     return NNsightError(f"{text} Read a copy: {site}.clone()."), node
 
 
@@ -245,7 +245,7 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     at = _at(recording, node)
     name = _site_name(run, index)
     if run.plan.visits[index].direction == "grad":
-        error = MissedSiteError(f"this gradient has no backward: {at.file}:{at.line} stands above none. Write loss.backward() below it.")
+        error = MissedSiteError(f"this gradient has no backward: {at.address} stands above none. Write loss.backward() below it.")
         error.__traceback__ = traceback_at(recording.place(node), frame)
         return error
     path = run.plan.visits[index].path
@@ -261,8 +261,8 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
     elif path in run.outside:
         cause = "nothing has provided it in this run"
     if around is not None:
-        cause = f"{around or 'the model'} was skipped (line {_at(recording, run.plan.skips[around]).line})"
-    error = MissedSiteError(f"{name} (line {at.line} of {at.file}) was never reached: {cause}.")
+        cause = f"{around or 'the model'} was skipped ({_at(recording, run.plan.skips[around])})"
+    error = MissedSiteError(f"{name} ({at.full}) was never reached: {cause}.")
     error.__traceback__ = traceback_at(recording.place(node), frame)
     return error
 
@@ -276,7 +276,7 @@ def unset_reasons(run: Run, recording: Recording) -> dict[int, str]:
 def _reasons(run: Run, recording: Recording) -> dict[int, str]:
     if run.stopped >= 0:
         at = _at(recording, run.stopped)
-        return {saved[0]: f"the forward was stopped (line {at.line} of {at.file}) before it was reached" for saved in run.plan.saved}
+        return {saved[0]: f"the forward was stopped ({at.full}) before it was reached" for saved in run.plan.saved}
     reasons = {}
     plan = run.plan
     for node, slot, segment, visit in plan.saved:

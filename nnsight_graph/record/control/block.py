@@ -133,6 +133,7 @@ class Block:
             value: What the ``with`` statement binds to its target.
             emitter: Where branches and loops on traced values are recorded.
         """
+        __tracebackhide__ = True
         rewritten, frame = self._rewritten, self._frame
         del self._frame
         names = FrameNames(frame, rewritten.names)

@@ -85,8 +85,8 @@ class Operations(Containers):
         return type(value) in (list, tuple, set, dict) and any(map(self.emitter.traced, value))
 
     def print_(self, function: Any, *args: Any, **kwargs: Any) -> None:
-        """A call of what is named ``print``: inside a traced region it happens only where that is taken."""
-        if self.regions and function is print:
+        """A call of what is named ``print``: inside a traced region it happens only where that is taken, but for the graph so far."""
+        if self.regions and function is print and not any(hasattr(type(value), "_shown_at_once") for value in args):
             self.emitter.print_(*args, **kwargs)
         else:
             function(*args, **kwargs)

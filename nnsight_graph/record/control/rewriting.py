@@ -5,6 +5,7 @@ import __future__
 
 import ast
 import builtins
+import sys
 from collections.abc import Sequence
 from types import CodeType
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ def rewrite(code: CodeType, statement: Statement, module: dict[str, Any], local:
         local: Whether the code's names are its own: a function's or a class's, not a module's.
         scan: Whether the block is a scan.
     """
-    node, item = statement
+    node, item = ast.increment_lineno(statement.node, statement.above), statement.item
     body = _body(node, item)
     owner = _class_of(code, body)
     names = _names(code, body) if local else ()
@@ -69,8 +70,11 @@ def rewrite(code: CodeType, statement: Statement, module: dict[str, Any], local:
         outer = place(ast.ClassDef(owner, [], [], [outer], []), node)
         outer.type_params = []  # type: ignore[attr-defined,unused-ignore]
     tree = ast.fix_missing_locations(ast.Module([outer], []))
-    compiled = compile(tree, code.co_filename, "exec", flags=code.co_flags & _FUTURES, dont_inherit=True)
-    return Rewritten(_innermost(compiled, code.co_name, bool(owner)), names, tuple(kept))
+    compiled = compile(tree, statement.file or code.co_filename, "exec", flags=code.co_flags & _FUTURES, dont_inherit=True)
+    made = _innermost(compiled, code.co_name, bool(owner)).replace(co_name=statement.function or code.co_name)
+    if sys.version_info >= (3, 11):
+        made = made.replace(co_qualname=statement.function or code.co_qualname)  # tracebacks show it
+    return Rewritten(made, names, tuple(kept))
 
 
 def _body(node: ast.With, item: int) -> list[ast.stmt]:

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
+from ...cells import body_of, restore
+from ...reloaded import as_in_file
+
 _WITH = re.compile(r"\s*with\b")
 _LOADS = ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF")
 _POSITIONS = sys.version_info >= (3, 11)
@@ -20,24 +23,46 @@ Span = tuple[int, int, int, int]
 
 
 class Statement(NamedTuple):
-    """A ``with`` statement and which of its items is meant."""
+    """A ``with`` statement, with the line numbers of its code.
+
+    Attributes:
+        node: The statement.
+        item: Which of its items is meant.
+        file: The file that its lines are shown in, if it is another than the code's: a cell of a notebook.
+        above: How many more lines stand above it there.
+        function: What the code is called there, if that is another name.
+    """
 
     node: ast.With
     item: int
+    file: str = ""
+    above: int = 0
+    function: str = ""
 
 
 def find_statement(code: CodeType, offset: int, module: dict[str, Any]) -> Statement | str:
     """The ``with`` that the instruction at ``offset`` enters, or why it cannot be found."""
+    body = body_of(code, anew=True) if code.co_filename[:1] == "<" else None
+    if body is not None:
+        found = _in_lines(code, offset, body.lines, known=True)
+        if found is None:
+            return "its cell's text could not be read"
+        return Statement(found.node, found.item, body.file, body.above, body.name(code))
+    restore(code)
     for _ in range(2):
         lines = linecache.getlines(code.co_filename, module)
         found = _in_lines(code, offset, lines)
         if found is not None:
             return found
         linecache.checkcache(code.co_filename)  # a reloaded module: the cache still has the lines it was loaded from at first
-    return "its source changed after it was loaded" if lines else "the block has no source (exec, stdin, %%time)"
+    moved = as_in_file(code) if lines else None
+    found = _in_lines(moved, offset, linecache.getlines(code.co_filename)) if moved is not None else None
+    if found is not None:
+        return found
+    return "its source changed after it was loaded" if lines else "the block has no source (exec, stdin)"
 
 
-def _in_lines(code: CodeType, offset: int, lines: list[str]) -> Statement | None:
+def _in_lines(code: CodeType, offset: int, lines: list[str], known: bool = False) -> Statement | None:
     entered = _entered(code, offset)
     first = entered[0][0]
     starts = range(min(first, len(lines)), max(first - 200, code.co_firstlineno, 1) - 1, -1) if _POSITIONS else [first]
@@ -46,7 +71,7 @@ def _in_lines(code: CodeType, offset: int, lines: list[str]) -> Statement | None
             node = parse_statement(lines, start)
             item = _item_of(node, *entered) if node is not None else None
             if node is not None and item is not None:
-                return Statement(node, item) if _agrees(code, node, lines) else None
+                return Statement(node, item) if known or _agrees(code, node, lines) else None
     return None
 
 
