@@ -180,11 +180,12 @@ class Envoy(HiddenStates, NoValue):
     def attention_weights(self) -> Any:
         """The attention weights of an attention module, ``[batch, heads, queries, keys]``; may be edited and assigned to.
 
-        They are there whatever computes the attention: where that keeps none (``sdpa``, flash attention), they are recomputed from the
-        queries and keys of this layer, and the layer's own result stays as it is unless they are changed.
+        They are there whatever computes the attention, in the module's forward or in what that calls: where it keeps none (``sdpa``,
+        flash attention), they are recomputed from the queries and keys of this layer, and the layer's own result stays as it is unless
+        they are changed.
 
         Raises:
-            RecordError: outside a trace, or of a module that does not attend.
+            RecordError: outside a trace, or of a module that never attends. A run raises :class:`MissedSiteError` where nothing attended.
         """
         return self._attention_weights_of(self).output
 

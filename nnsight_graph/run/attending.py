@@ -23,7 +23,6 @@ from .engine import Run
 
 _CALL = torch.nn.Module._call_impl.__code__
 _ARRIVE = Run.arrive.__code__
-_SOFTMAXES = (torch.nn.Softmax, torch.nn.Softmax2d)
 _FAST = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer)
 _NO_ATTENTION = frozenset(f"torch.nn.modules.{name}" for name in (
     "batchnorm", "conv", "distance", "dropout", "flatten", "fold", "instancenorm", "linear", "loss", "normalization", "padding",
@@ -62,6 +61,9 @@ class Attending(TorchFunctionMode):
         bring: Takes weights to the run.
         several: Whether the run wants more than the first weights of a step, and so knows that there are several.
         refuse: Makes an error the one of the line that asks.
+
+    Attributes:
+        left: What ends the run when the call is over, once it has all that it wants.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Attending(TorchFunctionMode):
         self._bring, self._several, self._refuse = bring, several, refuse
         self._place: tuple[tuple[CodeType, int], ...] | None = None  # where in the text the weights were met
         self._deaf = False
-        self._left: Leave | None = None
+        self.left: Leave | None = None
         self._inside: dict[str, None] = {}
         self._heads: dict[int, tuple[int, int] | None] = {}
 
@@ -88,19 +90,21 @@ class Attending(TorchFunctionMode):
             with self:
                 result = function(*args, **kwargs)
         except Exception:
-            if self._left is None:
+            if self.left is None:
                 raise
-        if self._left is not None:
+        if self.left is not None:
             run.busy = False
-            raise self._left
+            raise self.left
         if self._place is None and not run.busy:
             self._refuse(MissedSiteError(no_weights(self._path, self._modules, self._inside)))
         return result
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # compiled code is left as it is
+            return func(*args, **kwargs)
         seen = _SEEN.get(getattr(func, "__name__", ""))
-        if seen is None or self._deaf or (self._left is None and self._run.busy) or current.get() is not self._run:
+        if seen is None or self._deaf or (self.left is None and self._run.busy) or current.get() is not self._run:
             return func(*args, **kwargs)
         return seen(self, func, args, kwargs)
 
@@ -111,6 +115,8 @@ class Attending(TorchFunctionMode):
             return target(*args, **kwargs)
         if is_told(target, args):
             self._meet(place)
+            if self.left is not None:
+                return self._told(lambda: target(*args, **kwargs))
             return self._told(lambda: interface(self._pass, target, args, kwargs))
         before = self._place
         result = target(*args, **kwargs)
@@ -147,7 +153,7 @@ class Attending(TorchFunctionMode):
         if place is None:
             return func(*args, **kwargs)
         self._meet(place)
-        if self._left is not None:
+        if self.left is not None:
             return func(*args, **kwargs)
 
         def attend() -> Any:
@@ -190,7 +196,7 @@ class Attending(TorchFunctionMode):
     def _own_place(self, counts: bool = True) -> tuple[tuple[CodeType, int], ...] | None:
         """Where in the text this is, if the module itself attends; else the module that does is noted, if it ``counts``.
 
-        A module that is given this one attends for it.
+        A module that is given this one attends for it, and a softmax is no attention by itself.
         """
         frame: FrameType | None = sys._getframe(2)
         place, inside = [], None
@@ -200,7 +206,7 @@ class Attending(TorchFunctionMode):
                 return None
             if frame.f_code is _CALL:
                 known = frame.f_locals
-                if not isinstance(known["self"], _SOFTMAXES) and not self._is_given(known):
+                if "softmax" not in type(known["self"]).__name__.lower() and not self._is_given(known):
                     inside = known["self"]
             frame = frame.f_back
         if inside is None:
@@ -246,7 +252,7 @@ class Attending(TorchFunctionMode):
         self._refuse(NNsightError(text))
 
     def _pass(self, weights: torch.Tensor, own: Any) -> torch.Tensor | None:
-        if self._left is not None:
+        if self.left is not None:
             return None
         plan = self._run.plan
         if plan.edited and weights.requires_grad and not weights.is_leaf:
@@ -256,7 +262,7 @@ class Attending(TorchFunctionMode):
         except Leave as left:
             if self._run.error is not None:
                 raise
-            self._left, self._run.busy = left, True  # nobody is listened to until the call is over
+            self.left, self._run.busy = left, True  # nobody is listened to until the call is over
             return None
 
     def _guarded(self, step: Callable[[], Any]) -> Any:
@@ -315,7 +321,7 @@ def no_weights(path: str, modules: dict[str, torch.nn.Module], inside: Iterable[
     if found:
         return f"{name} has no attention weights of its own: modules inside it attend. Ask {_listed(found)}"
     what = "nothing in its forward took a softmax over the last dimension, or called an attention function of torch or transformers"
-    text = f"{name} has no attention weights: {what}"
+    text = f"{name} has no attention weights: {what} (compiled code is not seen)"
     words = path.split(".")
     for count in reversed(range(len(words))):
         around = ".".join(words[:count])

@@ -150,7 +150,7 @@ def attended(weights: torch.Tensor, value: torch.Tensor, dropout: float = 0.0) -
 def fused(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:  # fmt: skip
+) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], Any]]:  # fmt: skip
     """What torch's ``scaled_dot_product_attention`` does, in two: its weights (before dropout), and what they make of the values.
 
     Raises:

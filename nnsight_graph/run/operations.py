@@ -166,14 +166,14 @@ def _inside(run: Run, sites: Sites, function: Callable[..., Any], attending: Att
     def operation(name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
         target = original = called(target)
         site = wanted.get(name)
-        attends = attending is not None and name.startswith(INTERFACE)
-        if (site is None and not attends) or current.get() is not run or run.busy:
-            return target(*args, **kwargs)
-        if isinstance(run, UntrustedRun) and site is not None:
-            run.permit(site.path, bool(site.inner), target)
-        if attending is not None and attends:
+        listens = current.get() is run and not run.busy
+        if attending is not None and name.startswith(INTERFACE) and (listens or attending.left is not None):
             target = partial(attending.interface, target)
-        return target(*args, **kwargs) if site is None else _perform(run, site, target, original, args, kwargs)
+        if site is None or not listens:
+            return target(*args, **kwargs)
+        if isinstance(run, UntrustedRun):
+            run.permit(site.path, bool(site.inner), original)
+        return _perform(run, site, target, original, args, kwargs)
 
     made = instrumented(inner).calling(operation)
     owner = getattr(function, "__self__", None) if isinstance(function, types.MethodType) else None

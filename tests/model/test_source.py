@@ -310,9 +310,12 @@ def test_attention_weights_are_changed(lm: LanguageModel) -> None:
 
 
 def test_modules_without_attention_weights(lm: LanguageModel) -> None:
-    with pytest.raises(RecordError, match="has no attention weights"):
+    with pytest.raises(MissedSiteError, match=r"h\.2\.mlp has no attention weights: .* Near: transformer\.h\.2\.attn"):
         with lm.trace(EIFFEL):
             lm.transformer.h[2].mlp.attention_weights.save()
+    with pytest.raises(MissedSiteError, match=r"h\.2 has no attention weights of its own: .* Ask transformer\.h\.2\.attn"):
+        with lm.trace(EIFFEL):
+            lm.transformer.h[2].attention_weights.save()
 
 
 def test_a_function_that_closes_over_its_module_does_not_keep_it() -> None:

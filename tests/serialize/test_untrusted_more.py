@@ -404,7 +404,7 @@ class Odd(nn.Module):
 
 def test_what_only_has_the_name_of_attention_weights(tmp_path: Path) -> None:
     graph = written(tmp_path, [["read", [], site("source.attention_weights")]], [], 0)
-    with pytest.raises(NNsightError, match="returns a list, and no attention weights"):
+    with pytest.raises(NNsightError, match="the model has no attention weights"):
         graph.run(NNsight(Odd()), X)
 
 
