@@ -107,8 +107,8 @@ class RecordedBlock:
         """The trace is open now; the first line of the block comes next."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
-        __tracebackhide__ = True  # IPython and pytest show the user's lines alone
         try:
+            __tracebackhide__ = True  # IPython and pytest show the user's lines alone
             if not self._is_open:
                 self._end_closed(error)
                 return None

@@ -201,6 +201,7 @@ def interrupted(run: Callable[[], Any], place: int, event: str = "line", kept: l
         count += what == event
         if count == place and what == event:
             sys.settrace(None)
+            came_at[:] = [(frame.f_code.co_name, (frame.f_lineno or 0) - frame.f_code.co_firstlineno)]
             raise KeyboardInterrupt
         return step
 
@@ -219,6 +220,10 @@ def interrupted(run: Callable[[], Any], place: int, event: str = "line", kept: l
     finally:
         sys.settrace(before)
     return count
+
+
+came_at: list[tuple[str, int]] = []
+"""The function and the line in it that the last interrupt came at."""
 
 
 def put_in_place() -> list[object]:
@@ -241,7 +246,9 @@ def check(run: Callable[[], Any], places: int, event: str = "line", keep: bool =
     for place in sorted({*range(1, lines, max(1, lines // places)), *range(2, min(lines, places // 2))}):
         kept: list[BaseException] = []
         interrupted(run, place, event, kept if keep else None)
-        if not keep:  # as long as somebody keeps the error, it keeps the frames, and with them the block
+        # As long as somebody keeps the error, it keeps the frames, and with them the block. Before the first line of `__exit__` nothing
+        # can be given back, where a name of the frame has the block: the next one finds it.
+        if not keep and came_at != [("__exit__", 1)]:
             if switches() != torch_before:  # an ExitStack keeps the error in a circle
                 gc.collect()
             assert (put_in_place(), switches(), changed_process_state(process_before)) == ([], torch_before, []), place
