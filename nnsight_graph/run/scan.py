@@ -16,10 +16,11 @@ import torch
 from ..errors import NNsightError
 from ..graph import Site
 from ..ops.evaluate import first_argument
-from .fakes import Fakes, NotLookedInto, fake_of, is_blind, quietly
+from .fakes import Fakes, fake_of, is_blind, quietly
 from .guesses import Guesses
+from .named_objects import Objects
 from .scanned_operations import operations_of
-from .specs import PLAIN, Opaque, Spec, map_items, spec_of
+from .specs import PLAIN, Spec, map_items, spec_of
 from .twin import Mirror, dissolve
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -228,9 +229,8 @@ class _Visits:
         self._changes, self._mode = changes, mode
         self.values: dict[Site, Any] = {}
         self.at: str | None = None
-        self._objects: dict[str, dict[int, Any]] = {}
         self._calls: dict[str, int] = {}
-        self._paths: set[str] = set()
+        self._objects, self._paths = Objects(), set[str]()
 
     def listen(self, twin: torch.nn.Module) -> None:
         for path, module in twin.named_modules():
@@ -249,28 +249,10 @@ class _Visits:
         return self.note(Site(path, "output", number), output)
 
     def note(self, site: Site, value: Any) -> Any:
-        if site in self._changes:
-            self._collect(value)
-            value = self._found(fake_of(self._changes[site], self._mode))
-        elif self._changes:
-            self._collect(value)
+        if self._changes:
+            value = self._objects.put(value, fake_of(self._changes[site], self._mode) if site in self._changes else value)
         self.values[site] = spec_of(value)
         return value
-
-    def _collect(self, value: Any) -> None:
-        """Note the objects that a spec only names by their class, such as KV caches."""
-        if type(value) not in PLAIN and not isinstance(value, torch.Tensor) and map_items(value, self._collect) is NotImplemented:
-            self._objects.setdefault(type(value).__name__, {})[id(value)] = value
-
-    def _found(self, value: Any) -> Any:
-        """A value with the object that passes in this scan in the place of each that is only named; it may be none that is known."""
-        if type(value) is Opaque:
-            objects = self._objects.get(value.kind, {})
-            if len(objects) != 1:
-                raise NotLookedInto(f"which {value.kind} passes there is not known")
-            return next(iter(objects.values()))
-        found = value if isinstance(value, torch.Tensor) else map_items(value, self._found)
-        return value if found is NotImplemented else found
 
     def places(self) -> dict[Site, int]:
         return {site: place for place, site in enumerate(self.values)}
