@@ -105,3 +105,16 @@ def test_sizes_draw_random_numbers_in_the_run() -> None:
         rows, width = model.output.shape
         noise = nnsight.save(torch.randn(rows, width))
     assert torch.equal(noise.value, right)
+
+
+def test_a_list_of_modules_can_be_switched_to_every_step() -> None:
+    lm = mistakes.lm
+    with lm.generate(mistakes.prompt, max_new_tokens=2):
+        found = nnsight.list().save()
+        lm.transformer.h.all()
+        found.append(lm.transformer.h[0].output[0, -1, 0])
+    assert len(found) == 2
+    with pytest.raises(nnsight.RecordError, match="is a list of modules"), lm.trace(mistakes.prompt):
+        lm.transformer.h.output = 0
+    with pytest.raises(nnsight.RecordError, match="is a list of modules"), lm.trace(mistakes.prompt):
+        lm.transformer.h.skip(0)

@@ -329,7 +329,7 @@ def paths_of(modules: tuple[Envoy | str, ...] | None, tree: Tree) -> tuple[str, 
         if isinstance(module, Envoy):
             if module._tree is not tree:
                 raise RecordError(f"{module.path} belongs to another model than the one that is traced")
-            found[module._sites["output"].path] = None
+            found[module._output.path] = None
             continue
         if not isinstance(module, str):
             raise RecordError(f"a module of a cache is an envoy or a path, not {type(module).__name__}")

@@ -211,7 +211,7 @@ class Envoy(HiddenStates, NoValue):
         scan = self._tree.scan
         if scan is None:
             raise RecordError("nothing was scanned yet: with model.scan(input): ...")
-        return Scanned(scan.value(self._sites["inputs"]), scan.value(self._sites["output"]))
+        return Scanned(scan.value(self._output._replace(point="inputs")), scan.value(self._output))
 
     @property
     def _fake_output(self) -> Any:

@@ -55,7 +55,7 @@ class HiddenStates:
 def _passing(envoy: HiddenStates, call: int) -> Any:
     """The output as the module returns it; called by what the user's line calls by way of two others."""
     trace = envoy._recorder("hidden_states")
-    return trace.read(envoy._sites["output"]._replace(call=call), envoy._tree, 5)
+    return trace.read(envoy._output._replace(call=call), envoy._tree, 5)
 
 
 def read_hidden(envoy: HiddenStates, call: int = 0) -> Any:
@@ -74,6 +74,6 @@ def write_hidden(envoy: HiddenStates, value: Any, call: int = 0, depth: int = 3)
         if edit[0] in IN_PLACE and trace.entries[edit[1]] == (_READ, whole._index):
             return
     number = trace.add(_WITH, (whole, value), depth=depth + 1)
-    site = envoy._sites["output"]._replace(call=call)
+    site = envoy._output._replace(call=call)
     trace.write(site, envoy._tree, trace.make(trace, number), depth + 1)
 

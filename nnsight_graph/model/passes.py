@@ -81,7 +81,7 @@ class EveryStep:
         self._trace = trace
         self._before = trace.every
         self._steps: Steps | None = None
-        trace.mean_every_step(envoy._sites["output"].path)
+        trace.mean_every_step(envoy._output.path)
 
     def _as_steps(self) -> Steps:
         self._trace.every, self._trace.reads = self._before, {}

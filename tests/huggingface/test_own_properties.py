@@ -19,11 +19,11 @@ def heads_before(projection):
 
         @heads.preprocess
         def heads(self, value):
-            return value.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            return value[0][0].unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
         @heads.transform
         def heads(value):
-            return value.transpose(1, 2).flatten(2)
+            return (value.transpose(1, 2).flatten(2),), {}
 
     return Heads
 
