@@ -23,8 +23,8 @@ CHOSEN = """FalconForCausalLM GPTNeoForCausalLM BertForMaskedLM T5ForConditional
     GptOssForCausalLM GraniteSWAForCausalLM BigBirdForMaskedLM ConvBertForMaskedLM XGLMForCausalLM MptForCausalLM""".split()
 IDS = torch.tensor([[20, 21, 22, 23, 24, 25], [30, 31, 32, 33, 34, 35]])
 # Its own are the scores; in pieces; with a prompt of the model's; of two modules in one; none of a softmax.
-_OTHERS = """SqueezeBert ProphetNet Longformer LED PegasusX CpmAnt T5Gemma2 DiffLlama Reformer Mra Yoso Inkling2 Rwkv XLMProphetNet
-    MiniMax Doge""".split()
+_OTHERS = """SqueezeBert ProphetNet Longformer LED PegasusX CpmAnt T5Gemma2 DiffLlama Reformer Mra Yoso Inkling2 Rwkv XLMProphetNet MiniMax
+    Doge""".split()
 _SHARED = ("Albert", "HrmText", "Zamba")  # run a layer several times: the edit is one of the first time
 
 
