@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import GraphFormatError
+from .errors import GraphFormatError, ours
 
 try:
     import fcntl
@@ -61,7 +61,7 @@ def target_of(path: str | Path) -> tuple[Path, int | None]:
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
+        raise ours(FileNotFoundError, f"{path}: there is no folder {target.parent}")
     return target, _mode(target)
 
 
@@ -115,7 +115,7 @@ class Claim:
                 self._number = os.open(self._file, _NEW | getattr(os, "O_TEMPORARY", 0), 0o666)
             except FileExistsError:
                 note = "" if os.name == "nt" else f"; if that writer is no more, delete {self._file}"
-                raise BlockingIOError(errno.EAGAIN, f"another writer has claimed {folder}{note}") from None
+                raise ours(BlockingIOError, errno.EAGAIN, f"another writer has claimed {folder}{note}") from None
             os.write(self._number, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def _lock(self, folder: Path) -> bool:
@@ -124,7 +124,7 @@ class Claim:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(number)
-            raise BlockingIOError(errno.EAGAIN, f"another writer has claimed {folder}") from None
+            raise ours(BlockingIOError, errno.EAGAIN, f"another writer has claimed {folder}") from None
         except OSError:
             os.close(number)
             return False
@@ -149,7 +149,7 @@ class Claim:
 
 def _refuse(mode: int, path: str | Path) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise ours(IsADirectoryError, errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise GraphFormatError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, and not a file")
 
@@ -161,11 +161,11 @@ def _mode(target: Path) -> int | None:
     except FileNotFoundError:
         return None
     if stat.S_ISLNK(mode):
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target))
+        raise ours(OSError, errno.ELOOP, os.strerror(errno.ELOOP), str(target))
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        raise ours(IsADirectoryError, errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, and not a file", str(target))
+        raise ours(OSError, errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, and not a file", str(target))
     return stat.S_IMODE(mode)
 
 

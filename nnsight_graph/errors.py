@@ -22,6 +22,14 @@ class RecordError(NNsightError):
     """
 
 
+class MisuseError(RecordError, ValueError):
+    """A block is used in a way in which it cannot be: without an input, one in another, a value of it outside.
+
+    Example: ``model.layer.output`` where no trace is open.
+    Way out: the message names the form to use instead.
+    """
+
+
 class UnsetValueError(NNsightError, ValueError):
     """A value was used that was not saved, or that was never reached.
 
@@ -102,6 +110,16 @@ def derived_class(kind: type[BaseException]) -> type[BaseException]:
         except TypeError:  # a class that cannot be combined, such as one with its own layout
             _derived[kind] = NNsightError
     return _derived[kind]
+
+
+def ours(kind: type[BaseException], *args: object) -> BaseException:
+    """An error of this library that is also one of Python's own, for ``raise``: ``except kind`` and ``except NNsightError`` catch it.
+
+    >>> error = ours(KeyError, "wte")
+    >>> isinstance(error, NNsightError), isinstance(error, KeyError), type(error).__name__
+    (True, True, 'KeyError')
+    """
+    return derived_class(kind)(*args)
 
 
 def derived(original: BaseException) -> BaseException:

@@ -509,6 +509,89 @@ def remote_run() -> None:
         lm.lm_head.output.save()
 
 
+# ---------------------------------------------------------------------- modules, tracers and values taken for each other
+
+
+@mistake("`.save()` of a module", AttributeError, r"a module, and not a value\. Write model\.layer1\.output\.save\(\)")
+def module_saved() -> None:
+    with model.trace(x):
+        model.layer1.save()  # here
+
+
+@mistake("Arithmetic with a module", TypeError, r"is a module, and not a value: write model\.layer1\.output")
+def module_as_number() -> None:
+    with model.trace(x):
+        model.layer1 * 2  # here
+
+
+@mistake("`.save` without parentheses", AttributeError, r"without parentheses: it keeps nothing, .* Write \.save\(\)")
+def save_without_parentheses() -> None:
+    with model.trace(x):
+        value = model.layer1.output.save
+    value.shape  # here
+
+
+@mistake("The output of a list of modules", nnsight.RecordError, r"a list of modules: it is never called, .*\.h\[0\]\.output")
+def output_of_a_list() -> None:
+    with lm.trace(prompt):
+        lm.transformer.h.output.save()  # here
+
+
+@mistake("A name of another family's", AttributeError, r"It has transformer, lm_head; .*rename=\"standard\"")
+def name_of_another_family() -> None:
+    with lm.trace(prompt):
+        lm.model.layers[3].output.save()  # here
+
+
+@mistake("A name that is misspelt", AttributeError, r"has no 'ouput'\. Near: output")
+def misspelt() -> None:
+    with model.trace(x):
+        model.layer1.ouput  # here
+
+
+@mistake("An invoke of the model", AttributeError, r"that is the tracer's\. with model\.trace\(\) as tracer: with tracer\.invoke")
+def invoke_of_a_model() -> None:
+    with lm.invoke(prompt):  # here
+        pass
+
+
+@mistake("A trace without `with`", AttributeError, "a tracer has no 'logits': the model runs when a with block ends")
+def trace_without_with() -> None:
+    out = lm.trace(prompt)
+    out.logits  # here
+
+
+@mistake("A block that is not there", IndexError, r"has 8 submodules: there is no model\.transformer\.h\[33\]")
+def block_out_of_range() -> None:
+    with lm.trace(prompt):
+        lm.transformer.h[33].output.save()  # here
+
+
+@mistake("A name bound under a traced `if`", nnsight.UnsetValueError, r"write nnsight\.save\(count\) below it, in the block")
+def bound_in_a_branch() -> None:
+    count = 0
+    with model.trace(x):
+        if model.layer1.output.sum() < 1e9:
+            count += 1
+    count + 1  # here
+
+
+@mistake("Text given to a call of the model", TypeError, r"takes ids, not text: use with model\.trace\(text\)")
+def text_to_a_call() -> None:
+    lm("The Eiffel Tower")  # here
+
+
+@mistake("A function of another library on a traced value", TypeError, r"decode\(\) was given a traced value.*\.apply\(decode, value\)")
+def decoded_at_once() -> None:
+    with lm.trace(prompt):
+        lm.tokenizer.decode(lm.lm_head.output[0, -1].argmax())  # here
+
+
+@mistake("An output outside a trace", ValueError, r"is there only inside a trace")
+def output_outside() -> None:
+    model.layer1.output.save()  # here
+
+
 def section() -> str:
     """The section of the page."""
     rows = ["| Mistake | Line | Error |", "|---|---|---|"]

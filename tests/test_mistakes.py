@@ -8,6 +8,8 @@ import traceback
 import pytest
 import torch
 
+import nnsight_graph as nnsight
+from nnsight_graph import NNsight, NNsightError
 from tests import mistakes
 
 
@@ -16,6 +18,7 @@ def test_a_mistake(one: mistakes.Mistake) -> None:
     torch.manual_seed(0)
     with pytest.raises(one.error, match=one.text) as caught:
         one.program()
+    assert isinstance(caught.value, NNsightError) or one.program is mistakes.wrong_dtype  # an error of the model's
     lines = [entry.line or "" for entry in traceback.extract_tb(caught.value.__traceback__) if entry.filename == mistakes.__file__]
     assert lines[-1].removesuffix(mistakes.HERE.strip()).strip() == one.line
     with mistakes.model.trace(mistakes.x):
@@ -32,3 +35,73 @@ def test_the_page_shows_them() -> None:
     shown = text.partition(mistakes.BEGIN)[2].partition(mistakes.END)[0]
     titles = [re.split(r" \| ", row)[0] for row in shown.splitlines()]
     assert titles == [re.split(r" \| ", row)[0] for row in mistakes.section().splitlines()]
+
+
+def test_text_given_to_a_plain_module_is_told_of_a_tokenizer() -> None:
+    with pytest.raises(TypeError) as caught, mistakes.model.trace("hello"):
+        mistakes.model.output.save()
+    assert any("LanguageModel" in note for note in caught.value.__notes__)
+
+
+def test_errors_of_a_module_are_not_explained_where_it_was_given_no_text() -> None:
+    with pytest.raises(RuntimeError) as caught, mistakes.model.trace(torch.ones(1, 3)):
+        mistakes.model.output.save()
+    assert not any("tokenizer" in note for note in getattr(caught.value, "__notes__", []))
+
+
+def test_an_error_in_the_block_that_has_nothing_to_do_with_traced_values_stays_as_it_is() -> None:
+    with pytest.raises(ValueError, match="invalid literal") as caught, mistakes.model.trace(mistakes.x):
+        int("seven")
+    assert not isinstance(caught.value, NNsightError)
+
+
+def test_a_list_of_modules_with_a_forward_of_its_own_has_an_output() -> None:
+    class Chain(torch.nn.ModuleList):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self:
+                x = layer(x)
+            return x
+
+    chain = Chain([torch.nn.Linear(2, 2), torch.nn.ReLU()])
+    model = NNsight(chain)
+    with model.trace(torch.ones(1, 2)):
+        out = model.output.save()
+    assert torch.equal(out.value, chain(torch.ones(1, 2)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda b, s: torch.zeros(b, s),
+        lambda b, s: torch.ones(b, s, 2),
+        lambda b, s: torch.zeros(b * s, s),
+        lambda b, s: torch.zeros(b // 1, s - 1),
+        lambda b, s: torch.full((b, s), 2.0),
+        lambda b, s: torch.arange(s),
+        lambda b, s: torch.eye(b, s),
+        lambda b, s: torch.zeros(2 * b + 1, -s % 3),
+        lambda b, s: torch.ones(b, s, dtype=torch.int64),
+        lambda b, s: torch.arange(b * s).view(b, s),
+        lambda b, s: torch.tensor([b, s]),
+    ],
+)
+def test_sizes_of_traced_tensors_are_sizes_for_torch(make) -> None:
+    model, right = NNsight(torch.nn.Linear(4, 4)), make(2, 4)
+    with model.trace(torch.ones(2, 4)):
+        b, s = model.output.shape
+        first = nnsight.save(make(b, s))
+        second = nnsight.save(make(model.output.shape[0], model.output.shape[-1]))
+    assert torch.equal(first.value, right)
+    assert torch.equal(second.value, right)
+    assert first.value.dtype == right.dtype
+
+
+def test_sizes_draw_random_numbers_in_the_run() -> None:
+    model = NNsight(torch.nn.Linear(4, 4))
+    torch.manual_seed(3)
+    right = torch.randn(2, 4)
+    torch.manual_seed(3)
+    with model.trace(torch.ones(2, 4)):
+        rows, width = model.output.shape
+        noise = nnsight.save(torch.randn(rows, width))
+    assert torch.equal(noise.value, right)

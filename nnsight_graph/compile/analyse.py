@@ -64,6 +64,8 @@ class Analysis(SiteWriter, BranchAnalysis, StepAnalysis, FixedSlots, GradientAna
         self._pieces = edits_rows(graph)
         self._listens = any(node.target == "grad" for node in walk(graph.body))
         self._notes_edits = any(node.target in ("backward", "call") for node in walk(graph.body))  # torch.autograd.grad is a call
+        given = any(node.target == "backward" and "inputs" in dict(node.keywords) for node in walk(graph.body))
+        self.derives = given or any(node.target == "call" for node in walk(graph.body))
         self.rows: RowsKey = None
         self.modes = ""
         self.guard: Guard | None = None

@@ -30,7 +30,7 @@ def lower(graph: Graph, bound: int = 1, by_calls: bool = False) -> Plan:
     plan.by_calls = by_calls
     plan.came = {} if by_calls else {step: cell.index for (_, step), cell in analysis.came.items()}
     plan.begins = analysis.begins
-    plan.ends = tuple(analysis.ends)
+    plan.ends, plan.derives = tuple(analysis.ends), analysis.derives
     plan.limit = min(bound, LIMIT) if plan.ends else 0
     plan.caches = tuple(_cache_spec(node, slot) for node, slot in analysis.caches)
     plan.skips = {cell.path: node.number for node, cell, _, _ in analysis.skips}

@@ -154,13 +154,14 @@ class Plan:
         virtual: Visits that stand for the completion of branches: no module brings them.
         ends_early: Whether what it wants is there before the model returns, so that the rest of the forward might be left out.
         copied: The nodes that copy parameters.
+        derives: Whether a line may differentiate with respect to any value: ``torch.autograd.grad``, a function of the user's.
         replaced: The modules of which parameters are replaced, by path, with the node that does.
         skips: The modules that may be skipped, by path, with the node that says so.
     """
 
     __slots__ = (
         "begins", "blanks", "by_calls", "caches",
-        "came", "checked", "copied", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks",
+        "came", "checked", "copied", "derives", "edited", "ends", "ends_early", "fixed", "fresh", "given", "guards", "hooks",
         "layouts", "limit", "modules", "needs", "prologue", "repeats", "replaced", "result", "saved", "segments", "skips", "unchecked",
         "uses", "virtual", "visits", "waits",
     )  # fmt: skip
@@ -194,7 +195,7 @@ class Plan:
         self.skips: dict[str, int] = {}
         self.replaced: dict[str, int] = {}
         self.copied: frozenset[int] = frozenset()
-        self.ends_early = False
+        self.ends_early = self.derives = False
         self.repeats = False
         self.limit = 0
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from ..ops.nested import tensors_in
 from .continuing import cached_tokens, rename_cache
 from .needs import CACHES, Needs
@@ -105,7 +105,7 @@ def join_prompts(
         RecordError: there are no prompts, or they do not go into one call.
     """
     if not prompts:
-        raise RecordError('a batch of nothing: give a prompt to the trace or to an invoke, as in tracer.invoke("The Eiffel Tower is in")')
+        raise MisuseError('a batch of nothing: give a prompt to the trace or to an invoke, as in tracer.invoke("The Eiffel Tower is in")')
     options = _options(prompts, rename_cache(shared or {}, needs))
     layout = _layout(tokenizer, needs, prompts, generate)
     if len(prompts) == 1 and not prompts[0].ragged:

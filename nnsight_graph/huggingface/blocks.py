@@ -6,7 +6,9 @@ import torch
 
 
 def block_paths(model: torch.nn.Module) -> list[str]:
-    """The paths of the blocks: what stands in the outermost lists of modules of one class, with weights.
+    """The paths of the blocks: what stands in the outermost lists of modules with weights, of one class or of several.
+
+    Modules of several classes are blocks where each is a part of the model with modules of its own, and none is one of torch's.
 
     >>> net = torch.nn.Module()
     >>> net.h = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
@@ -18,9 +20,16 @@ def block_paths(model: torch.nn.Module) -> list[str]:
     while pending:
         path, module = pending.pop(0)
         if isinstance(module, torch.nn.ModuleList):
-            blocks = [child for child in module if next(child.parameters(), None) is not None]
-            if blocks and len(blocks) == len(module) and len({type(child) for child in module}) == 1:
+            if _are_blocks(module):
                 found += [f"{path}.{name}" if path else name for name in module._modules]
             continue
         pending += [(f"{path}.{name}" if path else name, child) for name, child in module._modules.items() if child is not None]
     return found
+
+
+def _are_blocks(modules: torch.nn.ModuleList) -> bool:
+    if not len(modules) or any(next(child.parameters(), None) is None for child in modules):
+        return False
+    if len({type(child) for child in modules}) == 1:
+        return True
+    return all(child._modules and not type(child).__module__.startswith("torch.") for child in modules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from ..graph import Site
 from ..ops.running import current
 from ..record import recording_here
@@ -139,5 +139,5 @@ class Generator:
 def _read(site: Site, owner: Any, name: str) -> Any:
     trace = recording_here()
     if trace is None:
-        raise RecordError(f"{name}.output is there only inside a trace: with model.generate(...): ...")
+        raise MisuseError(f"{name}.output is there only inside a trace: with model.generate(...): ...")
     return trace.read(site, owner, 4)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecordError
+from ..errors import RecordError, ours
 from . import hook_table as table
 from .hook_table import HOOKS, Hooks, Place
 from .standard import family_of, inner_path, layers_path
@@ -98,7 +98,7 @@ class HookNames:
         match = _BLOCK.fullmatch(name)
         number, below = (int(match[1]), match[2]) if match else (-1, name)
         if number >= self._count:
-            raise IndexError(f"{name}: the model has {self._count} blocks, from 0 to {self._count - 1}")
+            raise ours(IndexError, f"{name}: the model has {self._count} blocks, from 0 to {self._count - 1}")
         path = f"{self._layers}.{number}"
         reason = self._reason(below, path)
         if reason is not None:
@@ -106,7 +106,7 @@ class HookNames:
         place = (self._block if match else self._hooks.around).get(below)
         if place is None:
             near = difflib.get_close_matches(name, list(self), 3, 0.5)
-            raise KeyError(f"there is no hook {name!r}. Near: {', '.join(near)}" if near else f"there is no hook {name!r}; {self!r}")
+            raise ours(KeyError, f"there is no hook {name!r}. Near: {', '.join(near)}" if near else f"there is no hook {name!r}; {self!r}")
         if match:
             return self._model._at(f"{path}.{place.module}" if place.module else path), place
         return self._model._at(f"{self._layers}.0" if place.module == "0" else self._inner + place.module), place

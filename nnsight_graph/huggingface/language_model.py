@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from ..errors import ours
 from ..model import NNsight
 from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
@@ -55,7 +56,8 @@ class LanguageModel(NNsight):
             and ``model.lm_head``.
         alias: The same the other way round: ``{"layers": "transformer.h"}``.
         tuple_outputs: Show what blocks return as tuples, for code that was written for versions of transformers in which they
-            return them: ``model.transformer.h[5].output[0]``. Where blocks return tuples nothing changes.
+            return them: ``model.transformer.h[5].output[0]``. Where blocks return tuples nothing changes. A block is what stands in
+            the model's main list, of one class or of several; a model without one is a ``ValueError``.
         **kwargs: Options for loading the model: ``dtype`` (or ``torch_dtype``), ``device_map``,
             ``attn_implementation``, ``revision``, ``token`` and whatever else ``from_pretrained`` takes.
 
@@ -91,14 +93,14 @@ class LanguageModel(NNsight):
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         own = self.__dict__
         if not isinstance(model, (str, Path, torch.nn.Module)):
-            raise TypeError(f"LanguageModel takes a name, a folder or a model, not {type(model).__name__}")
+            raise ours(TypeError, f"LanguageModel takes a name, a folder or a model, not {type(model).__name__}")
         if isinstance(model, torch.nn.Module):
             if automodel != "AutoModelForCausalLM":
                 kwargs["automodel"] = automodel
             if tokenizer_kwargs:
                 kwargs["tokenizer_kwargs"] = tokenizer_kwargs
             if kwargs:
-                raise TypeError(f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
+                raise ours(TypeError, f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
             super().__init__(model, envoys=envoys)
             self._show(rename, alias, tuple_outputs)
@@ -114,12 +116,15 @@ class LanguageModel(NNsight):
     def _show(self, rename: Rename | str | None, alias: Mapping[str, str] | None, tuple_outputs: bool) -> None:
         """Give modules further names, and blocks another look."""
         if tuple_outputs:
-            self._tree.shown = dict.fromkeys(block_paths(self._module), TupleEnvoy)
+            blocks = block_paths(self._module)
+            if not blocks:
+                raise ours(ValueError, f"tuple_outputs=True: {type(self._module).__name__} has no list of blocks. Leave it out")
+            self._tree.shown = dict.fromkeys(blocks, TupleEnvoy)
         if rename == "standard":
             self._tree.names = standard_names(self._module)
             rename = None
         elif isinstance(rename, str):
-            raise ValueError(f'rename is a dictionary, or "standard", not {rename!r}')
+            raise ours(ValueError, f'rename is a dictionary, or "standard", not {rename!r}')
         self._add_names(rename, alias)
 
     @property
@@ -332,7 +337,13 @@ class LanguageModel(NNsight):
         return call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model, with its weights loaded."""
+        """Call the model, with its weights loaded; it takes ids, as the model itself does.
+
+        Raises:
+            TypeError: it is given text.
+        """
+        if args and (isinstance(args[0], str) or (isinstance(args[0], (list, tuple)) and args[0] and isinstance(args[0][0], str))):
+            raise ours(TypeError, "the call takes ids, not text: use with model.trace(text): ..., or model.generate(text)")
         if recording_here() is None:
             self.dispatch()
         return super().__call__(*args, **kwargs)

@@ -16,6 +16,7 @@ from torch.overrides import _get_current_function_mode_stack
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
+from ..errors import ours
 from ..record.opened import set_modes
 
 _SHIPPED = Path(__file__).parent / "models"
@@ -44,7 +45,7 @@ def resolve(name: str) -> str:
         return name
     folder = _SHIPPED / name.removeprefix(_PREFIX)
     if not (folder / "config.json").exists():
-        raise ValueError(f"{name!r} is not shipped with the library; what is: {', '.join(shipped_models())}")
+        raise ours(ValueError, f"{name!r} is not shipped with the library; what is: {', '.join(shipped_models())}")
     return str(folder)
 
 
@@ -67,7 +68,7 @@ def auto_class(wanted: type | str) -> Any:
     """
     found = getattr(transformers, wanted, None) if isinstance(wanted, str) else wanted
     if found is None:
-        raise ValueError(f"transformers {transformers.__version__} has no {wanted!r}")
+        raise ours(ValueError, f"transformers {transformers.__version__} has no {wanted!r}")
     return found
 
 
@@ -109,7 +110,7 @@ def _refuse_unknown(names: set[str], own_code: bool) -> None:
     unknown = sorted(name for name in names - known if not name.startswith("load_in_"))
     if unknown and not own_code:  # a model with code of its own may take anything
         near = [match for name in unknown for match in difflib.get_close_matches(name, known, 1)]
-        raise TypeError(f"nothing takes the option {', '.join(unknown)}" + (f"; near: {', '.join(near)}" if near else ""))
+        raise ours(TypeError, f"nothing takes the option {', '.join(unknown)}" + (f"; near: {', '.join(near)}" if near else ""))
 
 
 def load_with_weights(name: str, options: dict[str, Any], loader: Any) -> torch.nn.Module:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from ..ops.nested import tensors_in
 from .continuing import Past, cache_in, cached_tokens, check_whole, rename_cache, split_mask
 from .needs import INPUTS, Needs
@@ -161,7 +161,7 @@ def _fields(tokenizer: Any, prompt: Any, options: Mapping[str, Any], needs: Need
     if isinstance(prompt, Mapping):
         return without_extras(prompt, needs)
     if isinstance(prompt, (list, tuple)) and not prompt:
-        raise RecordError(f"{prompt!r} is no prompt: it has no rows")
+        raise MisuseError(f"{prompt!r} is no prompt: it has no rows")
     kinds = _kinds(prompt)
     if len(kinds) > 1:
         mixed = " and ".join(sorted(kinds))
@@ -198,7 +198,7 @@ def _main(fields: Mapping[str, Any], has_prompt: bool, needs: Needs) -> str:
         return others[0]
     if has_prompt:
         raise RecordError("the prompt has neither input_ids nor inputs_embeds")
-    raise RecordError('a trace needs a prompt: model.trace("The Eiffel Tower is in")')
+    raise MisuseError('a trace needs a prompt: model.trace("The Eiffel Tower is in")')
 
 
 def _main_rows(name: str, value: Any) -> Rows:
@@ -207,7 +207,7 @@ def _main_rows(name: str, value: Any) -> Rows:
     if isinstance(rows, torch.Tensor) and not rows.dim():
         raise RecordError(f"{name}: {_WANTED[name]}, not one number")
     if not len(rows):
-        raise RecordError(f"an empty {type(value).__name__} is no prompt: it has no rows")
+        raise MisuseError(f"an empty {type(value).__name__} is no prompt: it has no rows")
     dims = 2 if name == "inputs_embeds" else 1
     for row in [rows[0]] if isinstance(rows, torch.Tensor) else rows:
         if row.numel() and (row.dim() != dims or row.is_floating_point() != (dims == 2)):
@@ -224,7 +224,7 @@ _WANTED = {
 
 def _check_lengths(lengths: list[int], args: Sequence[Any], needs: Needs, before: int | None) -> None:
     if not min(lengths):
-        raise RecordError(f"the prompt {_prompt_of(args, lengths.index(0))!r} has no tokens")
+        raise MisuseError(f"the prompt {_prompt_of(args, lengths.index(0))!r} has no tokens")
     if needs.limit is not None and max(lengths) + (before or 0) > needs.limit:
         behind = f" behind {before} in the cache" if before else ""
         room = needs.limit - (before or 0)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import ours
 from ..model.names import Names, add_name
 
 
@@ -82,10 +83,11 @@ def family_of(model: torch.nn.Module) -> Family:
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind not in FAMILIES:
         near = difflib.get_close_matches(str(kind), FAMILIES, 1)
-        raise ValueError(
+        raise ours(
+            ValueError,
             f"there are no standard names for {type(model).__name__} (model_type {kind!r}); there are for {', '.join(FAMILIES)}."
             + (f" Near: {near[0]}." if near else "")
-            + ' Give names of your own: rename={"transformer.h": "layers"}'
+            + ' Give names of your own: rename={"transformer.h": "layers"}',
         )
     return FAMILIES[kind]
 
@@ -142,7 +144,7 @@ def _inner(model: torch.nn.Module) -> str:
             found = found._modules.get(name) if found is not None else None
         if found is not None:
             return str(prefix)
-    raise ValueError(f"there are no standard names for {type(model).__name__}: it has no {family_of(model).layers}")
+    raise ours(ValueError, f"there are no standard names for {type(model).__name__}: it has no {family_of(model).layers}")
 
 
 def _below(inner: str, path: str) -> str:

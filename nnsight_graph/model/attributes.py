@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import ours
 from ..record import recording_here
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def attribute(envoy: Envoy, name: str) -> Any:
     try:
         value = getattr(module, name)
     except AttributeError:
-        raise AttributeError(envoy._unknown(name)) from None
+        raise ours(AttributeError, envoy._unknown(name)) from None
     trace = recording_here()
     if trace is not None and isinstance(value, torch.Tensor) and (name in module._parameters or name in module._buffers):
         return trace.parameter(f"{envoy._path}.{name}" if envoy._path else name, envoy._tree, value)

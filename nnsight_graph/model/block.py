@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..errors import NNsightError, RecordError
+from ..errors import MisuseError, NNsightError, RecordError, ours
 from ..ops.data import trusted_program
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
@@ -88,7 +89,7 @@ class RecordedBlock:
         if self._recording is not None or recorder.failure:
             raise RecordError(self._again)
         if recorder.open:
-            raise RecordError("this block is open already; its end is to come first")
+            raise MisuseError("this block is open already; its end is to come first")
         try:
             frame = sys._getframe(1)
             decision = decide(frame, self._scans)
@@ -128,7 +129,7 @@ class RecordedBlock:
 
     def _end_closed(self, error: BaseException | None) -> None:
         if error is None:
-            raise RecordError(f"this block is not open: {self._recorder.failure or 'it was not entered, or was left already'}")
+            raise MisuseError(f"this block is not open: {self._recorder.failure or 'it was not entered, or was left already'}")
 
     def _end_rewritten(self, error: BaseException | None, traceback: TracebackType | None, frame: FrameType) -> bool:
         """The native body was skipped: run the one that was made of its source."""
@@ -165,6 +166,8 @@ class RecordedBlock:
             recorder.failure = _given_up(error)
             if isinstance(error, NNsightError):
                 _end_at_users_line(traceback)
+            elif traceback is not None and isinstance(error, Exception):
+                _explain(error, traceback)
             return
         if poison is not None:
             recorder.failure = "its trace was refused"
@@ -205,6 +208,36 @@ def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
         elif type(value) is type(container):
             container.clear()
             (container.extend if type(container) is list else container.update)(value)
+
+
+def _explain(error: Exception, traceback: TracebackType) -> None:
+    """Raise the error of a function of another library that was given a value which is not there yet, with the way out."""
+    last: TracebackType | None = None
+    step: TracebackType | None = traceback
+    while step is not None:
+        last = step if is_users(step.tb_frame.f_code) else last
+        step = step.tb_next
+    below = None if last is None else last.tb_next
+    if below is None or not any(isinstance(value, Proxy) for value in _given(below.tb_frame)):
+        return
+    name = below.tb_frame.f_code.co_name
+    text = f"{error}: {name}() was given a traced value, which is known only while the model runs. "
+    try:
+        raised = ours(type(error), f"{text}Call it there, nnsight_graph.apply({name}, value), or save the value and call it below")
+    except Exception:
+        return  # an error that cannot be made of a text
+    _end_at_users_line(traceback)
+    raise raised.with_traceback(traceback) from error
+
+
+def _given(frame: FrameType) -> list[Any]:
+    """The arguments of a call."""
+    code = frame.f_code
+    more = bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    count = code.co_argcount + code.co_kwonlyargcount + more
+    values = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+    groups = [value if type(value) is tuple else list(value.values()) if type(value) is dict else [value] for value in values]
+    return [value for group in groups for value in group]
 
 
 def _end_at_users_line(traceback: TracebackType | None) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import fnmatch
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -14,12 +15,13 @@ from typing import Any
 import torch
 
 from ..compile.plan import CacheSpec
-from ..errors import RecordError
+from ..errors import RecordError, ours
 from ..ops.nested import map_tensors
 from ..ops.passing import as_tuple
 from ..record import Recorder
 from ..run import ModuleIndex, Run
 from ..run.capture import Capture, keeper
+from ..source_location import Place, locate, user_place
 from .entries import POINTS, CacheDict, Entries, Entry
 from .envoy import Envoy
 from .shards import Writer, new_source
@@ -100,7 +102,7 @@ class Cache:
         """
         path, _, point = provider.rpartition(".")
         if point not in POINTS or not path:
-            raise ValueError(f"{provider!r}: a path ends with .output or .inputs")
+            raise ours(ValueError, f"{provider!r}: a path ends with .output or .inputs")
         how = CacheSpec(0, self.points, self.detach, self.copy, str(self.device), str(self.dtype), None, -1)
         path, kept = path.removeprefix("model").removeprefix("."), map_tensors(value, keeper(how))
         full = f"model.{path}" if path else "model"
@@ -188,6 +190,7 @@ class Caches:
         self._tree = tree
         self._known: dict[tuple[Any, ...], Cache] = {}
         self._nodes: dict[int, Cache] = {}
+        self._lines: dict[int, Place] = {}
 
     def add(self, cache: Cache, folder: str | Path | CacheDict | None, frame: FrameType) -> CacheDict:
         """The dictionary of ``cache``, or of one that was asked for with the same words in this place."""
@@ -203,7 +206,8 @@ class Caches:
             self._write_to(folder, cache)
         if not isinstance(folder, CacheDict):  # what one holds that is there can be read
             cache.cache._waiting = "is filled when its trace has run"
-        self._nodes[recorder.put(entry, frame)] = cache
+        node = recorder.put(entry, frame)
+        self._nodes[node], self._lines[node] = cache, user_place(frame)
         self._known[here] = cache
         return cache.cache
 
@@ -226,6 +230,7 @@ class Caches:
         """The same caches for a program in which nodes have other numbers: those at the places of ``numbers``."""
         made = Caches(self._recorder, self._tree)
         made._nodes = {place: self._nodes[number] for place, number in enumerate(numbers) if number in self._nodes}
+        made._lines = {place: self._lines[number] for place, number in enumerate(numbers) if number in self._lines}
         return made
 
     def captures(self, run: Run, modules: ModuleIndex) -> tuple[Capture, ...]:
@@ -251,11 +256,26 @@ class Caches:
 
         return take
 
-    def fill(self, captures: Iterable[Capture], complete: bool) -> None:
+    def fill(self, captures: Sequence[Capture], complete: bool) -> None:
         """The run is over: the caches can be read."""
         with contextlib.ExitStack() as all_of_them:  # each, even if another one cannot be written
             for capture in captures:
                 all_of_them.callback(self._nodes[capture.spec.node].fill, capture.found, self._tree, complete)
+        for capture in captures if complete else ():
+            self._tell_of_silence(capture)
+
+    def _tell_of_silence(self, capture: Capture) -> None:
+        """Warn of what a cache was asked for by name, or by a pattern, and of which nothing has run."""
+        node = capture.spec.node
+        lost = [_asked(one) for one in self._nodes[node].modules or () if capture.ran.isdisjoint(paths_of((one,), self._tree) or ())]
+        if lost:
+            at = locate(self._lines[node])
+            text = f"{', '.join(lost)}: asked for, and not in the cache, because it did not run in this forward"
+            warnings.warn_explicit(text, UserWarning, at.named.file, at.line)
+
+
+def _asked(module: Envoy | str) -> str:
+    return module.path if isinstance(module, Envoy) else module
 
 
 def _begin(writers: Mapping[int, Writer]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..errors import ours
 from ..ops.layout import Answer, Held, declared
 from .tree import Tree
 
@@ -20,7 +21,7 @@ class Declared:
             return self
         known = envoy._tree.declared.get(envoy._output.path)
         if known is None or has_rows(envoy):
-            raise AttributeError("rows")  # the module's own, or none
+            raise ours(AttributeError, "rows")  # the module's own, or none
         return as_written(known)
 
     def __set__(self, envoy: Any, given: Any) -> None:

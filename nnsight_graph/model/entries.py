@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import RecordError
+from ..errors import RecordError, ours
 from ..ops.evaluate import first_argument
 from .envoy import Envoy
 from .stored import Source, Stored, read_index
@@ -107,16 +107,18 @@ class CacheDict(dict[str, Any]):
                 return super().__getitem__(found)
         near = difflib.get_close_matches(str(path), list(self), 3)
         hint = f"Near: {', '.join(near)}." if near else f"It has {len(self)} modules."
-        raise KeyError(f"{path!r} is not in the cache: it was not asked for, or did not run. {hint}")
+        raise ours(KeyError, f"{path!r} is not in the cache: it was not asked for, or did not run. {hint}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(name)
+            raise ours(AttributeError, name)
         self._refuse_early()
         below = self._below(name)
         if below is None:
             names = sorted({key[len(self._path) :].lstrip(".").split(".")[0] for key in self if key != self._path})
-            raise AttributeError(f"{self._path or 'the cache'} has no {name!r} that ran. It has {', '.join(names) or 'nothing below it'}.")
+            raise ours(
+                AttributeError, f"{self._path or 'the cache'} has no {name!r} that ran. It has {', '.join(names) or 'nothing below it'}."
+            )
         return below
 
     @property
@@ -141,7 +143,7 @@ class CacheDict(dict[str, Any]):
         chosen = index if index >= 0 else (numbers[index] if -index <= len(numbers) else -1)
         below = self._below(str(chosen))
         if below is None:
-            raise IndexError(f"{self._path or 'the cache'} has no [{index}] that ran; it has {numbers}")
+            raise ours(IndexError, f"{self._path or 'the cache'} has no [{index}] that ran; it has {numbers}")
         return below
 
     def _below(self, name: str) -> CacheDict | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError, ours
 from ..graph import Site
 from ..record import Proxy, recording_here
 from ..record.recorder import Recorder, holds_proxy
@@ -17,6 +17,7 @@ from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
 from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
+from .mistakes import NoValue, mistaken, no_site, own_sites
 from .passes import Calls, EveryStep, OwnIteration
 from .printing import printed
 from .tree import Scanned, Tree
@@ -24,7 +25,7 @@ from .tree import Scanned, Tree
 _ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states", "attention_weights"))
 
 
-class Envoy(HiddenStates):
+class Envoy(HiddenStates, NoValue):
     """Mirrors one module of a model.
 
     Submodules are attributes (``model.transformer``), items of lists are indexed (``h[-1]``, ``h[2:4]``), other
@@ -46,8 +47,8 @@ class Envoy(HiddenStates):
         set_(self, "_tree", tree or Tree(module))
         set_(self, "_path", path)
         canonical = self._tree.index.canonical(module, path)
-        set_(self, "_sites", {point: Site(canonical, point) for point in ("input", "inputs", "output", "call")})
-        set_(self, "_output", self._sites["output"])
+        set_(self, "_sites", own_sites(module, canonical))
+        set_(self, "_output", Site(canonical, "output"))
         self._tree.envoys.setdefault(path, self)  # last: another thread may look at once
 
     # ------------------------------------------------------------------ what passes
@@ -93,14 +94,16 @@ class Envoy(HiddenStates):
     def _read(self, point: str, call: int = 0) -> Any:
         trace = recording_here()
         if trace is None:
-            raise RecordError(f"{self.path}.{point} is there only inside a trace: with model.trace(...): ...")
-        return trace.read(self._sites[point] if not call else self._sites[point]._replace(call=call), self._tree, 4)
+            raise MisuseError(f"{self.path}.{point} is there only inside a trace: with model.trace(...): ...")
+        site = self._sites.get(point) or no_site(self, point)
+        return trace.read(site if not call else site._replace(call=call), self._tree, 4)
 
     def _write(self, point: str, value: Any, call: int = 0, depth: int = 5) -> None:
         trace = recording_here()
         if trace is None:
-            raise RecordError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
-        trace.write(self._sites[point] if not call else self._sites[point]._replace(call=call), self._tree, value, depth)
+            raise MisuseError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
+        site = self._sites.get(point) or no_site(self, point)
+        trace.write(site if not call else site._replace(call=call), self._tree, value, depth)
 
     def skip(self, value: Any) -> None:
         """The module does not run: ``value`` is what it returns, in the structure that it would return.
@@ -127,7 +130,8 @@ class Envoy(HiddenStates):
 
     def _skip(self, value: Any, call: int = 0) -> None:
         trace = self._recorder("skip")
-        trace.skip(self._sites["inputs"]._replace(call=call) if call else self._sites["inputs"], self._tree, value)
+        site = self._sites.get("inputs") or no_site(self, "skip")
+        trace.skip(site._replace(call=call) if call else site, self._tree, value)
 
     # ------------------------------------------------------------------ later passes
 
@@ -219,7 +223,7 @@ class Envoy(HiddenStates):
     def _recorder(self, what: str) -> Recorder:
         trace = recording_here()
         if trace is None:
-            raise RecordError(f"{self.path}.{what} is there only inside a trace: with model.trace(...): ...")
+            raise MisuseError(f"{self.path}.{what} is there only inside a trace: with model.trace(...): ...")
         return trace
 
     def __call__(self, *args: Any, hook: bool = False, **kwargs: Any) -> Any:
@@ -322,7 +326,7 @@ class Envoy(HiddenStates):
                 return self._children()[index]
             return child
         except IndexError:
-            raise IndexError(f"{self.path} has {len(children)} submodules: there is no {self.path}[{index}]") from None
+            raise ours(IndexError, f"{self.path} has {len(children)} submodules: there is no {self.path}[{index}]") from None
 
     def __len__(self) -> int:
         return len(self._module._modules)
@@ -335,7 +339,7 @@ class Envoy(HiddenStates):
 
     def __getattr__(self, name: str) -> Any:
         if name in NOT_THE_MODULES:
-            raise AttributeError(missing(self, name))
+            raise ours(AttributeError, missing(self, name))
         child = self._child(name) or (self._child(name[2:]) if name.startswith("E_") else None)
         if child is not None:
             self.__dict__[name] = child
@@ -343,7 +347,7 @@ class Envoy(HiddenStates):
         return attribute(self, name)
 
     def _unknown(self, name: str) -> str:
-        hint = self._tree.names.hint(self._module, self._path, name, dir(self))
+        hint = mistaken(self, name) or self._tree.names.hint(self._module, self._path, name, dir(self))
         return f"{self.path} ({type(self._module).__name__}) has no {name!r}{hint}"
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError, ours
 from ..graph import Site
 from ..ops.running import current
 from ..record import recording_here
@@ -57,9 +57,10 @@ class eproperty:
     Without a marker, and with none of those three as its key, the value is provided while the model runs: :meth:`provide`.
 
     Args:
-        key: ``"output"``, ``"input"`` (the first argument) or ``"inputs"`` (all of them, as ``(args, kwargs)``) name the site in
-            place of a marker; ``"c_proj.input"`` that of a module below. Else the name under which the value is provided. By
-            default the name of the stub.
+        key: ``"output"``, ``"input"`` or ``"inputs"`` name the site in place of a marker; ``"c_proj.input"`` that of a module
+            below. What passes at an input is ``(args, kwargs)``: that is what ``preprocess`` gets, and what ``transform`` and
+            ``postprocess`` return; with none of the three, ``"input"`` is the first argument, as ``.input`` is.
+            Else the name under which the value is provided. By default the name of the stub.
         description: A few words for the printed tree of the model; without them it is not shown there.
         iterate: Accepted; a step is a coordinate here, so that every property has a value in each.
 
@@ -110,7 +111,7 @@ class eproperty:
         below, _, point = self.key.rpartition(".")
         self._below, self._point = (below, point) if point in _POINTS else ("", marker)
         if marker is not None and self._point is not None and (marker == "output") != (self._point == "output"):
-            raise TypeError(f"{self.name}: the key is {self.key!r}, and the marker says that the value is the {marker}")
+            raise ours(TypeError, f"{self.name}: the key is {self.key!r}, and the marker says that the value is the {marker}")
         return self
 
     def preprocess(self, function: Callable[[Any, Any], Any]) -> eproperty:
@@ -135,7 +136,7 @@ class eproperty:
         function = getattr(function, "__func__", function)
         needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
         if len(needed) > 1:
-            raise TypeError(f"{self.name}: transform is a function of the value alone, without self: def {self.name}(value)")
+            raise ours(TypeError, f"{self.name}: transform is a function of the value alone, without self: def {self.name}(value)")
         self._transform = function
         return self
 
@@ -216,7 +217,7 @@ class eproperty:
         trace = recording_here()
         if trace is None:
             path = getattr(obj, "path", None) or "tracer"
-            raise RecordError(f"{path}.{self.name} {what} only inside a trace: with model.trace(...): ...")
+            raise MisuseError(f"{path}.{self.name} {what} only inside a trace: with model.trace(...): ...")
         return trace
 
     def _prepared(self, obj: Any, raw: Any) -> Any:
@@ -236,11 +237,13 @@ class eproperty:
     def _native(self, obj: Any) -> tuple[Any, Any]:
         """The property of the object, or of the one below, for that point, under all properties of this kind; and that object."""
         host = obj.get(self._below) if self._below else obj
+        formed = self._preprocess or self._postprocess or self._transform
+        point = "inputs" if self._point == "input" and formed else str(self._point)
         for cls in type(host).__mro__:
-            found = vars(cls).get(str(self._point))
+            found = vars(cls).get(point)
             if found is not None and not isinstance(found, eproperty):
                 return found, host
-        raise RecordError(f"{type(host).__name__} has no {self._point!r}, which {self.name} needs: it belongs on a class made from Envoy")
+        raise RecordError(f"{type(host).__name__} has no {point!r}, which {self.name} needs: it belongs on a class made from Envoy")
 
     def _site(self, obj: Any) -> Site:
         path = getattr(obj, "path", None) or ""
@@ -285,7 +288,7 @@ def requires_output(stub: _Stub) -> _Stub:
 
 
 def requires_input(stub: _Stub) -> _Stub:
-    """Mark the stub of an :class:`eproperty`: its value is the module's first argument; with the key ``"inputs"``, all of them."""
+    """Mark the stub of an :class:`eproperty`: its value is what the module takes; its functions get and return ``(args, kwargs)``."""
     return _requires(stub, "input")
 
 
@@ -295,5 +298,5 @@ def requires_operation_output(stub: _Stub) -> _Stub:
 
 
 def requires_operation_input(stub: _Stub) -> _Stub:
-    """Mark the stub of an :class:`eproperty` on the envoy of an operation: its value is the operation's first argument."""
+    """Mark the stub of an :class:`eproperty` on the envoy of an operation: its value is what the operation takes, ``(args, kwargs)``."""
     return _requires(stub, "input")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from ..ops.ambient import ambient
 from ..ops.layout import Answer, Answers, Held, Rows
 from ..record import Recorder
@@ -83,11 +83,11 @@ class Invoker:
     def __enter__(self) -> Invoker:
         recorder = self._recorder
         if not recorder.open or self._back is not None:
-            raise RecordError("an invoke is entered once, inside its trace")
+            raise MisuseError("an invoke is entered once, inside its trace")
         if recorder.invoking:
-            raise RecordError("invokes cannot be nested: end the block of the first before the next")
+            raise MisuseError("invokes cannot be nested: end the block of the first before the next")
         if recorder.regions:
-            raise RecordError("an invoke cannot stand in a branch or a loop: which inputs there are is known when the trace is written")
+            raise MisuseError("an invoke cannot stand in a branch or a loop: which inputs there are is known when the trace is written")
         frame = sys._getframe(1)
         try:
             if recorder.own is not None:
@@ -104,7 +104,7 @@ class Invoker:
             self._invokes.append(self._input)
             return f"rows:{len(self._invokes) - 1}"
         if not self._invokes:
-            raise RecordError("an invoke without an input sees the inputs before it, and there is none yet")
+            raise MisuseError("an invoke without an input sees the inputs before it, and there is none yet")
         return f"before:{len(self._invokes)}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -137,10 +137,10 @@ def concatenate(invokes: Sequence[Invoke], shared: Mapping[str, Any]) -> Call:
     owned = _with_rows(columns)
     main = next((place for place, own in enumerate(owned) if own), None)
     if main is None:
-        raise RecordError("an invoke needs an input with rows: a tensor of at least one dimension")
+        raise MisuseError("an invoke needs an input with rows: a tensor of at least one dimension")
     counts = [len(value) for value in columns[main]]
     if not all(counts):
-        raise RecordError("an invoke with no rows: its input's first dimension is 0")
+        raise MisuseError("an invoke with no rows: its input's first dimension is 0")
     if len(invokes) == 1:
         args, kwargs = invokes[0]
         return Call(args, {**shared, **kwargs}, (Rows(0, counts[0], counts[0]),))
@@ -191,7 +191,7 @@ def _joined(values: Sequence[Any], name: str, counts: Sequence[int] | None) -> A
             raise RecordError(f"the invokes do not fit into one batch: {name} has the dtypes {[value.dtype for value in values]}")
         if counts is None:
             if not all(torch.equal(value, first) for value in values):
-                raise RecordError(f"the invokes do not agree on {name}, which has no dimensions and so no rows: {list(values)}")
+                raise MisuseError(f"the invokes do not agree on {name}, which has no dimensions and so no rows: {list(values)}")
             return first
         if [shape[0] for shape in shapes] != list(counts):
             raise RecordError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import NNsightError
+from ..errors import NNsightError, ours
 
 if TYPE_CHECKING:
     from .envoy import Envoy
@@ -32,10 +32,10 @@ class Kinds:
         given = chosen if isinstance(chosen, Mapping) else {torch.nn.Module: chosen}
         for kind in given.values():
             if not (isinstance(kind, type) and issubclass(kind, envoy)):
-                raise TypeError(f"envoys takes classes that are made from Envoy, not {kind!r}")
+                raise ours(TypeError, f"envoys takes classes that are made from Envoy, not {kind!r}")
         wrong = [key for key in given if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, torch.nn.Module)))]
         if wrong:
-            raise TypeError(f"the keys of envoys are module classes and ends of paths, not {wrong[0]!r}")
+            raise ours(TypeError, f"the keys of envoys are module classes and ends of paths, not {wrong[0]!r}")
         self._by_path: dict[str, type[Envoy]] = {key: kind for key, kind in given.items() if isinstance(key, str)}
         self._by_class: dict[type, type[Envoy]] = {key: kind for key, kind in given.items() if not isinstance(key, str)}
         if isinstance(chosen, Mapping):

@@ -12,7 +12,6 @@ from ..errors import MissedSiteError, NNsightError, RecordError
 from ..graph import Site
 from ..ops.data import delivered
 from ..run.attention import NAME as WEIGHTS
-from ..run.attention import operation_with_weights
 from ..run.instrument import innermost, instrumented
 from ..serialize.allowed import GENERATE
 from .arguments import HAND_ON
@@ -47,12 +46,13 @@ def _has_operation(modules: Mapping[str, torch.nn.Module], path: str) -> bool:
     module = modules.get(owner[1:])
     if not sign or module is None:
         return False
+    name = rest.partition(".")[0]
+    if name == WEIGHTS:  # a run tells
+        return True
     try:
-        names = instrumented(innermost(module.forward)).names
+        return name in instrumented(innermost(module.forward)).names
     except NNsightError:
         return False
-    name = rest.partition(".")[0]
-    return name in names or (name == WEIGHTS and operation_with_weights(names) is not None)
 
 
 def refuse(model: NNsight, sites: Iterable[Site], edited: bool = False) -> None:

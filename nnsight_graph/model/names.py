@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..errors import ours
+
 Rename = Mapping[str, str | Sequence[str]]
 
 
@@ -52,7 +54,7 @@ class Names:
         lacking = self.lacking.get(path, {}).get(name)
         if lacking is not None:
             return f": {lacking}"
-        near = difflib.get_close_matches(name, names, 3)
+        near = difflib.get_close_matches(name, [each for each in names if not each.startswith(("_", "nns_", "E_"))], 3)
         below = [each for each, _ in module.named_modules() if each.split(".")[-1] == name][:3]
         hints = [f"Near: {', '.join(near)}."] if near else []
         hints += [f"Below it there is {', '.join(below)}."] if below else []
@@ -83,13 +85,13 @@ def read_names(made: Names, root: torch.nn.Module, rename: Rename, taken: Iterab
     {'': {'act': '0.0'}}
     """
     if not isinstance(rename, Mapping):
-        raise TypeError(f"rename takes a dictionary, from a module's name or path to a new name, not {rename!r}")
+        raise ours(TypeError, f"rename takes a dictionary, from a module's name or path to a new name, not {rename!r}")
     modules = dict(root.named_modules(remove_duplicate=False))
     reserved, below = frozenset(taken), frozenset(taken_below)
     for key, given in rename.items():
         places = list(_places(modules, key))
         if not places:
-            raise ValueError(_unmatched(modules, key))
+            raise ours(ValueError, _unmatched(modules, key))
         for name in given if isinstance(given, (list, tuple)) else [given]:
             plain: Any = name.removeprefix(".") if isinstance(name, str) else name
             for path, real in places:
@@ -123,18 +125,20 @@ def add_name(names: Names, modules: Mapping[str, torch.nn.Module], path: str, na
         return
     if child is not None or known not in (None, real):
         other = name if child is not None else known
-        raise ValueError(f"rename: {name!r} for {real} would hide {_joined('model', _joined(path, other or ''))}. Choose another name.")
+        raise ours(
+            ValueError, f"rename: {name!r} for {real} would hide {_joined('model', _joined(path, other or ''))}. Choose another name."
+        )
     names.at.setdefault(path, {})[name] = real
 
 
 def _check(modules: Mapping[str, torch.nn.Module], path: str, key: str, name: str, taken: frozenset[str]) -> None:
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"rename: {name!r} for {key!r} is no name: a further name is one word, and stands where its path begins")
+        raise ours(ValueError, f"rename: {name!r} for {key!r} is no name: a further name is one word, and stands where its path begins")
     module, where = modules[path], _joined("model", path)
     if name in taken:
-        raise ValueError(f"rename: {name!r} for {key!r} would hide {where}.{name}, which every envoy there has. Choose another name.")
+        raise ours(ValueError, f"rename: {name!r} for {key!r} would hide {where}.{name}, which every envoy there has. Choose another name.")
     if name not in module._modules and (name in dir(type(module)) or any(name in table for table in _tables(module))):
-        raise ValueError(f"rename: {name!r} for {key!r} would hide the attribute {where}.{name}. Choose another name.")
+        raise ours(ValueError, f"rename: {name!r} for {key!r} would hide the attribute {where}.{name}. Choose another name.")
 
 
 def _tables(module: torch.nn.Module) -> tuple[dict[str, Any], ...]:

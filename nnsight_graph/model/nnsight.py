@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..config import CONFIG
-from ..errors import NNsightError, RecordError, RemoteError
+from ..errors import MisuseError, NNsightError, RecordError, RemoteError, ours
 from ..graph import Site
 from ..ops.ambient import modes
 from ..ops.nested import tensors_in
@@ -66,7 +66,7 @@ class NNsight(Envoy):
         self, module: torch.nn.Module, *, envoys: Any = None, rename: Rename | None = None, alias: Mapping[str, str] | None = None
     ) -> None:
         if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"NNsight wraps an nn.Module, not {type(module).__name__}")
+            raise ours(TypeError, f"NNsight wraps an nn.Module, not {type(module).__name__}")
         if type(module).__name__ == "OptimizedModule":
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         envoys = type(self).envoys if envoys is None else envoys
@@ -131,7 +131,7 @@ class NNsight(Envoy):
         if call is None and any(True for _ in tensors_in(kwargs)):
             call = self._joined([], kwargs, fn)
         if call is None:
-            raise RecordError("the model needs an input: model.trace(x, trace=False)")
+            raise MisuseError("the model needs an input: model.trace(x, trace=False)")
         if self._edits:
             with Tracer(self, call, {}, fn, progress) as tracer:
                 result = tracer.result.save()
@@ -157,7 +157,7 @@ class NNsight(Envoy):
     def _joined(self, invokes: list[Invoke], shared: dict[str, Any], function: str = "") -> Call:
         """One call for all invokes of a trace."""
         if not invokes:
-            raise RecordError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
+            raise MisuseError("a trace needs an input: model.trace(x), or tracer.invoke(x) inside it")
         call = in_rows(self._module, concatenate(invokes, spread(self, function, shared) if shared else shared))
         return call._replace(function=function, steps=UNKNOWN) if function else call
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from ..errors import NNsightError, RecordError
+from ..errors import NNsightError, RecordError, ours
 from ..graph import Site
-from ..run.attention import NAME, operation_with_weights
+from ..run.attending import never_attends, no_weights
+from ..run.attention import NAME
 from ..run.callees import Untold, bound_to, callee
 from ..run.instrument import Instrumented, Named, innermost, instrumented
-from ..run.operations import SOURCE, no_weights, source_path, unknown
+from ..run.operations import SOURCE, source_path, unknown
 from .envoy import Envoy
 from .eproperty import eproperty
 
@@ -51,12 +52,12 @@ class Source:
 
     def __getattr__(self, name: str) -> OperationEnvoy:
         if name.startswith("__"):
-            raise AttributeError(name)
+            raise ours(AttributeError, name)
         named = self._named(name)
         if named is None and self._instrumented is not None:
             near = difflib.get_close_matches(name, self.names, 3)
             hint = f" Near: {', '.join(near)}." if near else ""
-            raise AttributeError(unknown(name, self._path, self._instrumented) + hint)
+            raise ours(AttributeError, unknown(name, self._path, self._instrumented) + hint)
         return OperationEnvoy(self._envoy, source_path(self._path, name), self, named)
 
     def __getitem__(self, name: str) -> OperationEnvoy:
@@ -136,7 +137,9 @@ class OperationEnvoy(Envoy):
         return Source(self._envoy, self._path, function)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}")
+        raise ours(
+            AttributeError, f"{self.path} is an operation: it has .input, .inputs, .output, .skip(value) and .source, and no {name!r}"
+        )
 
     def __copy__(self) -> OperationEnvoy:
         return self
@@ -181,15 +184,15 @@ def _operation_at(envoy: Envoy, names: list[str]) -> OperationEnvoy:
 
 
 def attention_weights_of(envoy: Envoy) -> OperationEnvoy:
-    """Where the attention weights of an attention module pass.
+    """Where the attention weights of a module pass; whether it attends is seen when it runs.
 
     Raises:
-        RecordError: it has none.
+        RecordError: it is a module that never does.
     """
-    source = source_of(envoy)
-    if operation_with_weights(source.names) is None:
-        raise RecordError(no_weights(envoy.path))
-    return OperationEnvoy(envoy, source_path(source._path, NAME), source, None)
+    if never_attends(envoy._module):
+        raise RecordError(no_weights(envoy._output.path, envoy._tree.index.modules))
+    path = envoy._output.path
+    return OperationEnvoy(envoy, source_path(path, NAME), Source(envoy, path, None), None)
 
 
 Envoy._source_of = staticmethod(source_of)

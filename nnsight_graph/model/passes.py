@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecordError
+from ..errors import RecordError, ours
 from ..record import Recorder
 from ..record.branches import Iteration, emitter_of
 from ..record.steps import EVERY, Steps
@@ -43,11 +43,16 @@ class Called:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)
+            raise ours(AttributeError, name)
         if name == "hidden_states":
             return read_hidden(self._envoy, self._number)
+        if name == "attention_weights":
+            return self._envoy._attention_weights_of(self._envoy)._read("output", self._number)
         if name not in ("output", "input", "inputs"):
-            raise AttributeError(f"a call has .output, .input, .inputs and .hidden_states; {name!r} is an attribute of the module itself")
+            raise ours(
+                AttributeError,
+                f"a call has .output, .input, .inputs, .hidden_states and .attention_weights; {name!r} is the module's own",
+            )
         return self._envoy._read(name, self._number)
 
     def skip(self, value: Any) -> None:
@@ -58,8 +63,11 @@ class Called:
         if name == "hidden_states":
             write_hidden(self._envoy, value, self._number, 2)
             return
+        if name == "attention_weights":
+            self._envoy._attention_weights_of(self._envoy)._write("output", value, self._number, 4)
+            return
         if name not in ("output", "input", "inputs"):
-            raise RecordError("of a call, .output, .input, .inputs and .hidden_states can be assigned")
+            raise RecordError("of a call, .output, .input, .inputs, .hidden_states and .attention_weights can be assigned")
         self._envoy._write(name, value, self._number, 4)
 
 
@@ -151,13 +159,13 @@ class OwnSteps(Steps):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(name)
+            raise ours(AttributeError, name)
         with self._in_step():
             found = getattr(self._envoy, name)
         if isinstance(found, HiddenStates):
             return OwnSteps(found, self._emitter, self.chosen)  # type: ignore[arg-type]
         if callable(found) and not hasattr(type(found), "_trace"):
-            raise AttributeError(f"a module in a step has what passes there. For {name}: with tracer.iter[{self.chosen}]: ...")
+            raise ours(AttributeError, f"a module in a step has what passes there. For {name}: with tracer.iter[{self.chosen}]: ...")
         return found
 
     def __getitem__(self, index: Any) -> OwnSteps:

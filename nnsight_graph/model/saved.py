@@ -14,7 +14,7 @@ import torch
 
 from ..compile import Plan, cached_plan
 from ..disk import replacing
-from ..errors import GraphFormatError, RecordError
+from ..errors import GraphFormatError, MisuseError, RecordError, ours
 from ..graph import Graph, Site, graph_text, node_text, walk
 from ..graph.flat import Flat, flatten
 from ..ops.data import released, trusted_program
@@ -181,7 +181,7 @@ class SavedGraph:
         if strange := [] if self._own else sorted(self._functions - FUNCTIONS - ({fn} if isinstance(fn, str) else set(fn))):
             raise RecordError(f"the program calls {strange[0]!r} of the model: graph.run(..., fn={strange[0]!r}) if it may")
         if limits is not None and not isinstance(limits, Limits):
-            raise TypeError(f"limits takes Limits(operations=..., value_bytes=...), not {limits!r}")
+            raise ours(TypeError, f"limits takes Limits(operations=..., value_bytes=...), not {limits!r}")
         meter = None if limits is None else Meter(limits)
         if self.kind == "session":
             if inputs or kwargs:
@@ -254,10 +254,10 @@ class SavedGraph:
         if not invokes:
             call = model._prepared(inputs, kwargs, function)
             if call is None:
-                raise RecordError("the program needs an input: graph.run(model, input)")
+                raise MisuseError("the program needs an input: graph.run(model, input)")
             return call
         if len(inputs) != invokes:
-            raise RecordError(f"the program has {invokes} invokes, and needs an input for each; {len(inputs)} were given")
+            raise MisuseError(f"the program has {invokes} invokes, and needs an input for each; {len(inputs)} were given")
         named = [isinstance(one, Mapping) for one in inputs]
         pairs = [((), dict(one)) if by_name else ((one,), {}) for one, by_name in zip(inputs, named, strict=True)]
         for _, arguments in pairs:

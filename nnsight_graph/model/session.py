@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..config import CONFIG
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from ..graph import Site
 from ..ops.data import released
 from ..record import Proxy, Recorder, Recording
@@ -173,9 +173,9 @@ class SessionTracer(Tracer):
     def __enter__(self) -> Tracer:
         recorder, frame = self._recorder, sys._getframe(1)
         if self._number >= 0 or not recorder.open:
-            raise RecordError("this trace was written already; open a new one with model.trace(...)")
+            raise MisuseError("this trace was written already; open a new one with model.trace(...)")
         if recorder.owner is not None:
-            raise RecordError("a trace is open already, and traces cannot be nested. End its block first; the next can use its values.")
+            raise MisuseError("a trace is open already, and traces cannot be nested. End its block first; the next can use its values.")
         args, kwargs = self._arguments
         decision, first = decide(frame), len(recorder.entries)
         try:

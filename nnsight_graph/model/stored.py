@@ -12,7 +12,7 @@ import torch
 from msgspec import UNSET, UnsetType
 
 from ..disk import opened
-from ..errors import GraphFormatError
+from ..errors import GraphFormatError, ours
 from ..ops.evaluate import first_argument
 from ..serialize.tensors import Tensors
 
@@ -67,7 +67,7 @@ class Packed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=
     def __post_init__(self) -> None:
         kinds = (self.tensor, self.plain, self.number, self.listed, self.tupled, self.named, self.object)
         if sum(kind is not UNSET for kind in kinds) != 1 or (self.shard is UNSET) is not (self.tensor is UNSET):
-            raise ValueError("a value is of one kind")
+            raise ours(ValueError, "a value is of one kind")
 
 
 class Pass(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -165,7 +165,7 @@ def _decoded(folder: Path) -> tuple[Head, bytes]:
         with opened(folder / INDEX) as file:
             text = file.read(_INDEX_MAX + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{folder} holds no cache: there is no {INDEX} in it") from None
+        raise ours(FileNotFoundError, f"{folder} holds no cache: there is no {INDEX} in it") from None
     except IsADirectoryError:
         raise GraphFormatError(f"{folder / INDEX} is a folder") from None
     if len(text) > _INDEX_MAX:

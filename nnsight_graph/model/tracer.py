@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..config import CONFIG
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError, add_note, ours
 from ..graph import Site
 from ..ops.data import released, untrusted
 from ..record import Proxy, Recorder, Recording
@@ -86,7 +86,7 @@ class Tracer(RecordedBlock):
             RecordError: the block has ended.
         """
         if not self._is_open:
-            raise RecordError("tracer.result is there only in its block: result = tracer.result.save()")
+            raise MisuseError("tracer.result is there only in its block: result = tracer.result.save()")
         return self._recorder.read(_RESULT, self._envoy._tree, 3)
 
     def invoke(self, *args: Any, scan: bool | None = None, validate: bool | str | None = None, **kwargs: Any) -> Invoker:
@@ -120,7 +120,7 @@ class Tracer(RecordedBlock):
         """With invokes, the arguments that the trace was given by name belong to the call of all of them."""
         if self._call is not None:
             if self._named is None:
-                raise RecordError("this trace has an input: invokes belong to a trace without one, model.trace()")
+                raise MisuseError("this trace has an input: invokes belong to a trace without one, model.trace()")
             self._call, self._shared, self._known = None, self._named, None
 
     def barrier(self, _count: int) -> Callable[[], None]:
@@ -245,6 +245,15 @@ class Tracer(RecordedBlock):
             return OpenGraph(self)
         return GraphHandle(self._recording, self._envoy, self._shapes, function=self._function)
 
+    def __getattr__(self, name: str) -> Any:
+        if name[:1] != "_":
+            raise ours(
+                AttributeError,
+                f"a tracer has no {name!r}: the model runs when a with block ends, and what is saved in it stays. "
+                "with model.trace(prompt) as tracer: out = tracer.result.save()",
+            )
+        raise AttributeError(name)
+
     # ------------------------------------------------------------------ the block
 
     def measure(self, index: int) -> tuple[bool, Any]:
@@ -291,6 +300,8 @@ class Tracer(RecordedBlock):
             )
         except BaseException as raised:
             self._recorder.failure = f"the model raised {type(raised).__name__} before it was reached"
+            if isinstance(raised, Exception) and call.before is None and any(isinstance(given, str) for given in call.args):
+                add_note(raised, "This model was given text; LanguageModel(name or model, tokenizer=...) has a tokenizer")
             raise
         return problem
 

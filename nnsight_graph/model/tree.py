@@ -9,6 +9,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 import torch
 
+from ..errors import ours
 from ..run import ModuleIndex
 from ..run.evidence import Evidence, Layouts
 from ..run.scan import Scan
@@ -59,7 +60,7 @@ class Tree:
 
     def __getattr__(self, name: str) -> Any:
         if name != "index":
-            raise AttributeError(name)
+            raise ours(AttributeError, name)
         with _lock:
             if self._root is not None:  # of a copy, only now: before, the copy of its model may have been unfinished
                 self.index = ModuleIndex(self._root)

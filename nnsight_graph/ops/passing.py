@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..errors import ours
 from .layout import UnknownRows
 from .nested import replaced
 
@@ -23,7 +24,7 @@ def hidden_states(output: Any) -> Any:
     if type(found) is UnknownRows:
         raise found.error
     if not isinstance(found, torch.Tensor):
-        raise TypeError(f"this module returns {_described(output)}: it has no .hidden_states. Use its .output")
+        raise ours(TypeError, f"this module returns {_described(output)}: it has no .hidden_states. Use its .output")
     return found
 
 
@@ -34,7 +35,7 @@ def with_hidden_states(output: Any, value: Any) -> Any:
     (tensor([0.]), None)
     """
     if not isinstance(value, torch.Tensor):
-        raise TypeError(f".hidden_states takes a tensor, not {_described(value)}")
+        raise ours(TypeError, f".hidden_states takes a tensor, not {_described(value)}")
     if isinstance(output, torch.Tensor):
         return value
     hidden_states(output)  # raises where there are none
@@ -64,7 +65,7 @@ def as_passed(output: Any, value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], torch.Tensor):
         return value[0]
-    raise TypeError(f"this module returns a tensor: its output takes (tensor,), not {_described(value)}")
+    raise ours(TypeError, f"this module returns a tensor: its output takes (tensor,), not {_described(value)}")
 
 
 def _first(output: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..errors import ours
 from . import passing
 from .data import attribute, reject_method
 from .effect import OPAQUE, Effect, parse
@@ -139,10 +140,10 @@ def function_of(name: str) -> Callable[..., Any]:
         _table().names[function] = name
         return function
     if not listed:
-        raise LookupError(f"{name!r} is not in the table of operations (nnsight_graph/ops/table.tsv)")
+        raise ours(LookupError, f"{name!r} is not in the table of operations (nnsight_graph/ops/table.tsv)")
     found = _dotted(name) if "." in name else _plain(name)
     if found is None:
-        raise LookupError(f"torch {torch.__version__} has no {name}")
+        raise ours(LookupError, f"torch {torch.__version__} has no {name}")
     return found  # type: ignore[no-any-return]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from .recorder import Recorder, recording_here
 from .regions import RegionEmitter
 from .steps import GENERATED, PROMPT, Steps
@@ -25,7 +25,7 @@ def emitter_here(what: str) -> RegionEmitter:
     """The emitter of the trace that is open on this thread."""
     recorder = recording_here()
     if recorder is None:
-        raise RecordError(f"{what} belongs inside a trace: with model.trace(...): ...")
+        raise MisuseError(f"{what} belongs inside a trace: with model.trace(...): ...")
     return emitter_of(recorder)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import RecordError
+from ..errors import MisuseError
 from ..ops.table import name_of
 from .name import Name
 from .proxy import Proxy
@@ -17,7 +17,7 @@ from .recorder import Recorder, recording_here
 def _recorder(what: str) -> Recorder:
     trace = recording_here()
     if trace is None:
-        raise RecordError(f"{what} belongs inside a trace: with model.trace(...): ...")
+        raise MisuseError(f"{what} belongs inside a trace: with model.trace(...): ...")
     return trace
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import _get_current_function_mode_stack
 
-from ..errors import RecordError
+from ..errors import MisuseError
 from ..source_location import locate, user_place
 from .control import Block
 from .living import lives, lives_on
@@ -157,7 +157,7 @@ def _refuse(here: Recorder) -> None:
     text = "a trace is open already, and traces cannot be nested. End its block first; the next can use what it saved."
     if here.mode.frame is None and here.begun is not None:
         text += f" It was entered by hand: {locate(here.begun)}. Call its __exit__(None, None, None), or delete what has it."
-    raise RecordError(text)
+    raise MisuseError(text)
 
 
 def _sweep() -> None:

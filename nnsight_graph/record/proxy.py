@@ -1,3 +1,4 @@
+# ruff: noqa: E704
 """A value that is not there yet: every operation on it is written down; after the trace it stands for its value."""
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import msgspec
 import numpy
 import torch
 
-from ..errors import RecordError
-from ..source_location import Place, user_place
+from ..source_location import Place
 from .class_claim import asks_for_class, dispatches
 from .elsewhere import local
 from .gradients import Backward, read_gradient, retain, write_gradient
 from .name import Name
 from .operators import Operators
 from .recorder import Recorder, holds_proxy, recording_here
+from .saving import Saving
 from .settled import (
     METADATA,
     MIRRORED,
@@ -51,31 +52,14 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
 
     # ------------------------------------------------------------------ values
 
-    def save(self, name: str = "") -> Proxy:
-        """Keep the value beyond the trace.
-
-        Args:
-            name: What it is called where the graph is run again; by default like the variable that it is assigned to.
-
-        Returns:
-            The proxy itself.
+    @property
+    def save(self) -> Saving:
+        """``value.save()`` keeps the value beyond the trace, and returns it; ``.save(name="...")`` names it where the graph is run again.
 
         Raises:
             RecordError: the trace is over.
         """
-        trace = self._trace
-        if not trace.open:
-            raise RecordError("this trace is over: .save() belongs inside its block")
-        if self._index not in trace.saved or trace.emitter is not None:  # the first may stand in a branch
-            trace.saved.setdefault(self._index, self)
-            trace.put(("save", self._index), sys._getframe(1))
-            if trace.emitter is not None:
-                trace.emitter.keep_variable(self, sys._getframe(1))
-        elif not name:
-            trace.again = (*trace.again, (self._index, user_place(sys._getframe(1))))
-        if name:
-            trace.names = {**trace.names, self._index: (*trace.names.get(self._index, ()), str(name))}
-        return self
+        return Saving(self)
 
     @property
     def value(self) -> Any:
@@ -155,7 +139,8 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
             if here is not None and holds_proxy((index,), Proxy):
                 return here.proxy("getitem", (self, index))
             return value_of(self)[plain(index)]
-        return self._trace.proxy("getitem", (self, index))
+        made = self._trace.proxy("getitem", (self, index))
+        return size_of(made) if type(self) is not Proxy and type(index) is int and self._gives_sizes() else made
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if not self._trace.open:
@@ -189,7 +174,12 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         return len(settled(self, "len"))
 
     def __iter__(self) -> Any:
-        return iterate(self, sys._getframe(1))
+        items = iterate(self, sys._getframe(1))
+        return map(size_of, items) if self._trace.open and self._gives_sizes() else items
+
+    def _gives_sizes(self) -> bool:
+        """Whether it is the shape of a traced value."""
+        return self._index >= 0 and self._trace.entries[self._index][0] in ("@shape", ".size")
 
     def __contains__(self, item: Any) -> bool:
         return plain(item) in settled(self, "contains")
@@ -294,6 +284,46 @@ class Attribute(Proxy, eq=False):
 
 
 _CHANGES = frozenset("append extend insert pop remove clear update add discard setdefault popitem sort reverse".split())
+
+
+class Size(Proxy, eq=False):
+    """A size of a traced tensor: torch takes it wherever it takes a number, as in ``torch.zeros(rows, tokens)``."""
+
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """While the trace is written, a symbolic number to torch, which hands such a number to the recorder as it is."""
+        if self._value is not UNSET or not self._trace.open:
+            return type(self._value) if self._value is not UNSET and asks_for_class(sys._getframe(1)) else Proxy
+        return claimed(self, sys._getframe(1)) or torch.SymInt
+
+    def __neg__(self) -> Any: return _sized(super().__neg__(), 0)
+    def __add__(self, other: Any) -> Any: return _sized(super().__add__(other), other)
+    def __sub__(self, other: Any) -> Any: return _sized(super().__sub__(other), other)
+    def __mul__(self, other: Any) -> Any: return _sized(super().__mul__(other), other)
+    def __floordiv__(self, other: Any) -> Any: return _sized(super().__floordiv__(other), other)
+    def __mod__(self, other: Any) -> Any: return _sized(super().__mod__(other), other)
+    def __radd__(self, other: Any) -> Any: return _sized(super().__radd__(other), other)
+    def __rsub__(self, other: Any) -> Any: return _sized(super().__rsub__(other), other)
+    def __rmul__(self, other: Any) -> Any: return _sized(super().__rmul__(other), other)
+    def __rfloordiv__(self, other: Any) -> Any: return _sized(super().__rfloordiv__(other), other)
+    def __rmod__(self, other: Any) -> Any: return _sized(super().__rmod__(other), other)
+
+
+def _sized(made: Any, other: Any) -> Any:
+    """The result of arithmetic with a size and another number: a size as well, if that is a whole one."""
+    return size_of(made) if type(other) in (int, Size) else made
+
+
+def size_of(made: Any) -> Any:
+    """A recorded number that is known to be the size of a tensor."""
+    if type(made) is not Proxy or not made._trace.open:
+        return made
+    size = Size(made._trace, made._index)
+    if made._index in made._trace.saved:
+        made._trace.saved[made._index] = size
+    return size
 
 
 _KINDS: dict[type, Any] = {kind: kind for kind in (int, float, str, bytes, tuple, list, dict, set, complex, torch.Size)}

@@ -22,6 +22,7 @@ from .captured import Captured
 from .cursor import Cursor
 from .every import EVERY
 from .recording import Recording
+from .saving import not_saved
 
 if TYPE_CHECKING:
     from .own_values import OwnValues
@@ -79,6 +80,7 @@ class Recorder(Cursor, Captured):
         names: What saved values are called, by node, where names were given.
         again: Values that were saved a second time: the node, and where.
         variables: Of values below a branch or a loop: the variable that they are in, and the nodes whose values they take, by node.
+        merged: Of all others below a branch or a loop: the variable that they are in, by node.
         assumed: What Python was told of values while the block was written: node and value.
         parts: Where values stand in a container that was saved, by node: ``".key.0"``.
         foreign: Whether an edit from a file, which may be anybody's, is part of it.
@@ -110,6 +112,7 @@ class Recorder(Cursor, Captured):
     names: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  (replaced, never filled)
     again: tuple[tuple[int, Place], ...] = ()
     variables: dict[int, tuple[str, tuple[int, ...]]] = {}  # noqa: RUF012  (replaced, never filled)
+    merged: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     assumed: set[tuple[int, str | int]] = set()  # noqa: RUF012  (replaced, never filled)
     parts: dict[int, str] = {}  # noqa: RUF012  (replaced, never filled)
     own: OwnValues | None = None
@@ -170,7 +173,8 @@ class Recorder(Cursor, Captured):
     def finish(self) -> Recording:
         """The trace is closed; what was written leaves the recorder, so that its proxies do not keep it alive."""
         recording = Recording(self)
-        self.__dict__ = {"places": recording.places, "saved_indices": frozenset(self.saved)}
+        merged = {"merged": self.merged} if self.merged else {}
+        self.__dict__ = {"places": recording.places, "saved_indices": frozenset(self.saved), **merged}
         return recording
 
     def forget(self, why: str) -> None:
@@ -370,10 +374,7 @@ class Recorder(Cursor, Captured):
         """Why a value of a finished trace is not there."""
         if index in self.saved_indices:
             return self.failure or self.reasons.get(index) or "it was never reached"
-        line = locate(self.places[index]).text
-        if ".save()" in line:
-            return "what was saved is a part of the line: .save() comes before operators, write (...).save()"
-        return "it was not saved: add .save() to the line"
+        return not_saved(self.merged.get(index, ""), locate(self.places[index]).text)
 
 
 def is_augmented(frame: types.FrameType) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError
 from ..source_location import is_users
 from .control import UNBOUND
 from .name import Name
@@ -144,6 +144,8 @@ class RegionEmitter:
             recorder.refilled = (*recorder.refilled, (made, kept[0]))
         if kept:
             recorder.variables = {**recorder.variables, made._index: (name, tuple(value._index for value in kept))}
+        else:
+            recorder.merged = {**recorder.merged, made._index: name}
         return made.save() if kept else made
 
     def _leave_steps(self) -> None:
@@ -216,7 +218,7 @@ class RegionEmitter:
     def _put(self, target: str, *operands: Any) -> int:
         recorder = self.recorder
         if not recorder.open:
-            raise RecordError("this block belongs inside its trace, which is over")
+            raise MisuseError("this block belongs inside its trace, which is over")
         return recorder.put((target, *map(recorder.encode, operands)), _users(sys._getframe(2)))
 
     def _made(self, target: str, *operands: Any) -> Proxy:

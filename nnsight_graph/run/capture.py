@@ -43,6 +43,7 @@ class Capture:
 
     Attributes:
         spec: What it keeps.
+        ran: The paths of modules of which something passed.
         found: ``[path, "inputs" or "output", value, versions]`` in the order in which they passed; the versions of a value that
             lies on the model's own storage.
     """
@@ -56,20 +57,33 @@ class Capture:
         self.sink = sink
         self._places: dict[int, list[int]] = {}
         self._passed: dict[tuple[str, str], tuple[int, int]] = {}  # the step, and the call in it
+        self.ran: set[str] = set()
+        self.known, self.watched = modules.overwriting, False
+        self.aliases = sink is None and spec.detach and not spec.copies and not modules.overwrites
+        self._copy = keeper(spec, True)
+        self._modules = modules.modules
         self._edits = bool(run.plan.edited)
 
     def take(self, path: str, point: str, value: Any) -> None:
         """Keep what passes."""
+        self.ran.add(path)
         if self.rows is not None and not self.rows.whole:
             value = self._mine(path, point, value)
-        kept = self.keep(value) if type(value) is torch.Tensor else map_tensors(value, self.keep)
+        keep = self._copy if self.known and self.aliases and self.known.get((path, point)) else self.keep
+        kept = keep(value) if type(value) is torch.Tensor else map_tensors(value, keep)
         if self.sink is not None:
             self.sink(path, point, kept)
             return
-        if self._edits:
+        if self._edits or self.watched:
             for address in storages_of(kept):
                 self._places.setdefault(address, []).append(len(self.found))
         self.found.append([path, point, kept, versions_of(kept)])
+
+    def take_last(self, path: str, direction: str, value: Any) -> None:
+        """Keep what passes where the forward ends: the hooks of the module do not come to their turn."""
+        point = next((point for point, name in _DIRECTIONS.items() if name == direction), "")
+        if (path, point) in self.places():
+            self.take(path, point, value)
 
     def _mine(self, path: str, point: str, value: Any) -> Any:
         """The invoke's rows of what passes, as far as it is known where they lie."""
@@ -81,18 +95,32 @@ class Capture:
         layout = self.rows.layout if layouts is None else layouts.at(path, _DIRECTIONS[point], int(self.run.step > 0), call)
         return rows_of((value,), self.rows._replace(layout=layout.of((layout.answers,))))[0]
 
-    def part(self, value: Any) -> None:
-        """Before an edit of ``value``: what was kept and lies on its storage gets storage of its own."""
+    def places(self) -> set[tuple[str, str]]:
+        """What it may keep: paths of modules, each with ``"inputs"`` or ``"output"``."""
+        points = self.spec.points.split(" and ")
+        return {(path, point) for path in (self._modules if self.spec.paths is None else self.spec.paths) for point in points}
+
+    def passed(self) -> set[tuple[str, str]]:
+        """What of it has passed."""
+        return {(path, point) for path, point, *_ in self.found}
+
+    def part(self, value: Any) -> list[tuple[str, str]]:
+        """Before an edit of ``value``: what was kept and lies on its storage gets storage of its own; where that has passed."""
+        parted = []
         for address in storages_of(value):
             for place in self._places.pop(address, ()):
                 entry = self.found[place]
                 if versions_of(entry[2]) == entry[3]:
                     entry[2] = clone(entry[2])
                     entry[3] = versions_of(entry[2])
+                    parted.append((entry[0], entry[1]))
+        return parted
 
     def overwritten(self) -> str | None:
         """Where something was kept that the model has changed in place since."""
-        return next((f"{path}.{point}" for path, point, value, versions in self.found if versions_of(value) != versions), None)
+        changed = [(path, point) for path, point, value, versions in self.found if versions_of(value) != versions]
+        self.known.update(dict.fromkeys(changed, True))
+        return f"{changed[0][0]}.{changed[0][1]}" if changed else None
 
 
 def capture_hooks(capture: Capture, path: str) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -112,6 +112,8 @@ class Run(Detours):
         if (self.left or self.stopped >= 0) and visit.direction != "grad":  # a backward that has begun goes on to its end
             self.left -= 1
             if not self.left or self.stopped >= 0:
+                for capture in self.captures:
+                    capture.take_last(visit.path, visit.direction, value if result is None else result)
                 raise Leave
         return result
 

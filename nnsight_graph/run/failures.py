@@ -16,6 +16,7 @@ from ..ops.nested import tensors_in
 from ..record import Recording
 from ..record.every import EVERY
 from ..source_location import Location, is_users, locate, traceback_at
+from .attention import NAME as WEIGHTS
 from .edits_seen import line_at_fault
 from .engine import Run
 from .modules import ModuleIndex
@@ -255,7 +256,7 @@ def missed(run: Run, recording: Recording, frame: FrameType | None) -> MissedSit
         cause = f"the run made one step, in which the module was called several times. Say which call you mean: .call[{visit.step}]"
     elif (_by_calls(run) and (visit.call or visit.step)) or visit.call:
         cause = "the module was not called so often"
-    if ".source." in f".{path}":
+    if ".source." in f".{path}" and not path.endswith(f"source.{WEIGHTS}"):
         cause = "that line of the forward did not run"
     elif path in run.outside:
         cause = "nothing has provided it in this run"

@@ -18,6 +18,7 @@ from .engine import Run
 from .evidence import Layouts, rows_in
 from .hooks import install, install_captures
 from .modules import ModuleIndex
+from .overwriting import watching
 from .undoing import Undo, leave, thread, undo_dead
 from .untrusted import UntrustedRun
 
@@ -50,7 +51,7 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
         args = tuple([map_tensors(value, torch.Tensor.clone) for value in args])
         kwargs = {name: map_tensors(value, torch.Tensor.clone) for name, value in kwargs.items()} if kwargs else kwargs
     undo: Undo = []
-    runs, before = thread.runs, current.get()
+    runs, before, watch = thread.runs, current.get(), None
     if runs:
         before = undo_dead(runs, _CODE)
     try:
@@ -66,7 +67,13 @@ def execute(run: Run, modules: ModuleIndex, function: Callable[..., Any], args: 
             install(run, modules, undo)
             if run.captures:
                 install_captures(run, modules, undo)
+                watch = watching(run.captures)
+                if watch is not None:
+                    undo.append(watch.begin())
+                    watch.__enter__()  # type: ignore[no-untyped-call]
             result = function(*args, **kwargs)
+            if watch is not None:
+                watch.learn()
             if run.error is None and (plan.repeats or plan.ends):
                 run.end()
             if plan.result >= 0 and run.error is None:

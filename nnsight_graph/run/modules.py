@@ -22,7 +22,8 @@ class ModuleIndex:
     """
 
     __slots__ = (
-        "__weakref__", "_canonical", "_children", "_device", "_lineage", "_lines", "_overwrites", "_tables", "modules", "root",
+        "__weakref__", "_canonical", "_children", "_device", "_lineage", "_lines", "_overwrites", "_tables",
+        "modules", "overwriting", "root",
     )  # fmt: skip
 
     def __init__(self, root: torch.nn.Module) -> None:
@@ -30,6 +31,7 @@ class ModuleIndex:
         self.modules: dict[str, torch.nn.Module] = dict(root.named_modules())
         self._device: tuple[torch.device, ...] | None = None  # none where constants may stay where they are
         self._overwrites: bool | None = None
+        self.overwriting: dict[tuple[str, str], bool] = {}
         self._children: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
         self._tables: list[dict[str, Any]] = []
         self._canonical: dict[int, str] = {id(module): path for path, module in self.modules.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,9 @@ import torch
 from ..compile.plan import Passes
 from ..errors import MissedSiteError, NNsightError
 from ..ops.running import current
+from .attending import Attending, slowly, with_fast_paths
+from .attention import INTERFACE
 from .attention import NAME as WEIGHTS
-from .attention import attend, operation_with_weights
 from .detours import Leave
 from .forwards import Replacement, replace_forward
 from .instrument import Instrumented, called, innermost, instrumented, rebuilt
@@ -32,6 +34,9 @@ class Sites:
 
     Args:
         path: The path of the function's owner: a module, or an operation.
+
+    Attributes:
+        several: Whether more than the first pass of a step is wanted.
     """
 
     def __init__(self, path: str) -> None:
@@ -39,6 +44,7 @@ class Sites:
         self.before: Bring | None = None
         self.after: Bring | None = None
         self.inner: dict[str, Sites] = {}
+        self.several = False
 
     def at(self, names: list[str]) -> Sites:
         """The operation with a name, or the one in it."""
@@ -71,13 +77,32 @@ def parted(path: str, modules: dict[str, torch.nn.Module]) -> tuple[str, list[st
     return None
 
 
-def instrumenting(run: Run, sites: Sites) -> Replacement:
+def instrumenting(run: Run, sites: Sites, modules: dict[str, torch.nn.Module]) -> Replacement:
     """What stands for the forward of a module of which operations are wanted."""
+    weights = sites.inner.pop(WEIGHTS, None)
 
     def forward(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _inside(run, sites, original)(*args, **kwargs)
+        if weights is None or weights.after is None:
+            return _inside(run, sites, original)(*args, **kwargs)
+        refuse = lambda error: _refusing(run, weights.path, lambda: _raise(error))  # noqa: E731
+        attending = Attending(run, modules, sites.path, weights.after, weights.several, refuse)
+        looked_into = bool(sites.inner) or _calls_interface(original)
+        return attending.call(_inside(run, sites, original, attending) if looked_into else original, args, kwargs)
 
     return forward
+
+
+def _raise(error: NNsightError) -> Any:
+    raise error
+
+
+def _calls_interface(function: Any) -> bool:
+    """Whether a forward calls an attention function of transformers by the name that all of them give it."""
+    try:
+        names = instrumented(innermost(function)).names
+    except NNsightError:
+        return False
+    return any(name.startswith(INTERFACE) for name in names)
 
 
 def install_operations(run: Run, modules: ModuleIndex, bringing: Callable[[Passes], Bring], undo: Undo) -> None:
@@ -89,26 +114,26 @@ def install_operations(run: Run, modules: ModuleIndex, bringing: Callable[[Passe
             site = owners.setdefault(found[0], Sites(found[0])).at(found[1])
             site.before = bringing(before) if before else None
             site.after = bringing(after) if after else None
+            site.several = any(call or (step and run.plan.by_calls) for step, call in after)
     for path, sites in owners.items():
         module = modules.modules[path]
         name = "_old_forward" if "_old_forward" in module.__dict__ else "forward"  # accelerate's stands around the module's own
-        _refusing(run, sites, lambda sites=sites, module=module, name=name: _check(sites, getattr(module, name)))  # type: ignore[misc]
-        replace_forward(module, run, instrumenting(run, sites), undo, name)
+        for around in with_fast_paths(path, modules.modules):
+            replace_forward(around, run, slowly, undo)
+        replacement = instrumenting(run, sites, modules.modules)
+        if sites.inner:
+            _refusing(run, source_path(path, ""), lambda sites=sites, module=module, name=name: _check(sites, getattr(module, name)))  # type: ignore[misc]
+        replace_forward(module, run, replacement, undo, name)
 
 
-def _refusing(run: Run, sites: Sites, step: Callable[[], Any]) -> Any:
-    """What ``step`` gives; what it refuses is the error of the line that wants an operation of ``sites``."""
+def _refusing(run: Run, path: str, step: Callable[[], Any]) -> Any:
+    """What ``step`` gives; what it refuses is the error of the line that wants an operation at a path, or below it."""
     try:
         return step()
     except NNsightError as error:
-        node = next(visit.nodes[0] for visit in run.plan.visits if visit.path.startswith(source_path(sites.path, "")))
+        node = next(visit.nodes[0] for visit in run.plan.visits if visit.path.startswith(path))
         run.error, run.failed, run.busy = error, ("refused", node), True
     raise Leave
-
-
-def no_weights(path: str) -> str:
-    """The text about attention weights that are not there."""
-    return f"{path} has no attention weights: its forward neither calls an attention function nor takes a softmax"
 
 
 def _check(sites: Sites, function: Any) -> None:
@@ -119,9 +144,7 @@ def _check(sites: Sites, function: Any) -> None:
     """
     inner = instrumented(innermost(function))
     for name in sites.inner:
-        if name == WEIGHTS and operation_with_weights(inner.names) is None:
-            raise MissedSiteError(no_weights(sites.path or "the model"))
-        if name != WEIGHTS and name not in inner.names:
+        if name not in inner.names:
             raise MissedSiteError(unknown(name, sites.path, inner))
 
 
@@ -132,26 +155,24 @@ def unknown(name: str, path: str, function: Instrumented) -> str:
     return f"there is no operation {name!r} in {function.function.__qualname__}{where}. There is {', '.join(near[:12]) or 'none'}."
 
 
-def _inside(run: Run, sites: Sites, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` with its operations bringing what passes to the run."""
+def _inside(run: Run, sites: Sites, function: Callable[..., Any], attending: Attending | None = None) -> Callable[..., Any]:
+    """``function`` with its operations bringing what passes to the run, and its attention functions to ``attending``."""
     if isinstance(function, torch.nn.Module):
         raise NNsightError(f"{sites.path} calls a module, {type(function).__name__}: use the source of the module itself")
     inner = innermost(function)
     _check(sites, inner)
     wanted = sites.inner
-    weights = wanted.get(WEIGHTS)
-    attending = operation_with_weights(instrumented(inner).names) if weights is not None else None
 
     def operation(name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
         target = original = called(target)
         site = wanted.get(name)
-        if (site is None and name != attending) or current.get() is not run or run.busy:
+        attends = attending is not None and name.startswith(INTERFACE)
+        if (site is None and not attends) or current.get() is not run or run.busy:
             return target(*args, **kwargs)
         if isinstance(run, UntrustedRun) and site is not None:
             run.permit(site.path, bool(site.inner), target)
-        if name == attending and weights is not None and weights.after is not None:
-            plain, bring = target, weights.after
-            target = lambda *args, **kwargs: _refusing(run, sites, lambda: attend(name, bring, plain, args, kwargs))  # noqa: E731
+        if attending is not None and attends:
+            target = partial(attending.interface, target)
         return target(*args, **kwargs) if site is None else _perform(run, site, target, original, args, kwargs)
 
     made = instrumented(inner).calling(operation)
@@ -174,7 +195,7 @@ def _perform(
 
     def perform(*args: Any, **kwargs: Any) -> Any:
         if site.inner:
-            target_ = _refusing(run, site, lambda: _inside(run, site, target))
+            target_ = _refusing(run, source_path(site.path, ""), lambda: _inside(run, site, target))
             return target_(*args, **kwargs)
         return target(*args, **kwargs)
 

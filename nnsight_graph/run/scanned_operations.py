@@ -18,6 +18,16 @@ from .operations import install_operations
 Note = Callable[[Site, Any], Any]
 
 
+class _At:
+    """The passes of an operation, which are counted: all are looked at."""
+
+    def __init__(self, path: str, point: str) -> None:
+        self.path, self.point, self.calls = path, point, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(0, 0), (0, 1)])
+
+
 class _Listener:
     """What a run is to the operations of a twin."""
 
@@ -26,17 +36,18 @@ class _Listener:
 
     def __init__(self, paths: Sequence[str], note: Note) -> None:
         visits = [SimpleNamespace(path=path, nodes=(0,)) for path in paths]
-        self.plan = SimpleNamespace(hooks={path: ((path, "inputs"), (path, "output")) for path in paths}, skips={}, visits=visits)
-        self._note, self._calls = note, dict[tuple[str, str], int]()
+        hooks = {path: (_At(path, "inputs"), _At(path, "output")) for path in paths}
+        self.plan = SimpleNamespace(hooks=hooks, skips={}, visits=visits, by_calls=False, derives=False, edited=())
+        self._note = note
 
     def share(self, *_given: Any) -> None:
         """Nothing is edited here."""
 
-    def bringing(self, where: Any) -> Callable[[Any], None]:
+    def bringing(self, where: _At) -> Callable[[Any], None]:
         """What notes the values of an operation."""
         def bring(value: Any) -> None:
-            self._calls[where] = call = self._calls.get(where, -1) + 1
-            self._note(Site(where[0], where[1], call), value)
+            where.calls += 1
+            self._note(Site(where.path, where.point, where.calls - 1), value)
 
         return bring
 

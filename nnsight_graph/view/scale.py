@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat, TypeAlias
 
+from ..errors import ours
+
 Table: TypeAlias = Iterable[Iterable[SupportsFloat]]
 Colour: TypeAlias = tuple[int, int, int]
 
@@ -60,7 +62,9 @@ def numbers(values: Table, rows: Sequence[str], columns: Sequence[str]) -> list[
     """
     table = [[float(value) for value in row] for row in values]
     if [len(row) for row in table] != [len(columns)] * len(rows):
-        raise ValueError(f"{len(rows)} rows of {len(columns)} values are labelled, but {[len(row) for row in table]} values were given")
+        raise ours(
+            ValueError, f"{len(rows)} rows of {len(columns)} values are labelled, but {[len(row) for row in table]} values were given"
+        )
     return table
 
 

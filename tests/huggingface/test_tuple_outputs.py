@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import nnsight_graph as nnsight
-from nnsight_graph import CacheDict, LanguageModel
+from nnsight_graph import CacheDict, LanguageModel, NNsightError
 from tests.huggingface.blocks import BLOCKS, call
 from tests.huggingface.families import text, tiny_model, word_tokenizer
+from tests.huggingface.tiny_families import build
 
 pytestmark = pytest.mark.slow
 
@@ -254,3 +256,38 @@ def test_an_assignment_stands_on_its_own_line() -> None:
         block.output = (block.output[0] + 1,)
     places = {line.rpartition("# ")[2] for line in str(tracer.graph).splitlines()}
     assert places == {f"test_tuple_outputs.py:{test_an_assignment_stands_on_its_own_line.__code__.co_firstlineno + 3}"}
+
+
+@pytest.mark.parametrize("family", ["JambaForCausalLM", "ZambaForCausalLM", "OlmoHybridForCausalLM"])
+def test_blocks_of_several_classes(family):
+    if not hasattr(transformers, family):
+        pytest.skip(f"this transformers has no {family}")
+    torch.manual_seed(0)
+    net, ids, right = build(family).eval(), torch.tensor([[3, 4, 5], [6, 7, 8]]), []
+    hooks = [
+        block.register_forward_hook(lambda _module, _args, output: right.append(output[0] if isinstance(output, tuple) else output))
+        for block in net.model.layers
+    ]
+    with torch.no_grad():
+        net(input_ids=ids)
+    for hook in hooks:
+        hook.remove()
+    assert len({type(block) for block in net.model.layers}) > 1
+    lm = LanguageModel(net, tuple_outputs=True)
+    with torch.no_grad(), lm.trace(ids):
+        found = [block.output[0].save() for block in lm.model.layers]
+    assert [tuple(h.shape) for h in found] == [tuple(h.shape) for h in right]
+    assert all(torch.allclose(h, by_hand, atol=1e-5) for h, by_hand in zip(found, right, strict=True))
+
+
+def test_a_model_without_blocks_is_refused():
+    class Flat(transformers.PreTrainedModel):
+        config_class = transformers.GPT2Config
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.LayerNorm(2)])
+
+    with pytest.raises(ValueError, match="Flat has no list of blocks") as caught:
+        LanguageModel(Flat(transformers.GPT2Config()), tuple_outputs=True)
+    assert isinstance(caught.value, NNsightError)

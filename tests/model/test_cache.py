@@ -140,15 +140,107 @@ def test_a_model_that_works_in_place(net):
 
     silent = nn.Sequential(nn.Linear(3, 3), Silent())
     with torch.no_grad():
-        with pytest.raises(NNsightError, match=r"^0.output was overwritten in place by the model after the cache had kept it.*copy=True"):
+        for _ in range(2):  # seen in the first run, known in the second
             with NNsight(silent).trace(X) as tracer:
                 cache = tracer.cache()
+            same(cache.model[0].output, silent[0](X))
+        model = NNsight(silent)
+        for modules in ("model.0", None, "model.1", None):
+            with model.trace(X) as tracer:
+                cache = tracer.cache(modules, include_inputs=True)
+            if modules != "model.1":
+                same(cache.model[0].output, silent[0](X))
+                same(cache.model[0].input, X)
+            if modules != "model.0":
+                same(cache.model[1].output, silent[0](X) * 2)
+                same(cache.model[1].input, silent[0](X))
         with NNsight(silent).trace(X) as tracer:
             cache = tracer.cache(copy=True)
         same(cache.model[0].output, silent[0](X))
     with torch.inference_mode(), NNsight(silent).trace(X) as tracer:
         cache = tracer.cache()
     same(cache.model[0].output, silent[0](X).detach())
+
+
+def test_what_is_written_over_only_now_and_then_is_said_or_kept():
+    class Sometimes(nn.Module):
+        writes = False
+
+        def forward(self, x):
+            return x.mul_(2) if self.writes else x * 2
+
+    layers = nn.Sequential(nn.Linear(3, 3), Sometimes())
+    model = NNsight(layers)
+    with torch.no_grad():
+        with model.trace(X) as tracer:
+            tracer.cache()
+        layers[1].writes = True
+        with pytest.raises(NNsightError, match=r"^0.output was overwritten in place by the model after the cache had kept it.*copy=True"):
+            with model.trace(X) as tracer:
+                tracer.cache()
+        with model.trace(X) as tracer:
+            cache = tracer.cache()
+    same(cache.model[0].output, layers[0](X).detach())
+
+
+def test_what_the_model_writes_over_in_steps_and_invokes():
+    class Adds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x):
+            out = self.inner(x)
+            out += x
+            return out
+
+    layers = nn.Sequential(Adds(), Adds())
+    model, right = NNsight(layers), []
+    with torch.no_grad(), model.trace() as tracer:
+        with tracer.invoke(X[:1]):
+            one = tracer.cache()
+        with tracer.invoke(X[1:]):
+            rest = tracer.cache()
+    with torch.no_grad():
+        hooks = [layer.inner.register_forward_hook(lambda _m, _a, out: right.append(out.clone())) for layer in layers]
+        layers(X)
+    for hook in hooks:
+        hook.remove()
+    for place in range(2):
+        same(one.model[place].inner.output, right[place][:1])
+        same(rest.model[place].inner.output, right[place][1:])
+
+
+@pytest.mark.parametrize("how", ["tracer", "value", "input"])
+def test_the_module_at_which_the_forward_stops(how):
+    model = NNsight(nn.Sequential(*(nn.Linear(2, 2) for _ in range(4))))
+    x = torch.ones(1, 2)
+    with model.trace(x) as tracer:
+        cache = tracer.cache(include_inputs=True)
+        if how == "tracer":
+            model[1].output.save()
+            tracer.stop()
+        elif how == "value":
+            model[1].output.stop()
+        else:
+            model[2].input.stop()
+    assert list(cache) == ["model", "model.0", "model.1", *(["model.2"] if how == "input" else [])]
+    same(cache["model.1"].output, model._module[1](model._module[0](x)).detach())
+    if how == "input":
+        same(cache["model.2"].input, cache["model.1"].output)
+
+
+def test_asked_for_what_never_ran():
+    net = nn.Sequential(nn.Linear(2, 2))
+    net[0].sae = nn.Linear(2, 2)
+    model, x = NNsight(net), torch.ones(1, 2)
+    with pytest.warns(UserWarning, match=r"^\*\.sae: asked for, and not in the cache, because it did not run in this forward$") as seen:
+        with model.trace(x) as tracer:
+            cache = tracer.cache(["*.sae", "model.0"])
+    assert (seen[0].filename, list(cache)) == (__file__, ["model.0"])
+    with model.trace(x) as tracer:
+        cache = tracer.cache()  # all that runs: nothing is missing
+    assert set(cache) == {"model", "model.0"}
 
 
 def test_some_modules(net):

@@ -70,11 +70,12 @@ class Own(Envoy):
 
     @taken.preprocess
     def taken(self, value):
-        return value.clone()
+        args, _ = value
+        return args[0].clone()
 
     @taken.transform
     def taken(value):
-        return value + 0
+        return (value + 0,), {}
 
 
 def network():
@@ -800,3 +801,87 @@ def test_operations():
     assert torch.equal(given, X)
     assert torch.equal(seen, torch.full((2, 3, 4), 20.0))
     assert torch.allclose(product, net[2](net[1](seen.value)))
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = torch.nn.Linear(8, 8)
+
+    def forward(self, x, *, scale=1.0):
+        return self.proj(x) * scale
+
+
+class Outer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Scaled()
+
+    def forward(self, x):
+        return self.inner(x, scale=2.0)
+
+
+class OfInputs(Envoy):
+    """Properties of what a module takes."""
+
+    @eproperty(key="input")
+    @requires_input
+    def half(self): ...
+
+    @half.preprocess
+    def half(self, value):
+        return value[0][0][..., :4]
+
+    @eproperty(key="inputs")
+    def scale(self): ...
+
+    @scale.preprocess
+    def scale(self, value):
+        return value[1]["scale"]
+
+    @scale.postprocess
+    def scale(self, value):
+        args, kwargs = self.inputs
+        return args, {**kwargs, "scale": value}
+
+    @eproperty(key="proj.input")
+    def below(self): ...
+
+    @below.preprocess
+    def below(self, value):
+        return value[0][0].clone()
+
+    @below.transform
+    def below(value):
+        return (value,), {}
+
+    @eproperty(key="input")
+    def first(self): ...
+
+
+def test_a_property_of_an_input_gets_the_arguments_as_they_are():
+    torch.manual_seed(0)
+    net, x = Outer().requires_grad_(False), torch.randn(2, 6, 8)
+    model = NNsight(net, envoys={Scaled: OfInputs})
+    with model.trace(x):
+        half, scale = model.inner.half.clone().save(), (model.inner.scale * torch.ones(1)).save()
+        first = model.inner.first.save()
+    assert torch.equal(half, x[..., :4])
+    assert float(scale) == 2.0
+    assert torch.equal(first, x)
+    zeroed = x.clone()
+    zeroed[..., :4] = 0
+    with model.trace(x):
+        model.inner.half[:] = 0
+        edited = model.output.save()
+    assert torch.allclose(edited, net(zeroed))
+    with model.trace(x):
+        model.inner.scale = 5.0
+        scaled = model.output.save()
+    assert torch.allclose(scaled, net.inner.proj(x) * 5)
+    with model.trace(x):
+        model.inner.below[..., 4:] = 1
+        below = model.output.save()
+    ones = x.clone()
+    ones[..., 4:] = 1
+    assert torch.allclose(below, net.inner.proj(ones) * 2)
