@@ -22,7 +22,7 @@ _READ, _WITH = "passing.hidden_states", "passing.with_hidden_states"
 class HiddenStates:
     """The part of an envoy that knows hidden states."""
 
-    _sites: dict[str, Site]
+    _output: Site
     _tree: Tree
     _recorder: Callable[[str], Recorder]
 
