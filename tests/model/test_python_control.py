@@ -205,6 +205,55 @@ PROGRAMS = {
         assert v.shape[0] == 1, "one row"
         r = v
     """,
+    "assert that holds, with a message of the value": """
+        assert v.sum() < 1e9, f"{v.sum():.2f} is {{too}} large"
+        r = v
+    """,
+    "match on literals": """
+        match int(v.argmax()):
+            case 0:
+                r = v * 2
+            case 1 | 2:
+                r = v + 1
+            case _:
+                r = v - 1
+    """,
+    "match with guards and names": """
+        match v.argmax().item():
+            case 0 if v.sum() > 0:
+                r = v * 2
+            case None:
+                r = v * 5
+            case (1 | 2) as k:
+                r = v * k
+            case n if n > 5:
+                r = v
+            case n:
+                r = v - n
+    """,
+    "match that falls through": """
+        r = v
+        match v.argmax().item():
+            case 7:
+                r = v * 0
+    """,
+    "match in a loop": """
+        r = []
+        for item in v[0]:
+            match int(item > 0) + int(item > 0.5):
+                case 0:
+                    continue
+                case 2:
+                    break
+            r.append(item)
+    """,
+    "match on a shape": """
+        match v.shape:
+            case (rows, width):
+                r = v * rows + width
+            case _:
+                r = v * 0
+    """,
     "plain values stay plain": """
         r = []
         for i in range(3):

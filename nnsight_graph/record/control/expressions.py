@@ -41,6 +41,7 @@ class Expressions(ast.NodeTransformer):
         self._scan = scan
         self._serial = 0
         self._native = 0  # inside functions, lambdas and generators, which run when they like
+        self._text = ""  # whose text is written: of an "error", or of a "print"
         self.hoisted: list[ast.stmt] = []
 
     def block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
@@ -64,6 +65,21 @@ class Expressions(ast.NodeTransformer):
         if not isinstance(node.ctx, ast.Load):
             node.value = place(call("owner", node.value), node)
         return node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
+        """In what is printed, and in errors, which both come later or never: its parts, to be put together then."""
+        self.generic_visit(node)
+        if self._native or not self._text:
+            return node
+        parts = [_part(part) for part in node.values]
+        return place(call("text", constant(self._text), *[place(part, node) for part in parts]), node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        """The same of ``"..." % value``."""
+        self.generic_visit(node)
+        if self._native or not self._text or not isinstance(node.op, ast.Mod) or not isinstance(node.left, (ast.Constant, ast.JoinedStr)):
+            return node
+        return place(call("filled", node.left, node.right), node)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
@@ -206,7 +222,9 @@ class Expressions(ast.NodeTransformer):
             for keyword in node.keywords:
                 self.visit(keyword)
         else:
+            around, self._text = self._text, "print" if name.id == "print" else self._text
             self.generic_visit(node)
+            self._text = around
         method = "print_" if name.id == "print" else "call"
         return place(call(method, node.func, *node.args, keywords=node.keywords), node)
 
@@ -232,6 +250,14 @@ class _Facts:
         """The call of the controller."""
         extra = [mention(self.names), mention(self.changed)] if self.names or self.changed else []
         return place(call(method, first, *later, *extra), node)
+
+
+def _part(part: ast.expr) -> ast.expr:
+    """A part of an f-string: a text, or ``(value, conversion, format)``."""
+    if not isinstance(part, ast.FormattedValue):
+        return part
+    conversion = constant("" if part.conversion < 0 else f"!{chr(part.conversion)}")
+    return ast.Tuple([part.value, conversion, part.format_spec or constant("")], ast.Load())
 
 
 def _compared(left: ast.expr, op: ast.cmpop, right: ast.expr, node: ast.expr) -> ast.expr:

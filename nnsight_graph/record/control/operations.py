@@ -11,6 +11,7 @@ from .triggers import BUILTINS, CONTAINERS
 
 _NAMED = {id(getattr(builtins, name)): name for name in BUILTINS | CONTAINERS}
 _LOOKS_INSIDE = frozenset("any all min max sorted".split())  # these ask the items of a plain list at once
+_CONVERSIONS: dict[str, Any] = {"": lambda value: value, "!s": str, "!r": repr, "!a": ascii}
 _PLAIN = (list, tuple, dict, set, frozenset, str)
 
 
@@ -44,10 +45,32 @@ class Operations(Containers):
             return self.emitter.call("not_", found) if negated else found
         return (left is right) is not negated
 
+    def text(self, kind: str, *parts: Any) -> Any:
+        """An f-string in what is printed or raised: where that comes later, its values are put in then."""
+        traced = any(type(part) is tuple and self.emitter.traced(part[0]) for part in parts)
+        if traced and self.regions:
+            form = [f"{{{part[1]}:{part[2]}}}" if type(part) is tuple else part.replace("{", "{{").replace("}", "}}") for part in parts]
+            return self.emitter.call(".format", "".join(form), *[part[0] for part in parts if type(part) is tuple])
+        if traced and kind == "error":  # it is raised while the block is written
+            parts = tuple((str(part[0]), "", "") if type(part) is tuple and self.emitter.traced(part[0]) else part for part in parts)
+        return "".join(_formatted(*part) if type(part) is tuple else part for part in parts)
+
+    def filled(self, form: Any, value: Any) -> Any:
+        """The same of ``form % value``."""
+        traced = self.emitter.traced(value) or self._holds_traced(value)
+        return self.emitter.call("mod", form, value) if traced and self.regions and type(form) is str else form % value
+
     def matched(self, value: Any, patterns: tuple[Any, ...]) -> Any:
-        """The subject of a ``match``, whose patterns may not look at what is traced: Python decides at once which arm it takes."""
+        """The subject of a ``match`` whose patterns look inside: Python decides at once which arm it takes."""
+        if self.emitter.traced(value) and any(type(pattern) is tuple for pattern in patterns):
+            items = self.emitter.items(value)  # of a shape they are known
+            if items is not None and not any(map(self.emitter.traced, items)):
+                value = tuple(items)
         if any(self._is_looked_at(value, pattern) for pattern in patterns):
-            raise self.refuse("`match` decides at once, and this value is known only while the model runs. Write if, elif and else")
+            raise self.refuse(
+                "a `match` with patterns that look inside a value decides at once, and this value is known only while the model runs. "
+                "Patterns that compare it as a whole (1, None, 1 | 2, a name, _) are recorded; write the others as if, elif and else"
+            )
         return value
 
     def _is_looked_at(self, value: Any, pattern: Any) -> bool:
@@ -136,3 +159,7 @@ class Operations(Containers):
         for other in traced[1:]:
             found = self.emitter.call("or_", found, other)
         return found
+
+
+def _formatted(value: Any, conversion: str, form: str) -> str:
+    return format(_CONVERSIONS[conversion](value), form)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .expressions import Expressions
+from .patterns import as_tests, looks
 from .scopes import jumps, mutated, rebound_by_functions, stored
 from .syntax import assign, call, constant, load, mention, place, shape_of
 
-_REGIONS = (ast.If, ast.For, ast.While, ast.With)
+_REGIONS = (ast.If, ast.For, ast.While, ast.With, ast.Match)
 _DISPLAYS = (ast.Tuple, ast.List)
 _Bodies = tuple[list[ast.stmt], list[ast.stmt]]
 _NO_FLAGS: dict[type[ast.AST], str] = {}
@@ -85,7 +86,9 @@ class Statements(Expressions):
 
     def _raise(self, node: ast.Raise) -> list[ast.stmt]:
         """Recorded where the error would leave a traced region, native elsewhere."""
+        self._text = "error"
         self.visit(node)
+        self._text = ""
         if node.exc is None:
             return [node]
         deeper = place(call("deeper", *([load(self._caught)] if self._caught else [])), node)
@@ -93,8 +96,11 @@ class Statements(Expressions):
         return [place(ast.If(deeper, [recorded], [node]), node)]
 
     def _match(self, node: ast.Match) -> list[ast.stmt]:
-        looks = _tuple(tuple(_looks(case.pattern) for case in node.cases))
-        node.subject = place(call("matched", self.visit(node.subject), looks), node.subject)
+        tests = as_tests(node, self.fresh("subject"))
+        if tests is not None:
+            return self.block(tests)
+        where = _tuple(tuple(looks(case.pattern) for case in node.cases))
+        node.subject = place(call("matched", self.visit(node.subject), where), node.subject)
         for case in node.cases:
             case.guard = self.visit(case.guard) if case.guard else None
             case.body = self.block(case.body)
@@ -260,21 +266,6 @@ def _conditional(body: Sequence[ast.stmt]) -> set[str]:
     """The names that a branch, a loop or a part of an expression stores: they may be unset, or refused, when they are read."""
     regions = [node for statement in body for node in ast.walk(statement) if isinstance(node, (*_REGIONS, ast.NamedExpr))]
     return {*stored(regions), *rebound_by_functions(body)}
-
-
-def _looks(pattern: ast.pattern) -> Any:
-    """Where a pattern looks: nowhere (``None``), at what stands there (``"itself"``), at items (a tuple), or somewhere ``"inside"``."""
-    if isinstance(pattern, ast.MatchAs):
-        return None if pattern.pattern is None else _looks(pattern.pattern)
-    if isinstance(pattern, ast.MatchSequence) and not any(isinstance(part, ast.MatchStar) for part in pattern.patterns):
-        return tuple(map(_looks, pattern.patterns))
-    if isinstance(pattern, (ast.MatchSequence, ast.MatchMapping)):
-        items = [part for part in pattern.patterns if not isinstance(part, ast.MatchStar)]
-        return "itself" if all(_looks(part) is None for part in items) else "inside"
-    if isinstance(pattern, ast.MatchOr):
-        found = list(map(_looks, pattern.patterns))
-        return "itself" if all(one in (None, "itself") for one in found) else "inside"
-    return "itself"
 
 
 def _tuple(shape: Any) -> ast.expr:
