@@ -30,6 +30,8 @@ _USUAL = frozenset(
 
 def mistaken(envoy: Envoy, name: str) -> str:
     """The rest of the sentence that a module has no attribute of this name, where it is one of a value, a tracer, or another family."""
+    if name in envoy._tree.names.lacking.get(envoy._path, ()):
+        return ""
     if name in _OF_TRACERS:
         return f": that is the tracer's. {_OF_TRACERS[name]}"
     if name == "save" or (name[:1] != "_" and hasattr(torch.Tensor, name) and name not in _USUAL):

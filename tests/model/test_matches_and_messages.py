@@ -76,7 +76,7 @@ def test_a_name_of_an_arm_that_is_not_taken_stays(model):
 
 
 def test_patterns_that_look_inside_are_refused(model):
-    with pytest.raises(nnsight.RecordError, match="look inside a value decides at once.*write the others as if") as caught:
+    with pytest.raises(nnsight.RecordError, match=r"look inside a value decides at once.*write the others as if") as caught:
         with model.trace(X):
             match model.output:
                 case torch.Tensor():
@@ -92,7 +92,7 @@ def test_a_message_is_made_where_the_error_is_raised(model, form):
             if form == "f-string":
                 assert total > 5, f"{total:.2f} of {width:>3} {{columns}} {'text'!r}"
             elif form == "percent":
-                assert total > 5, "%.2f of %d" % (total, width)
+                assert total > 5, "%.2f of %d" % (total, width)  # noqa: UP031
             elif form == "value":
                 assert total > 5, total.item()
             elif total < 5:
