@@ -118,3 +118,17 @@ def test_a_list_of_modules_can_be_switched_to_every_step() -> None:
         lm.transformer.h.output = 0
     with pytest.raises(nnsight.RecordError, match="is a list of modules"), lm.trace(mistakes.prompt):
         lm.transformer.h.skip(0)
+
+
+def test_a_value_of_a_scan_that_had_to_end_says_where_and_why() -> None:
+    class Picks(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[: int(x.sum())]
+
+    model = NNsight(torch.nn.Sequential(torch.nn.Linear(2, 2), Picks()))
+    with model.scan(torch.ones(3, 2)):
+        before = model[0].output.shape
+        after = model[1].output.shape
+    assert tuple(before) == (3, 2)
+    with pytest.raises(nnsight.UnsetValueError, match=r"a scan cannot know it: the scan ended in 1: "):
+        tuple(after)

@@ -75,14 +75,12 @@ class ScanningTracer(Tracer):
             rehearsal = rehearse(self._envoy._tree.index, source, recording)
         except Failure as failure:
             return rehearsed(failure, recording, frame)
-        reasons = {}
+        values = {**dict.fromkeys(saved, Unknown("it was not evaluated")), **rehearsal.values}
         for node, proxy in saved.items():
-            value = rehearsal.values.get(node, Unknown("it was not evaluated"))
-            if type(value) is Unknown:
-                reasons[node] = f"a scan cannot know it: {value.reason}"
-            else:
-                object.__setattr__(proxy, "_value", value)
-        self._recorder.reasons = reasons
+            if type(values[node]) is not Unknown:
+                object.__setattr__(proxy, "_value", values[node])
+        unknown = {node: value.reason for node, value in values.items() if type(value) is Unknown}
+        self._recorder.reasons = {node: f"a scan cannot know it: {reason}" for node, reason in unknown.items()}
         return None
 
 

@@ -374,7 +374,7 @@ class Recorder(Cursor, Captured):
         """Why a value of a finished trace is not there."""
         if index in self.saved_indices:
             return self.failure or self.reasons.get(index) or "it was never reached"
-        return not_saved(self.merged.get(index, ""), locate(self.places[index]).text)
+        return self.reasons.get(index) or not_saved(self.merged.get(index, ""), locate(self.places[index]).text)
 
 
 def is_augmented(frame: types.FrameType) -> bool:
