@@ -224,7 +224,7 @@ def test_what_a_function_may_do_in_a_loop(model, out):
 
 @pytest.mark.parametrize("what", ["singleton", "sequence", "item", "either"])
 def test_match_does_not_decide_on_a_traced_value(model, what):
-    with pytest.raises(nnsight.RecordError, match="Write if, elif and else"), model.trace(X):
+    with pytest.raises(nnsight.RecordError, match="write the others as if, elif and else"), model.trace(X):
         subject = (model.output.sum() > 0).item()
         match subject if what != "item" else (subject, 1):
             case True if what == "singleton":

@@ -297,7 +297,7 @@ def plain(body: str, net: torch.nn.Module, x: Tensor) -> Any:
 
 def settled(value: Any) -> Any:
     """Values in place of proxies."""
-    value = getattr(value, "value", value) if type(value).__name__ in ("Proxy", "Attribute") else value
+    value = getattr(value, "value", value) if type(value).__name__ in ("Proxy", "Attribute", "Size") else value
     if type(value) in (list, tuple):
         return type(value)(map(settled, value))
     if type(value) is dict:

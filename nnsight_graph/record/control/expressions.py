@@ -74,6 +74,13 @@ class Expressions(ast.NodeTransformer):
         parts = [_part(part) for part in node.values]
         return place(call("text", constant(self._text), *[place(part, node) for part in parts]), node)
 
+    def visit_Dict(self, node: ast.Dict) -> ast.expr:
+        """Keys are wanted at once."""
+        around, self._text = self._text, ""
+        self.generic_visit(node)
+        self._text = around
+        return node
+
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         """The same of ``"..." % value``."""
         self.generic_visit(node)
