@@ -57,7 +57,7 @@ def _ours(table: OrderedDict[Any, Any]) -> bool:
 def _reduced(table: OrderedDict[Any, Any], _protocol: Any) -> tuple[Any, ...]:
     """What a table of hooks is made of again: the user's own."""
     own = [(key, hook) for key, hook in list(table.items()) if type(key) is not FunctionType]
-    attributes = {name: value for name, value in table.__dict__.items() if name != _REDUCE}
+    attributes = {name: value for name, value in dict(table.__dict__).items() if name != _REDUCE}
     return OrderedDict, (), attributes or None, None, iter(own)
 
 

@@ -174,12 +174,14 @@ def test_copies_made_while_others_trace_are_free_of_them():
 
     def work(number):
         if number == 0:
-            for turn in range(60):
-                other = copy.deepcopy(module)
-                parts = [part for part in other.modules() if "forward" in vars(part) or vars(part)["_forward_hooks"]]
-                if parts or not torch.equal(other(X), expected):
-                    yield turn
-            done.append(True)
+            try:
+                for turn in range(60):
+                    other = copy.deepcopy(module)
+                    parts = [part for part in other.modules() if "forward" in vars(part) or vars(part)["_forward_hooks"]]
+                    if parts or not torch.equal(other(X), expected):
+                        yield turn
+            finally:
+                done.append(True)  # the others go on until then
         while number and not done:
             with model.trace(X):
                 model[1].skip(model[0].output * 0) if number == 1 else model[0].input.save()
