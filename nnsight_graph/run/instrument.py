@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import NNsightError
+from ..parsing import parse
 
 Operation = Callable[..., Any]
 """Called with the name of an operation, the function and its arguments."""
@@ -58,7 +59,7 @@ class Instrumented:
         self.text, self.first = _source(function)
         tree = _definition(self.text, function)
         self.operations: list[Named] = []
-        self.body = ast.parse(textwrap.dedent(self.text)).body[0]
+        self.body = parse(textwrap.dedent(self.text)).body[0]
         naming = _Naming(self)
         tree.body = [naming.visit(statement) for statement in tree.body]
         self._code = _compiled(tree, function, self.first)
@@ -141,7 +142,7 @@ def _source(function: types.FunctionType) -> tuple[str, int]:
 
 def _definition(text: str, function: types.FunctionType) -> ast.FunctionDef:
     try:
-        tree = ast.parse(textwrap.dedent(text)).body[0]
+        tree = parse(textwrap.dedent(text)).body[0]
     except (SyntaxError, IndexError):
         tree = ast.Pass()
     if not isinstance(tree, ast.FunctionDef):
@@ -231,7 +232,7 @@ def _compiled(tree: ast.FunctionDef, function: types.FunctionType, first: int) -
         if hasattr(ast, "TypeVar"):
             body[0].type_params = []  # type: ignore[attr-defined]
     given = [ast.Assign(targets=[ast.Name(name, ast.Store())], value=ast.Constant(None)) for name in free]
-    factory = ast.parse("def factory(): pass").body[0]
+    factory = parse("def factory(): pass").body[0]
     assert isinstance(factory, ast.FunctionDef)
     factory.body = [*given, *body]
     module = ast.Module(body=[factory], type_ignores=[])
