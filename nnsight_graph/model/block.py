@@ -10,10 +10,12 @@ from typing import Any
 
 from ..errors import MisuseError, NNsightError, RecordError, ours
 from ..ops.data import trusted_program
+from ..ops.saved_values import plain_type
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, decide, forget_skip
 from ..record.gradients import Retained
+from ..record.handing import hand_over
 from ..record.living import EDGES
 from ..record.opened import begin, end, give_up
 from ..record.settled import UNSET
@@ -160,7 +162,8 @@ class RecordedBlock:
             except BaseException as raised:
                 self._end(raised, raised.__traceback__, frame)
                 raise
-        saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
+        saved, refilled, poison, mode = recorder.saved, recorder.refilled, recorder.poison, recorder.mode
+        entered = None if mode is None or mode.frame is None else mode.offset
         recording = self._recording = end(recorder, error)
         if error is not None:
             recorder.failure = _given_up(error)
@@ -172,10 +175,14 @@ class RecordedBlock:
         if poison is not None:
             recorder.failure = "its trace was refused"
             raise poison
-        with trusted_program(not recording.foreign, recording.strange):
-            problem = self._run(recording, saved, frame)
-        if refilled:
-            _refill(refilled)
+        try:
+            with trusted_program(not recording.foreign, recording.strange):
+                problem = self._run(recording, saved, frame)
+            if refilled:
+                _refill(refilled)
+        finally:
+            if saved:
+                hand_over(frame, entered, saved, refilled, recording.constants)
         if problem is not None:
             recorder.failure = f"its trace failed: {type(problem).__name__}"
             try:
@@ -198,16 +205,18 @@ def _given_up(error: BaseException) -> str:
 def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
     """The user's own containers get what the run has put into those that stood for them; a name below a loop, the last turn's."""
     for container, proxy in refilled:
-        value = proxy._value
+        value: Any = proxy._value
         if isinstance(container, Retained):
             container.refill(value)
             continue
         if isinstance(container, Proxy):
             if container._value is UNSET:
                 object.__setattr__(container, "_value", value)
-        elif type(value) is type(container):
+        elif type(value) is plain_type(type(container)):
             container.clear()
-            (container.extend if type(container) is list else container.update)(value)
+            fill: Any = container.extend if isinstance(container, list) else container.update
+            fill(value)
+            object.__setattr__(proxy, "_value", container)
 
 
 def _explain(error: Exception, traceback: TracebackType) -> None:
