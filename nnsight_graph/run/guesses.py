@@ -72,11 +72,15 @@ def _written(tensor: torch.Tensor, form: str) -> str:
     return format(tensor.item(), form)
 
 
+_BY_PLACE = ("__getitem__", "_get_item_by_idx", "_get_abs_string_index")
+
+
 def _first_of_list() -> int | None:
     """Where a list of modules asks which of them is meant, or the number is written into a name of one."""
     frame = sys._getframe(2)
     for _ in range(24):  # through the layers of torch, too
-        if frame.f_code.co_filename.endswith("nn/modules/container.py") or frame.f_code is _written.__code__:
+        code = frame.f_code
+        if code is _written.__code__ or (code.co_name in _BY_PLACE and code.co_filename.endswith("nn/modules/container.py")):
             return 0
         if frame.f_back is None:
             break
