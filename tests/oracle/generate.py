@@ -36,13 +36,13 @@ class Case:
     """What a forward without any trace shows."""
 
 
-def draw_case(seed: int) -> Case:
-    """The case of a seed; the same on every machine."""
+def draw_case(seed: int, copies: bool = False) -> Case:
+    """The case of a seed; the same on every machine. ``copies``: arguments of calls are copied, which Python has to know the number of."""
     module, x = draw_module(seed)
     rng = random.Random(f"program {seed}")
     mode: Mode = rng.choices(("no_grad", "enable_grad", "inference_mode"), (6, 3, 1))[0]
     plain = run_forward(module, x, {})
-    program = Writer(rng, module, x, plain, mode).program()
+    program = Writer(rng, module, x, plain, mode, copies).program()
     if mode == "enable_grad" and not runs_with_grad(module, program, plain):
         mode = "no_grad"
     return Case(seed, module, x, program, mode, plain)
@@ -61,8 +61,8 @@ def runs_with_grad(module: nn.Module, program: Program, plain: Forward) -> bool:
 class Writer:
     """Writes one program."""
 
-    def __init__(self, rng: random.Random, module: nn.Module, x: Tensor, plain: Forward, mode: Mode) -> None:
-        self.rng, self.module, self.plain, self.mode = rng, module, plain, mode
+    def __init__(self, rng: random.Random, module: nn.Module, x: Tensor, plain: Forward, mode: Mode, copies: bool = False) -> None:
+        self.rng, self.module, self.plain, self.mode, self.copies = rng, module, plain, mode, copies
         shape = rng.choice([x.shape, x.shape[1:], x.shape[-1:], (1,)])
         constant = torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(10**6)), dtype=x.dtype)
         self.constants = {"x": x, "c": (constant * 100).round() / 100}
@@ -239,7 +239,7 @@ class Writer:
             tree = tree[0][0]
         lines: list[Statement] = []
         operands: list[str] = []
-        if site.kind == "inputs" and self.rng.random() < 0.6:
+        if site.kind == "inputs" and self.copies and self.rng.random() < 0.6:
             lines = [Read(self.fresh(), site)]
             template = self.fill_copy(str(lines[0].target), tree, operands)
         else:
