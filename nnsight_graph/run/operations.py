@@ -167,7 +167,7 @@ def _inside(run: Run, sites: Sites, function: Callable[..., Any], attending: Att
         target = original = called(target)
         site = wanted.get(name)
         listens = current.get() is run and not run.busy
-        if attending is not None and name.startswith(INTERFACE) and (listens or attending.left is not None):
+        if attending is not None and name.startswith(INTERFACE) and (listens or attending.left):
             target = partial(attending.interface, target)
         if site is None or not listens:
             return target(*args, **kwargs)
