@@ -6,6 +6,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..errors import UnsetValueError, ours
 from ..source_location import is_users
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
     from .proxy import Proxy
 
 _OF_TENSORS = frozenset(dir(torch.Tensor))
+_KINDS = (FakeTensor, torch.Tensor, torch.Size, torch.dtype, torch.device, bool, int, float, str, tuple, list, dict)
 _MOST = 10_000
 _known: dict[tuple[int, int], tuple[CodeType, str | None]] = {}
 
 
 class UnsetAttributeError(UnsetValueError, AttributeError):
     """An attribute of a value that is not there: ``hasattr`` finds none."""
+
+    def __reduce__(self) -> Any:
+        return UnsetValueError, self.args
+
+
+UnsetAttributeError.__name__ = UnsetAttributeError.__qualname__ = UnsetValueError.__name__
 
 
 def asker(frame: FrameType) -> str | None:
@@ -43,19 +51,21 @@ def private(name: str) -> BaseException:
     return ours(AttributeError, f"{name}: names with an underscore in front are not recorded; nnsight_graph.apply(...) can use them")
 
 
-def refuse_looking(proxy: Proxy, name: str, frame: FrameType) -> None:
-    """Raise where ``hasattr``, ``getattr`` or a tool asks an open proxy for a name that its value, as far as is known, does not have.
+def looks(proxy: Proxy, name: str, frame: FrameType) -> bool:
+    """Whether ``hasattr``, or a tool, asks an open proxy for a name: what it gets is recorded only if it is used.
 
     Raises:
-        AttributeError: the name is none of the value's; or it is the gradient, which to ask for is to record it, and a tool asks.
+        AttributeError: the name is none of the value's, as far as that is known; or it is the gradient, which to ask for is to record it.
     """
+    tool = not is_users(frame.f_code)
     if name == "grad":
-        if not is_users(frame.f_code):
+        if tool:
             raise ours(AttributeError, name)
     elif name not in _OF_TENSORS and proxy._index >= 0:
         known, value = measured(proxy)
-        if known and not hasattr(value, name):
+        if known and type(value) in _KINDS and not hasattr(value, name):
             raise ours(AttributeError, f"{type(value).__name__!r} object has no attribute {name!r}")
+    return tool or asker(frame) == "hasattr"
 
 
 def attribute_of_value(proxy: Proxy, name: str) -> Any:

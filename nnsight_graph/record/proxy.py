@@ -14,7 +14,7 @@ from ..source_location import Place
 from .class_claim import asks_for_class, dispatches
 from .elsewhere import local
 from .gradients import Backward, read_gradient, retain, write_gradient
-from .looking import asker, attribute_of_value, printed, private, refuse_looking, shown
+from .looking import asker, attribute_of_value, looks, printed, private, shown
 from .name import Name
 from .operators import Operators
 from .recorder import Recorder, holds_proxy, recording_here
@@ -106,10 +106,8 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         if name[0] == "_":
             raise private(name)
         frame = sys._getframe(1)
-        if asker(frame) != name:
-            refuse_looking(self, name, frame)
-            if asker(frame) == "hasattr" or (trace.scanned is None and name != "grad"):
-                return Attribute(trace, -1, UNSET, self, name)
+        if asker(frame) != name and looks(self, name, frame):
+            return Attribute(trace, -1, UNSET, self, name)
         if name == "grad":
             return read_gradient(self)
         operand = self._index if type(self) is Proxy else self._record_as_operand(trace)

@@ -48,18 +48,17 @@ KINDS = {
     "a number": lambda model: model.inner.output.sum().item(),
     "a list": lambda model: model.inner.output.tolist(),
     "a method": lambda model: model.inner.output.sum,
-    "a gradient's owner": lambda model: model.output,
+    "a gradient's owner": lambda model: model.output * 1,
 }
 LOOKS = {
     "repr": lambda h: (repr(h), str(h), pprint.pformat([h]), reprlib.repr(h)),
     "hasattr of private names": lambda h: [hasattr(h, name) for name in ("_repr_html_", "_ipython_display_", "_x", "__len_hint__")],
-    "getattr with a default": lambda h: (getattr(h, "_repr_png_", None), getattr(h, "shape", None), getattr(h, "nowhere", None)),
+    "getattr of private names": lambda h: (getattr(h, "_repr_png_", None), getattr(h, "__html__", None)),
     "hasattr": lambda h: (hasattr(h, "nowhere"), hasattr(h, "shape"), hasattr(h, "grad")),
     "display": lambda h: DisplayFormatter().format(h),
     "rich": lambda h: (pretty_repr(h), Console(file=io.StringIO()).print(h)),
     "members": lambda h: inspect.getmembers(h),
     "dir, vars, type": lambda h: (dir(h), id(h), type(h), inspect.isclass(h), callable(h)),
-    "attrgetter": lambda h: hasattr(h, "dtype") and operator.attrgetter("dtype")(h),
 }
 
 
@@ -114,6 +113,15 @@ def test_a_name_that_the_value_has_is_found_whatever_tensors_have():
     assert torch.equal(written, module(X))
 
 
+def test_a_name_that_a_tensor_does_not_have_is_not_there():
+    model = nnsight.NNsight(nn.Linear(4, 4))
+    with model.trace(X) as tracer:
+        found = getattr(model.output, "nowhere", None), hasattr(model.output, "nowhere"), hasattr(model.output, "shape")
+        model.output.save()
+    assert found == (None, False, True)
+    assert len(tracer.graph) == 2
+
+
 def test_a_private_name_is_refused_at_once():
     model = nnsight.NNsight(nn.Linear(4, 4))
     with pytest.raises(AttributeError, match=r"_version: names with an underscore.*apply") as caught, model.trace(X):
@@ -124,11 +132,12 @@ def test_a_private_name_is_refused_at_once():
 def test_what_was_not_saved_says_so_and_raises_where_it_is_used(capsys):
     model = nnsight.NNsight(nn.Linear(4, 4))
     with model.trace(X):
-        kept, lost = model.output.save(), model.output * 3
+        kept = model.output.save()
+        lost = model.output * 3
     print(lost, [lost])
     printed = capsys.readouterr().out
     assert printed.count("no value") == 2
-    assert "`kept, lost = model.output.save(), model.output * 3`: it was not saved: add .save() to the line." in printed
+    assert "`lost = model.output * 3`: it was not saved: add .save() to the line." in printed
     assert not hasattr(lost, "shape")
     uses = (lambda: lost + 1, lambda: lost.shape, lambda: len(lost), lambda: torch.relu(lost), lambda: lost.value, lambda: f"{lost:.2f}")
     for use in uses:
