@@ -104,6 +104,15 @@ else:
                     names[name] = new
 
 
+def values_of(frame: FrameType, among: Iterable[str]) -> list[Any]:
+    """What some names of a frame hold."""
+    names = frame.f_locals
+    found = [names[name] for name in among if name in names]
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & OPTIMIZED and sys.getrefcount(names) <= _UNSHARED:
+        names.clear()
+    return found
+
+
 def named_containers(frame: FrameType, among: Iterable[str]) -> list[Any]:
     """The lists and dicts that some names of a function's frame hold."""
     names = frame.f_locals

@@ -20,12 +20,14 @@ class Named(NamedTuple):
         own: All of them, and those of functions around it that it shares.
         bound_outer: Names of its module, or of its namespace first, that it binds.
         outer: All of them.
+        stores: Whether it assigns to items, ``found[2] = h``.
     """
 
     bound: tuple[str, ...]
     own: tuple[str, ...]
     bound_outer: tuple[str, ...]
     outer: tuple[str, ...]
+    stores: bool = False
 
 
 _known: dict[tuple[int, int | None], tuple[CodeType, Named]] = {}
@@ -35,7 +37,7 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
     """The names in the body of the ``with`` that is entered at ``offset``; without one, in all of the code.
 
     >>> names_in(compile("a = b", "<text>", "exec"))
-    Named(bound=(), own=(), bound_outer=('a',), outer=('b', 'a'))
+    Named(bound=(), own=(), bound_outer=('a',), outer=('b', 'a'), stores=False)
     """
     key = id(code), offset
     known = _known.get(key)
@@ -49,14 +51,16 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
 def _names(code: CodeType, offset: int | None) -> Named:
     inside = None if offset is None else body_of(code, offset)
     found: dict[tuple[bool, bool, str], None] = {}
+    stores = False
     for instruction in dis.get_instructions(code):
         if inside is None or instruction.offset in inside:
+            stores = stores or instruction.opname in ("STORE_SUBSCR", "STORE_SLICE")
             for one in _named_by(instruction):
                 found[one] = None
     own = dict.fromkeys(name for is_outer, _, name in found if not is_outer)
     outer = dict.fromkeys(name for is_outer, _, name in found if is_outer)
     bound, bound_outer = ([name for is_outer, binds, name in found if binds and is_outer is wanted] for wanted in (False, True))
-    return Named(tuple(bound), tuple(own), tuple(bound_outer), tuple(outer))
+    return Named(tuple(bound), tuple(own), tuple(bound_outer), tuple(outer), stores)
 
 
 def _named_by(instruction: dis.Instruction) -> Iterator[tuple[bool, bool, str]]:
