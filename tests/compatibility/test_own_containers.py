@@ -47,10 +47,9 @@ def test_lists_dicts_sets_deques_and_attributes(module, model):
         ordered[0] = (model[0].output, {"twice": model[1].output})
         deep["layers"][1].append(model[1].output)
     hidden, active, out = module[0](X), torch.tanh(module[0](X)), module(X)
-    pairs = [
-        (listed[0], hidden), (named["h"], hidden * 2), (queue[0], active), (space.h, out),
-        (probe.seen[0], hidden + 1), (probe.last, out - 1), (grouped["out"][0], out), (ordered[0][0], hidden), (ordered[0][1]["twice"], active), (deep["layers"][1][0], active),
-    ]  # fmt: skip
+    pairs = [(listed[0], hidden), (named["h"], hidden * 2), (queue[0], active), (space.h, out), (probe.seen[0], hidden + 1)]
+    pairs += [(probe.last, out - 1), (grouped["out"][0], out), (ordered[0][0], hidden), (ordered[0][1]["twice"], active)]
+    pairs.append((deep["layers"][1][0], active))
     for got, right in pairs:
         assert isinstance(got, torch.Tensor)
         assert torch.equal(got, right)
