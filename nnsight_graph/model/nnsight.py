@@ -274,7 +274,8 @@ class NNsight(Envoy):
             progress: Whether to show a bar with one tick per trace.
             remote: Not available in this version.
             run: Whether to run it. With ``False`` it is recorded only, for :attr:`Session.graph`.
-            scan, validate: As for :meth:`trace`, for each trace in it that does not say them itself.
+            scan: As for :meth:`trace`, for each trace in it that says neither.
+            validate: The same, for each trace that does not say it itself.
 
         Example:
             >>> import torch, nnsight_graph as nnsight
