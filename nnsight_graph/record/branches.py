@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
-from ..errors import MisuseError, RecordError
+from ..errors import MisuseError, RecordError, ours
 from .recorder import Recorder, recording_here
 from .regions import RegionEmitter
 from .steps import GENERATED, PROMPT, Steps
@@ -143,6 +143,10 @@ class Iteration:
         """A block whose lines run once per item of ``collection``."""
         return Items(self._emitter, collection)
 
+    def __iter__(self) -> NoReturn:  # else Python would ask for [0], [1], ... without an end
+        raise ours(TypeError, "which steps? for step in tracer.iter[:]: takes all that come, iter[1:5] some; iter(values) loops over values")
+
+    __enter__ = __exit__ = __iter__
 
     def __getitem__(self, chosen: Any) -> Steps:
         """Steps of a run of several forwards: an integer, a slice (open ones too) or a list of integers."""
