@@ -17,7 +17,7 @@ from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
 from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
-from .mistakes import NoValue, mistaken, no_site, own_sites
+from .mistakes import NoValue, mistaken, no_site, own_sites, refuse_item
 from .passes import Calls, EveryStep, OwnIteration
 from .printing import printed
 from .tree import Scanned, Tree
@@ -319,6 +319,7 @@ class Envoy(HiddenStates, NoValue):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, str):
             return self.get(index)
+        refuse_item(self, index)
         children = self._children()
         try:
             child = children[index]

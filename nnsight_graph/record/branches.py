@@ -144,7 +144,7 @@ class Iteration:
         return Items(self._emitter, collection)
 
     def __iter__(self) -> NoReturn:  # else Python would ask for [0], [1], ... without an end
-        raise ours(TypeError, "which steps? for step in tracer.iter[:]: takes all that come, iter[1:5] some; iter(values) loops over values")
+        raise ours(TypeError, "which steps? for step in tracer.iter[:]: takes all that come, iter[1:5] some, iter(values) the items")
 
     __enter__ = __exit__ = __iter__
 
