@@ -31,6 +31,7 @@ from .errors import (
     RemoteError,
     SkipException,
     UnsetValueError,
+    WrongTypeError,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ __all__ = [
     "SkipException",
     "Tracer",
     "UnsetValueError",
+    "WrongTypeError",
     "apply",
     "cond",
     "eproperty",

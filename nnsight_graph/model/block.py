@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..errors import MisuseError, NNsightError, RecordError, ours
+from ..errors import MisuseError, NNsightError, ours
 from ..ops.data import trusted_program
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
@@ -50,7 +50,7 @@ class RecordedBlock:
         """The recorder, for a method that writes a line: that is possible in the block only."""
         if not self._is_open:
             what = f"{self._word}.{name}"
-            raise RecordError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
+            raise MisuseError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
         return self._recorder
 
     def cond(self, test: Any) -> Branch:
@@ -87,7 +87,7 @@ class RecordedBlock:
         __tracebackhide__ = True
         recorder = self._recorder
         if self._recording is not None or recorder.failure:
-            raise RecordError(self._again)
+            raise MisuseError(self._again)
         if recorder.open:
             raise MisuseError("this block is open already; its end is to come first")
         try:

@@ -342,7 +342,7 @@ class NNsight(Envoy):
 
     def _prepare_checks(self, tracer: Tracer, call: Call | None, scan: bool, validate: bool | str | None) -> None:
         if validate not in (None, True, False, "auto"):
-            raise RecordError(f"validate is True, False or 'auto', not {validate!r}")
+            raise MisuseError(f"validate is True, False or 'auto', not {validate!r}")
         if validate is not None:
             tracer._validate = validate
         if scan and call is not None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import RecordError, ours
+from ..errors import MisuseError, RecordError, ours
 from ..record import Recorder
 from ..record.branches import Iteration, emitter_of
 from ..record.steps import EVERY, Steps
@@ -27,7 +27,7 @@ class Calls:
 
     def __getitem__(self, number: int) -> Called:
         if type(number) is not int or number < 0:
-            raise RecordError("calls are counted from 0, forwards: how many will come is not known when the trace is written")
+            raise MisuseError("calls are counted from 0, forwards: how many will come is not known when the trace is written")
         return Called(self._envoy, number)
 
     def __iter__(self) -> NoReturn:  # else Python would ask for [0], [1], ... without an end
