@@ -152,3 +152,29 @@ def test_arguments_of_a_wrong_type_are_type_errors_and_misuse_is_a_value_error()
         with pytest.raises(ValueError) as caught:
             in_a_trace(line)
         assert isinstance(caught.value, nnsight.MisuseError)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda h, tracer: h + 1,
+        lambda h, tracer: h.shape,
+        lambda h, tracer: torch.sum(h),
+        lambda h, tracer: f"{h:.2f}",
+        lambda h, tracer: tracer.stop(),
+        lambda h, tracer: tracer.cache(),
+        lambda h, tracer: NNsight(mistakes.net, rename=3),
+        lambda h, tracer: NNsight(mistakes.net, rename={"layer1": 3}),
+        lambda h, tracer: NNsight("gpt2"),
+        lambda h, tracer: nnsight.LanguageModel(3),
+        lambda h, tracer: mistakes.model.layer1.output,
+        lambda h, tracer: nnsight.save(3),
+    ],
+)
+def test_errors_outside_of_blocks_end_on_the_users_line(line) -> None:
+    with mistakes.model.trace(mistakes.x) as tracer:
+        hidden = mistakes.model.layer1.output
+    with pytest.raises(NNsightError) as caught:
+        line(hidden, tracer)
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (last.filename, last.lineno) == (__file__, line.__code__.co_firstlineno)

@@ -10,14 +10,14 @@ from typing import Any
 
 from ..errors import MisuseError, NNsightError, ours
 from ..ops.data import trusted_program
-from ..record import Proxy, Recorder, Recording, apply, log
+from ..record import Proxy, Recorder, Recording, apply, log, recording_here
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, decide, forget_skip
 from ..record.gradients import Retained
 from ..record.living import EDGES
 from ..record.opened import begin, end, give_up
 from ..record.settled import UNSET
-from ..source_location import is_users
+from ..source_location import is_users, on_users_line
 
 
 class RecordedBlock:
@@ -50,7 +50,8 @@ class RecordedBlock:
         """The recorder, for a method that writes a line: that is possible in the block only."""
         if not self._is_open:
             what = f"{self._word}.{name}"
-            raise MisuseError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
+            error = MisuseError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
+            raise error if recording_here() is not None else on_users_line(error)
         return self._recorder
 
     def cond(self, test: Any) -> Branch:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from ..errors import MisuseError, RecordError, ours
+from ..source_location import on_users_line
 from .recorder import Recorder, recording_here
 from .regions import RegionEmitter
 from .steps import GENERATED, PROMPT, Steps
@@ -25,7 +26,7 @@ def emitter_here(what: str) -> RegionEmitter:
     """The emitter of the trace that is open on this thread."""
     recorder = recording_here()
     if recorder is None:
-        raise MisuseError(f"{what} belongs inside a trace: with model.trace(...): ...")
+        raise on_users_line(MisuseError(f"{what} belongs inside a trace: with model.trace(...): ..."))
     return emitter_of(recorder)
 
 

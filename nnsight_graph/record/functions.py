@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import MisuseError
 from ..ops.table import name_of
+from ..source_location import on_users_line
 from .name import Name
 from .proxy import Proxy
 from .recorder import Recorder, recording_here
@@ -17,7 +18,7 @@ from .recorder import Recorder, recording_here
 def _recorder(what: str) -> Recorder:
     trace = recording_here()
     if trace is None:
-        raise MisuseError(f"{what} belongs inside a trace: with model.trace(...): ...")
+        raise on_users_line(MisuseError(f"{what} belongs inside a trace: with model.trace(...): ..."))
     return trace
 
 
