@@ -37,12 +37,14 @@ from .settled import (
 )  # fmt: skip
 from .torch_calls import record_call
 
+_NO_SIZES = ("dtype", "device", "layout")
+
 
 class _Dispatch:
     """How torch hands its functions on: to the proxy among the arguments, or, where that is a size, to the mode of the trace."""
 
     def __get__(self, proxy: Proxy | None, kind: type[Proxy]) -> Any:
-        if proxy is not None and proxy._trace.open and asks_for_size(sys._getframe(1)):
+        if proxy is not None and (type(proxy) is Proxy or proxy._name not in _NO_SIZES) and proxy._trace.open and asks_for_size(sys._getframe(1)):
             return torch._C._disabled_torch_function_impl
         return kind._dispatched
 
