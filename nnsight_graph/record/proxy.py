@@ -44,7 +44,9 @@ class _Dispatch:
     """How torch hands its functions on: to the proxy among the arguments, or, where that is a size, to the mode of the trace."""
 
     def __get__(self, proxy: Proxy | None, kind: type[Proxy]) -> Any:
-        if proxy is not None and (type(proxy) is Proxy or proxy._name not in _NO_SIZES) and proxy._trace.open and asks_for_size(sys._getframe(1)):
+        if proxy is None or not proxy._trace.open or (type(proxy) is not Proxy and proxy._name in _NO_SIZES):
+            return kind._dispatched
+        if asks_for_size(sys._getframe(1)):
             return torch._C._disabled_torch_function_impl
         return kind._dispatched
 
