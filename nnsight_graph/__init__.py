@@ -31,6 +31,7 @@ from .errors import (
     RemoteError,
     SkipException,
     UnsetValueError,
+    WrongTypeError,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ __all__ = [
     "SkipException",
     "Tracer",
     "UnsetValueError",
+    "WrongTypeError",
     "apply",
     "cond",
     "eproperty",

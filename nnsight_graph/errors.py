@@ -30,6 +30,14 @@ class MisuseError(RecordError, ValueError):
     """
 
 
+class WrongTypeError(RecordError, TypeError):
+    """An argument of a block, or of one of its lines, is of another type than it can be.
+
+    Example: ``tracer.iter["a"]``.
+    Way out: the message names the types that it can be of.
+    """
+
+
 class UnsetValueError(NNsightError, ValueError):
     """A value was used that was not saved, or that was never reached.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .cells import body_of, cell_name
 from .parsing import parse
@@ -23,6 +23,7 @@ from .reloaded import with_lines_of_file
 Place = tuple[CodeType, int]
 """A code object and the offset of an instruction in it: cheap to take, decoded only when somebody reads it."""
 
+_Error = TypeVar("_Error", bound=BaseException)
 _PASS = compile("pass", "<no file>", "exec")
 _AT = next(start for start, _, line in _PASS.co_lines() if line == 1)
 _PACKAGE = str(Path(__file__).resolve().parent) + "/"
@@ -146,6 +147,14 @@ def traceback_at(place: Place, frame: FrameType | None) -> TracebackType | None:
         traceback = sys.exc_info()[2]
         return traceback.tb_next if traceback else None
     return None
+
+
+def on_users_line(error: _Error) -> _Error:
+    """``error``, to be raised outside of blocks, with a traceback that ends on the user's line, below the frames of this library."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_users(frame.f_code):
+        frame = frame.f_back
+    return error if frame is None else error.with_traceback(traceback_at((frame.f_code, frame.f_lasti), frame))
 
 
 def _variables(frame: FrameType) -> Any:

@@ -592,6 +592,60 @@ def output_outside() -> None:
     model.layer1.output.save()  # here
 
 
+@mistake("A loop that does not say over which steps", TypeError, r"which steps\? for step in tracer\.iter\[:\]")
+def loop_over_iter() -> None:
+    with lm.generate(prompt, max_new_tokens=2) as tracer:
+        for _ in tracer.iter:  # here
+            lm.lm_head.output.save()
+
+
+@mistake("A block of steps that does not say which", TypeError, r"which steps\?")
+def block_of_iter() -> None:
+    with lm.generate(prompt, max_new_tokens=2) as tracer:
+        with tracer.iter:  # here
+            lm.lm_head.output.save()
+
+
+@mistake("A loop over the calls of a module", TypeError, r"how many calls will come is not known: name one, model\.lm_head\.call")
+def loop_over_calls() -> None:
+    with lm.trace(prompt):
+        for _ in lm.lm_head.call:  # here
+            pass
+
+
+@mistake("An index of a module, for positions", TypeError, r"its activation is model\.transformer\.h\.0\.output\[\.\.\.\]")
+def positions_of_a_module() -> None:
+    with lm.trace(prompt):
+        lm.transformer.h[0][:, -1].save()  # here
+
+
+@mistake("A cache as TransformerLens has it", AttributeError, r"cache = tracer\.cache\(\) keeps all")
+def run_with_cache() -> None:
+    lm.run_with_cache(prompt)  # here
+
+
+@mistake("A hook as TransformerLens has it", AttributeError, r"Change an activation in a trace: with model\.trace\(prompt\)")
+def run_with_hooks() -> None:
+    lm.run_with_hooks(prompt, fwd_hooks=[])  # here
+
+
+@mistake("Tokens from the model", AttributeError, r"Use model\.tokenizer\(text\)")
+def tokens_from_the_model() -> None:
+    lm.to_tokens(prompt)  # here
+
+
+@mistake("Logits of the model", AttributeError, r"model\.output\.logits\.save\(\)")
+def logits_of_the_model() -> None:
+    with lm.trace(prompt):
+        lm.logits.save()  # here
+
+
+@mistake("A trace of a module", AttributeError, r"a whole model has it\. with model\.trace\(\.\.\.\)")
+def trace_of_a_module() -> None:
+    with lm.transformer.h[0].trace(prompt):  # here
+        pass
+
+
 def section() -> str:
     """The section of the page."""
     rows = ["| Mistake | Line | Error |", "|---|---|---|"]

@@ -132,3 +132,49 @@ def test_a_value_of_a_scan_that_had_to_end_says_where_and_why() -> None:
     assert tuple(before) == (3, 2)
     with pytest.raises(nnsight.UnsetValueError, match=r"a scan cannot know it: the scan ended in 1: "):
         tuple(after)
+
+
+def test_arguments_of_a_wrong_type_are_type_errors_and_misuse_is_a_value_error() -> None:
+    model, x = NNsight(torch.nn.Identity()), torch.ones(1)
+    with model.trace(x) as over:
+        model.output.save()
+
+    def in_a_trace(line) -> None:
+        with model.trace(x) as tracer:
+            line(tracer)
+
+    for line in (lambda t: t.iter["a"], lambda t: t.cache([3]), lambda t: t.cache(dtype="float16"), lambda t: over.graph.run(3)):
+        with pytest.raises(TypeError) as caught:
+            in_a_trace(line)
+        assert isinstance(caught.value, nnsight.WrongTypeError)
+        assert isinstance(caught.value, nnsight.RecordError)
+    for line in (lambda t: t.iter[-1], lambda t: model.call[-1], lambda t: over.stop(), lambda t: over.__enter__()):
+        with pytest.raises(ValueError) as caught:
+            in_a_trace(line)
+        assert isinstance(caught.value, nnsight.MisuseError)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda h, tracer: h + 1,
+        lambda h, tracer: h.shape,
+        lambda h, tracer: torch.sum(h),
+        lambda h, tracer: f"{h:.2f}",
+        lambda h, tracer: tracer.stop(),
+        lambda h, tracer: tracer.cache(),
+        lambda h, tracer: NNsight(mistakes.net, rename=3),
+        lambda h, tracer: NNsight(mistakes.net, rename={"layer1": 3}),
+        lambda h, tracer: NNsight("gpt2"),
+        lambda h, tracer: nnsight.LanguageModel(3),
+        lambda h, tracer: mistakes.model.layer1.output,
+        lambda h, tracer: nnsight.save(3),
+    ],
+)
+def test_errors_outside_of_blocks_end_on_the_users_line(line) -> None:
+    with mistakes.model.trace(mistakes.x) as tracer:
+        hidden = mistakes.model.layer1.output
+    with pytest.raises(NNsightError) as caught:
+        line(hidden, tracer)
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (last.filename, last.lineno) == (__file__, line.__code__.co_firstlineno)

@@ -10,11 +10,10 @@ from typing import Any, cast
 
 import torch
 
-from ..errors import ours
 from ..model import NNsight
 from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
-from ..model.names import Rename
+from ..model.names import Rename, refused
 from ..model.tuples import TupleEnvoy
 from ..ops.layout import Answer, Held, Rows
 from ..ops.nested import tensors_in
@@ -93,14 +92,14 @@ class LanguageModel(NNsight):
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         own = self.__dict__
         if not isinstance(model, (str, Path, torch.nn.Module)):
-            raise ours(TypeError, f"LanguageModel takes a name, a folder or a model, not {type(model).__name__}")
+            raise refused(TypeError, f"LanguageModel takes a name, a folder or a model, not {type(model).__name__}")
         if isinstance(model, torch.nn.Module):
             if automodel != "AutoModelForCausalLM":
                 kwargs["automodel"] = automodel
             if tokenizer_kwargs:
                 kwargs["tokenizer_kwargs"] = tokenizer_kwargs
             if kwargs:
-                raise ours(TypeError, f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
+                raise refused(TypeError, f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
             super().__init__(model, envoys=envoys)
             self._show(rename, alias, tuple_outputs)
@@ -118,13 +117,13 @@ class LanguageModel(NNsight):
         if tuple_outputs:
             blocks = block_paths(self._module)
             if not blocks:
-                raise ours(ValueError, f"tuple_outputs=True: {type(self._module).__name__} has no list of blocks. Leave it out")
+                raise refused(ValueError, f"tuple_outputs=True: {type(self._module).__name__} has no list of blocks. Leave it out")
             self._tree.shown = dict.fromkeys(blocks, TupleEnvoy)
         if rename == "standard":
             self._tree.names = standard_names(self._module)
             rename = None
         elif isinstance(rename, str):
-            raise ours(ValueError, f'rename is a dictionary, or "standard", not {rename!r}')
+            raise refused(ValueError, f'rename is a dictionary, or "standard", not {rename!r}')
         self._add_names(rename, alias)
 
     @property
@@ -343,7 +342,7 @@ class LanguageModel(NNsight):
             TypeError: it is given text.
         """
         if args and (isinstance(args[0], str) or (isinstance(args[0], (list, tuple)) and args[0] and isinstance(args[0][0], str))):
-            raise ours(TypeError, "the call takes ids, not text: use with model.trace(text): ..., or model.generate(text)")
+            raise refused(TypeError, "the call takes ids, not text: use with model.trace(text): ..., or model.generate(text)")
         if recording_here() is None:
             self.dispatch()
         return super().__call__(*args, **kwargs)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from ..errors import MisuseError, RecordError
+from ..errors import MisuseError, RecordError, WrongTypeError
 from ..ops.nested import tensors_in
 from .continuing import Past, cache_in, cached_tokens, check_whole, rename_cache, split_mask
 from .needs import INPUTS, Needs
@@ -267,7 +267,7 @@ def _as_rows(name: str, value: Any, rows: int) -> Rows:
         wanted = (
             "a prompt is a string, token ids, a tensor or an encoding" if name == "input_ids" else f"{name} is rows of numbers, or a tensor"
         )
-        raise RecordError(f"{wanted}, not {type(value).__name__}") from error
+        raise WrongTypeError(f"{wanted}, not {type(value).__name__}") from error
     if rows != 1 or not (name in TOKENS or name in DECODER) or (name == "labels" and tensor.shape == (1,)):  # a text's class, there
         return tensor
     return tensor.unsqueeze(0) if tensor.dim() == (2 if name.endswith("_embeds") else 1) else tensor

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import RecordError
+from ..errors import MisuseError, RecordError, WrongTypeError
 from .needs import Needs
 
 OPTIONS = frozenset(
@@ -52,10 +52,10 @@ def take_options(kwargs: Mapping[str, Any], needs: Needs, generate: bool) -> tup
     rest = {name: value for name, value in kwargs.items() if name not in names}
     more = taken.pop("tokenizer_kwargs", None)
     if more is not None and not isinstance(more, Mapping):
-        raise RecordError(f"tokenizer_kwargs is a dictionary of options for the tokenizer, not {type(more).__name__}")
+        raise WrongTypeError(f"tokenizer_kwargs is a dictionary of options for the tokenizer, not {type(more).__name__}")
     taken.update(more or {})
     if taken.get("padding_side") not in (None, "left", "right"):
-        raise RecordError(f"padding_side is 'left' or 'right', not {taken['padding_side']!r}")
+        raise MisuseError(f"padding_side is 'left' or 'right', not {taken['padding_side']!r}")
     return taken, rest
 
 

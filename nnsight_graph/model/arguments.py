@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecordError
+from ..errors import RecordError, WrongTypeError
 from ..serialize.allowed import GENERATE, GENERATE_ONLY
 from .signatures import Signature, function_of, is_modality_of, is_named_within, signature_of
 
@@ -66,7 +66,7 @@ def spread(model: NNsight, function: str, kwargs: Mapping[str, Any]) -> dict[str
     if more is None:
         return own
     if not isinstance(more, Mapping) or not all(isinstance(name, str) for name in more):
-        raise RecordError(f"{HAND_ON} is a dictionary of named arguments for the model, not {type(more).__name__}")
+        raise WrongTypeError(f"{HAND_ON} is a dictionary of named arguments for the model, not {type(more).__name__}")
     if twice := sorted(own.keys() & more.keys()):
         raise RecordError(f"{twice[0]} is given twice: by name, and in {HAND_ON}")
     return {**own, **more}

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..errors import MisuseError, NNsightError, RecordError, ours
+from ..errors import MisuseError, NNsightError, ours
 from ..ops.data import trusted_program
 from ..ops.saved_values import plain_type
-from ..record import Proxy, Recorder, Recording, apply, log
+from ..record import Proxy, Recorder, Recording, apply, log, recording_here
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, decide, forget_skip
 from ..record.gradients import Retained
@@ -19,7 +19,7 @@ from ..record.handing import hand_over
 from ..record.living import EDGES
 from ..record.opened import begin, end, give_up
 from ..record.settled import UNSET
-from ..source_location import is_users
+from ..source_location import is_users, on_users_line
 
 
 class RecordedBlock:
@@ -52,7 +52,8 @@ class RecordedBlock:
         """The recorder, for a method that writes a line: that is possible in the block only."""
         if not self._is_open:
             what = f"{self._word}.{name}"
-            raise RecordError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
+            error = MisuseError(f"{what} belongs inside the block of its {self._word}: this one is over, or has not begun")
+            raise error if recording_here() is not None else on_users_line(error)
         return self._recorder
 
     def cond(self, test: Any) -> Branch:
@@ -89,7 +90,7 @@ class RecordedBlock:
         __tracebackhide__ = True
         recorder = self._recorder
         if self._recording is not None or recorder.failure:
-            raise RecordError(self._again)
+            raise MisuseError(self._again)
         if recorder.open:
             raise MisuseError("this block is open already; its end is to come first")
         try:

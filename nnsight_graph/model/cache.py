@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..compile.plan import CacheSpec
-from ..errors import RecordError, ours
+from ..errors import RecordError, WrongTypeError, ours
 from ..ops.nested import map_tensors
 from ..ops.passing import as_tuple
 from ..record import Recorder
@@ -67,7 +67,7 @@ class Cache:
         if not (include_output or include_inputs):
             raise RecordError("a cache without outputs and without inputs keeps nothing: set include_output or include_inputs")
         if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise RecordError(f"dtype is a torch.dtype, such as torch.float16, not {dtype!r}")
+            raise WrongTypeError(f"dtype is a torch.dtype, such as torch.float16, not {dtype!r}")
         self.modules = (modules,) if isinstance(modules, (str, Envoy)) else None if modules is None else tuple(modules)
         self.device = None if device is None else torch.device(device)
         self.dtype, self.detach = dtype, bool(detach)
@@ -332,7 +332,7 @@ def paths_of(modules: tuple[Envoy | str, ...] | None, tree: Tree) -> tuple[str, 
             found[module._output.path] = None
             continue
         if not isinstance(module, str):
-            raise RecordError(f"a module of a cache is an envoy or a path, not {type(module).__name__}")
+            raise WrongTypeError(f"a module of a cache is an envoy or a path, not {type(module).__name__}")
         plain = "" if module == "model" else module if module in known else module.removeprefix("model.")
         matches = [plain] if plain in known else [path for path in known if fnmatch.fnmatchcase(path, plain)]
         if not matches:

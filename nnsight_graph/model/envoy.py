@@ -12,12 +12,13 @@ from ..graph import Site
 from ..record import Proxy, recording_here
 from ..record.recorder import Recorder, holds_proxy
 from ..record.settled import plain
+from ..source_location import on_users_line
 from .attributes import attribute
 from .copies import NOT_THE_MODULES, made_by, missing, packed, unpacked, viewed
 from .declared import Declared, has_rows
 from .eproperty import eproperty
 from .hidden import HiddenStates
-from .mistakes import NoValue, mistaken, no_site, own_sites
+from .mistakes import NoValue, mistaken, no_site, own_sites, refuse_item
 from .passes import Calls, EveryStep, OwnIteration
 from .printing import printed
 from .tree import Scanned, Tree
@@ -94,14 +95,14 @@ class Envoy(HiddenStates, NoValue):
     def _read(self, point: str, call: int = 0) -> Any:
         trace = recording_here()
         if trace is None:
-            raise MisuseError(f"{self.path}.{point} is there only inside a trace: with model.trace(...): ...")
+            raise on_users_line(MisuseError(f"{self.path}.{point} is there only inside a trace: with model.trace(...): ..."))
         site = self._sites.get(point) or no_site(self, point)
         return trace.read(site if not call else site._replace(call=call), self._tree, 4)
 
     def _write(self, point: str, value: Any, call: int = 0, depth: int = 5) -> None:
         trace = recording_here()
         if trace is None:
-            raise MisuseError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ...")
+            raise on_users_line(MisuseError(f"{self.path}.{point} can be assigned only inside a trace: with model.trace(...): ..."))
         site = self._sites.get(point) or no_site(self, point)
         trace.write(site if not call else site._replace(call=call), self._tree, value, depth)
 
@@ -224,7 +225,7 @@ class Envoy(HiddenStates, NoValue):
     def _recorder(self, what: str) -> Recorder:
         trace = recording_here()
         if trace is None:
-            raise MisuseError(f"{self.path}.{what} is there only inside a trace: with model.trace(...): ...")
+            raise on_users_line(MisuseError(f"{self.path}.{what} is there only inside a trace: with model.trace(...): ..."))
         return trace
 
     def __call__(self, *args: Any, hook: bool = False, **kwargs: Any) -> Any:
@@ -319,6 +320,7 @@ class Envoy(HiddenStates, NoValue):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, str):
             return self.get(index)
+        refuse_item(self, index)
         children = self._children()
         try:
             child = children[index]
@@ -329,8 +331,7 @@ class Envoy(HiddenStates, NoValue):
         except IndexError:
             raise ours(IndexError, f"{self.path} has {len(children)} submodules: there is no {self.path}[{index}]") from None
 
-    def __len__(self) -> int:
-        return len(self._module._modules)
+    def __len__(self) -> int: return len(self._module._modules)
 
     def __bool__(self) -> bool:
         return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import MissedSiteError, NNsightError, RecordError
+from ..errors import MissedSiteError, NNsightError, RecordError, WrongTypeError
 from ..graph import Site
 from ..ops.data import delivered
 from ..run.attention import NAME as WEIGHTS
@@ -59,7 +59,7 @@ def _has_operation(modules: Mapping[str, torch.nn.Module], path: str) -> bool:
 def refuse(model: NNsight, sites: Iterable[Site], edited: bool = False) -> None:
     """Raise what keeps a model from running a program with these sites; ``edited``: it may have edits of its own."""
     if not hasattr(model, "_tree"):
-        raise RecordError(f"a graph runs on a model of this library, not on a {type(model).__name__}: NNsight(model) makes one")
+        raise WrongTypeError(f"a graph runs on a model of this library, not on a {type(model).__name__}: NNsight(model) makes one")
     if model._edits and not edited:
         raise RecordError("this model has edits of its own, and the graph holds those of the model it was recorded on: run it on that")
     if names := lacking(model, sites):

@@ -22,6 +22,22 @@ _OF_TRACERS = {
     "log": "with model.trace(prompt) as tracer: tracer.log(value)",
     "graph": "with model.trace(prompt) as tracer: ..., and below it tracer.graph",
 }
+_WRITE = "Change an activation in a trace: with model.trace(prompt): model.h[0].output[:] = 0, with the paths that print(model) shows"
+_CACHE = "with model.trace(prompt) as tracer: cache = tracer.cache() keeps all; one is model.h[0].output.save() in the block"
+_ELSEWHERE = {
+    "run_with_cache": _CACHE,
+    "run_with_hooks": _WRITE,
+    "add_hook": _WRITE,
+    "reset_hooks": "No hook stays on a model when a trace is over: there is nothing to take away",
+    "to_tokens": "Use model.tokenizer(text)",
+    "to_string": "Use model.tokenizer.decode(ids)",
+    "to_str_tokens": "Use model.tokenizer.tokenize(text)",
+    "to_single_token": "Use model.tokenizer.encode(text)",
+    "logits": "What the forward returns has them: model.output.logits.save() in the block",
+}
+"""What other libraries, and outputs, have by these names: what to write for it."""
+
+_OF_MODELS = frozenset(("trace", "generate", "scan", "session", "edit"))
 _USUAL = frozenset(
     "model transformer gpt_neox backbone decoder encoder layers h blocks layer embed_tokens wte lm_head embed_out norm ln_f".split()
 )
@@ -32,6 +48,10 @@ def mistaken(envoy: Envoy, name: str) -> str:
     """The rest of the sentence that a module has no attribute of this name, where it is one of a value, a tracer, or another family."""
     if name in envoy._tree.names.lacking.get(envoy._path, ()):
         return ""
+    if name in _ELSEWHERE:
+        return f". {_ELSEWHERE[name]}"
+    if name in _OF_MODELS:
+        return f": a whole model has it. with model.{name}(...): ..., then {envoy.path}.output in the block"
     if name in _OF_TRACERS:
         return f": that is the tracer's. {_OF_TRACERS[name]}"
     if name == "save" or (name[:1] != "_" and hasattr(torch.Tensor, name) and name not in _USUAL):
@@ -82,3 +102,9 @@ def no_site(envoy: Envoy, point: str) -> NoReturn:
     what = "a list of modules" if isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict)) else "a module without a forward"
     hint = f" Name one of them: {envoy.path}{item}.{point}" if item else ""
     raise RecordError(f"{envoy.path} ({type(module).__name__}) is {what}: it is never called, and has no .{point}.{hint}")
+
+
+def refuse_item(envoy: Envoy, index: Any) -> None:
+    """Raises TypeError for an index that chooses positions of an activation, and no module."""
+    if not isinstance(index, slice) and not hasattr(index, "__index__"):
+        raise ours(TypeError, f"{envoy.path} is a module, and not a value: its activation is {envoy.path}.output[...]")

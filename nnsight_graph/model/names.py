@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import ours
+from ..source_location import on_users_line
 
 Rename = Mapping[str, str | Sequence[str]]
 
@@ -85,13 +86,13 @@ def read_names(made: Names, root: torch.nn.Module, rename: Rename, taken: Iterab
     {'': {'act': '0.0'}}
     """
     if not isinstance(rename, Mapping):
-        raise ours(TypeError, f"rename takes a dictionary, from a module's name or path to a new name, not {rename!r}")
+        raise refused(TypeError, f"rename takes a dictionary, from a module's name or path to a new name, not {rename!r}")
     modules = dict(root.named_modules(remove_duplicate=False))
     reserved, below = frozenset(taken), frozenset(taken_below)
     for key, given in rename.items():
         places = list(_places(modules, key))
         if not places:
-            raise ours(ValueError, _unmatched(modules, key))
+            raise refused(ValueError, _unmatched(modules, key))
         for name in given if isinstance(given, (list, tuple)) else [given]:
             plain: Any = name.removeprefix(".") if isinstance(name, str) else name
             for path, real in places:
@@ -125,7 +126,7 @@ def add_name(names: Names, modules: Mapping[str, torch.nn.Module], path: str, na
         return
     if child is not None or known not in (None, real):
         other = name if child is not None else known
-        raise ours(
+        raise refused(
             ValueError, f"rename: {name!r} for {real} would hide {_joined('model', _joined(path, other or ''))}. Choose another name."
         )
     names.at.setdefault(path, {})[name] = real
@@ -133,12 +134,12 @@ def add_name(names: Names, modules: Mapping[str, torch.nn.Module], path: str, na
 
 def _check(modules: Mapping[str, torch.nn.Module], path: str, key: str, name: str, taken: frozenset[str]) -> None:
     if not isinstance(name, str) or not name.isidentifier():
-        raise ours(ValueError, f"rename: {name!r} for {key!r} is no name: a further name is one word, and stands where its path begins")
+        raise refused(ValueError, f"rename: {name!r} for {key!r} is no name: a further name is one word, and stands where its path begins")
     module, where = modules[path], _joined("model", path)
     if name in taken:
-        raise ours(ValueError, f"rename: {name!r} for {key!r} would hide {where}.{name}, which every envoy there has. Choose another name.")
+        raise refused(ValueError, f"rename: {name!r} for {key!r} would hide {where}.{name}, which every envoy there has. Choose another.")
     if name not in module._modules and (name in dir(type(module)) or any(name in table for table in _tables(module))):
-        raise ours(ValueError, f"rename: {name!r} for {key!r} would hide the attribute {where}.{name}. Choose another name.")
+        raise refused(ValueError, f"rename: {name!r} for {key!r} would hide the attribute {where}.{name}. Choose another name.")
 
 
 def _tables(module: torch.nn.Module) -> tuple[dict[str, Any], ...]:
@@ -165,3 +166,8 @@ def _unmatched(modules: Mapping[str, torch.nn.Module], key: str) -> str:
 
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
+
+
+def refused(kind: type[BaseException], text: str) -> BaseException:
+    """An error for arguments of a wrapper, which are given outside of blocks; it ends on the user's line."""
+    return on_users_line(ours(kind, text))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..config import CONFIG
-from ..errors import MisuseError, NNsightError, RecordError, RemoteError, ours
+from ..errors import MisuseError, NNsightError, RecordError, RemoteError
 from ..graph import Site
 from ..ops.ambient import modes
 from ..ops.nested import tensors_in
@@ -24,7 +24,7 @@ from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
 from .kinds import Kinds
 from .layouts import in_rows
-from .names import Rename, read_names, with_aliases
+from .names import Rename, read_names, refused, with_aliases
 from .scanning import NOT_SCANNED, SiteTable, sites
 from .scanning_tracer import ScanningTracer
 from .session import Session, SessionTracer
@@ -66,7 +66,7 @@ class NNsight(Envoy):
         self, module: torch.nn.Module, *, envoys: Any = None, rename: Rename | None = None, alias: Mapping[str, str] | None = None
     ) -> None:
         if not isinstance(module, torch.nn.Module):
-            raise ours(TypeError, f"NNsight wraps an nn.Module, not {type(module).__name__}")
+            raise refused(TypeError, f"NNsight wraps an nn.Module, not {type(module).__name__}")
         if type(module).__name__ == "OptimizedModule":
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
         envoys = type(self).envoys if envoys is None else envoys
@@ -342,7 +342,7 @@ class NNsight(Envoy):
 
     def _prepare_checks(self, tracer: Tracer, call: Call | None, scan: bool, validate: bool | str | None) -> None:
         if validate not in (None, True, False, "auto"):
-            raise RecordError(f"validate is True, False or 'auto', not {validate!r}")
+            raise MisuseError(f"validate is True, False or 'auto', not {validate!r}")
         if validate is not None:
             tracer._validate = validate
         if scan and call is not None:

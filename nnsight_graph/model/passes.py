@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import RecordError, ours
+from ..errors import MisuseError, RecordError, ours
 from ..record import Recorder
 from ..record.branches import Iteration, emitter_of
 from ..record.steps import EVERY, Steps
@@ -25,13 +25,14 @@ class Calls:
     def __init__(self, envoy: Envoy) -> None:
         self._envoy = envoy
 
-    def __iter__(self) -> Iterator[Called]:
-        raise ours(TypeError, "how often a module is called is not known when the trace is written: name the calls, module.call[0]")
-
     def __getitem__(self, number: int) -> Called:
         if type(number) is not int or number < 0:
-            raise RecordError("calls are counted from 0, forwards: how many will come is not known when the trace is written")
+            raise MisuseError("calls are counted from 0, forwards: how many will come is not known when the trace is written")
         return Called(self._envoy, number)
+
+    def __iter__(self) -> NoReturn:  # else Python would ask for [0], [1], ... without an end
+        path = self._envoy.path
+        raise ours(TypeError, f"how many calls will come is not known: name one, {path}.call[0].output, or for step in {path}.iter[:]: ...")
 
 
 class Called:

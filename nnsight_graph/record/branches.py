@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import MisuseError, RecordError, ours
+from ..source_location import on_users_line
 from .recorder import Recorder, recording_here
 from .regions import RegionEmitter
 from .steps import GENERATED, PROMPT, Steps
@@ -25,7 +26,7 @@ def emitter_here(what: str) -> RegionEmitter:
     """The emitter of the trace that is open on this thread."""
     recorder = recording_here()
     if recorder is None:
-        raise MisuseError(f"{what} belongs inside a trace: with model.trace(...): ...")
+        raise on_users_line(MisuseError(f"{what} belongs inside a trace: with model.trace(...): ..."))
     return emitter_of(recorder)
 
 
@@ -143,8 +144,10 @@ class Iteration:
         """A block whose lines run once per item of ``collection``."""
         return Items(self._emitter, collection)
 
-    def __iter__(self) -> Iterator[Any]:
-        raise ours(TypeError, "iter is no loop by itself: write `for step in tracer.iter[:]` for every step, `tracer.iter[2:5]` for some")
+    def __iter__(self) -> NoReturn:  # else Python would ask for [0], [1], ... without an end
+        raise ours(TypeError, "which steps? for step in tracer.iter[:]: takes all that come, iter[1:5] some, iter(values) the items")
+
+    __enter__ = __exit__ = __iter__
 
     def __getitem__(self, chosen: Any) -> Steps:
         """Steps of a run of several forwards: an integer, a slice (open ones too) or a list of integers."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from ..errors import RecordError
+from ..errors import RecordError, WrongTypeError
 from ..graph import Site
 from ..ops.effect import written
 from ..ops.nested import storage_of
@@ -85,7 +85,7 @@ class Captured:
         """
         kinds = (int, float, complex, str, bytes, torch.Tensor, numpy.ndarray)
         if isinstance(value, bool) or not isinstance(value, kinds):
-            raise RecordError(f"a parameter is a number, a string or a tensor, not {value!r}")
+            raise WrongTypeError(f"a parameter is a number, a string or a tensor, not {value!r}")
         if name not in self.parameters:
             described = self.encode(value)
             self.parameters = {**self.parameters, name: (value, self.indices[-1], described)}
@@ -106,7 +106,7 @@ class Captured:
         self._refuse_others(owner, Site(paths[0], "parameter"))
         self._refuse_parts(paths[0])
         if not isinstance(value, torch.Tensor) and not hasattr(type(value), "_trace"):
-            raise RecordError(f"{paths[0]} is a tensor: a {type(value).__name__} cannot stand for it")
+            raise WrongTypeError(f"{paths[0]} is a tensor: a {type(value).__name__} cannot stand for it")
         made = self.make(self, self.add("copied", (value,), None, Site(paths[0], "parameter"), 3))
         for path in paths:
             self._stand_for(path, made, 4)

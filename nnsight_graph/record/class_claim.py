@@ -11,8 +11,11 @@ import dis
 from types import CodeType, FrameType
 
 _known: dict[tuple[CodeType, int], bool] = {}
+_sizes: dict[tuple[CodeType, int], bool] = {}
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_FAST", "LOAD_BUILTIN")
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "MATCH_CLASS")
+_NAMES = (*_LOADS, "LOAD_ATTR", "LOAD_METHOD")
+_CALLS = ("CALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_KW", "CALL_FUNCTION_KW", "PRECALL")
 _SILENT = ("CACHE", "PRECALL", "KW_NAMES", "PUSH_NULL", "EXTENDED_ARG")
 
 
@@ -22,6 +25,26 @@ def asks_for_class(frame: FrameType) -> bool:
     known = _known.get(key)
     if known is None:
         known = _known[key] = _stands_on_question(*key)
+    return known
+
+
+_TAKES_SIZES = frozenset("zeros ones empty rand randn new_zeros new_ones new_empty expand view repeat resize_".split())
+"""What takes sizes one by one, ``torch.zeros(rows, tokens)``, and never a traced tensor first.
+
+Torch's parser asks the first of them what it is, and takes whatever has torch functions of its own for all of them.
+"""
+
+
+def asks_for_size(frame: FrameType) -> bool:
+    """Whether ``frame`` stands on a call of a torch function that takes sizes one by one."""
+    key = (frame.f_code, frame.f_lasti)
+    known = _sizes.get(key)
+    if known is None:
+        before = [instruction for instruction in dis.get_instructions(frame.f_code) if instruction.offset <= frame.f_lasti]
+        here = before.pop()
+        unpacked = here.opname == "CALL_FUNCTION_EX"
+        depth = 1 + ((here.arg or 0) & 1) if unpacked else (here.arg or 0) + (here.opname in ("CALL_KW", "CALL_FUNCTION_KW"))
+        known = _sizes[key] = (unpacked or here.opname in _CALLS) and _callee(before, depth, _NAMES) in _TAKES_SIZES
     return known
 
 
@@ -43,13 +66,13 @@ def asked_by(code: CodeType, offset: int) -> str | None:
     return _callee(before, here.arg or 0)
 
 
-def _callee(before: list[dis.Instruction], depth: int) -> str | None:
+def _callee(before: list[dis.Instruction], depth: int, loads: tuple[str, ...] = _LOADS) -> str | None:
     """The name that was loaded below the ``depth`` arguments of a call."""
     for instruction in reversed(before):
         if instruction.opname in _SILENT:
             continue
         if depth == 0:
-            return str(instruction.argval) if instruction.opname in _LOADS else None
+            return str(instruction.argval) if instruction.opname in loads else None
         depth -= dis.stack_effect(instruction.opcode, instruction.arg, jump=False)
         if depth < 0:
             return None

@@ -12,6 +12,7 @@ import torch
 from ..errors import MisuseError
 from ..ops.saved_values import SavedTensor, plain_type
 from ..ops.table import name_of
+from ..source_location import on_users_line
 from .name import Name
 from .proxy import Proxy
 from .recorder import Recorder, recording_here
@@ -21,7 +22,7 @@ from .settled import plain
 def _recorder(what: str) -> Recorder:
     trace = recording_here()
     if trace is None:
-        raise MisuseError(f"{what} belongs inside a trace: with model.trace(...): ...")
+        raise on_users_line(MisuseError(f"{what} belongs inside a trace: with model.trace(...): ..."))
     return trace
 
 

@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from ..source_location import Place
-from .class_claim import asks_for_class, dispatches
+from .class_claim import asks_for_class, asks_for_size, dispatches
 from .elsewhere import local
 from .gradients import Backward, read_gradient, retain, write_gradient
 from .looking import asker, attribute_of_value, looks, printed, private, shown
@@ -36,6 +36,19 @@ from .settled import (
     value_of,
 )  # fmt: skip
 from .torch_calls import record_call
+
+_NO_SIZES = ("dtype", "device", "layout")
+
+
+class _Dispatch:
+    """How torch hands its functions on: to the proxy among the arguments, or, where that is a size, to the mode of the trace."""
+
+    def __get__(self, proxy: Proxy | None, kind: type[Proxy]) -> Any:
+        if proxy is None or not proxy._trace.open or (type(proxy) is not Proxy and proxy._name in _NO_SIZES):
+            return kind._dispatched
+        if asks_for_size(sys._getframe(1)):
+            return torch._C._disabled_torch_function_impl
+        return kind._dispatched
 
 
 class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is made in a fifth of the time of a plain class
@@ -82,7 +95,7 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         """The class of the value, once there is one, for Python code that asks: ``isinstance(x, torch.Tensor)`` holds after the trace."""
         frame = sys._getframe(1)
         if self._value is UNSET:
-            return claimed(self, frame) or Proxy
+            return claimed(self, frame) or (torch.SymInt if self._trace.open and asks_for_size(frame) else Proxy)
         return type(self._value) if asks_for_class(frame) else Proxy
 
     def __hash__(self) -> int:
@@ -160,8 +173,10 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
             return
         self._trace.add("delitem", (self, index))
 
+    __torch_function__ = _Dispatch()
+
     @classmethod
-    def __torch_function__(cls, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def _dispatched(cls, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         if recording_here() is None:
             return function(*plain(args), **plain(kwargs or {}))
         return record_call(function, args, kwargs or {})

@@ -14,9 +14,10 @@ import torch
 
 from ..errors import RecordError, UnsetValueError
 from ..ops.saved_values import PLAIN_KIND
-from ..source_location import is_users, locate
+from ..source_location import is_users, locate, on_users_line
 from .class_claim import asks_for_class, dispatches
 from .control import BY_HAND, why_native
+from .recorder import recording_here
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -40,7 +41,8 @@ def value_of(proxy: Proxy) -> Any:
         reason = "the trace it belongs to has not run yet; use the value after the block, or record what you need of it"
     else:
         reason = trace.unset_reason(proxy._index)
-    raise UnsetValueError(f"Accessing value before it's been set. {at.address} `{at.text}`: {reason}.")
+    error = UnsetValueError(f"Accessing value before it's been set. {at.address} `{at.text}`: {reason}.")
+    raise error if recording_here() is not None else on_users_line(error)
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecordError
+from ..errors import MisuseError, WrongTypeError
 from ..source_location import Place, user_place
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ def _checked(chosen: Any) -> int | slice | list[int]:
     """Raises RecordError where it is not known, or not possible, which steps are meant."""
     parts = [chosen.start, chosen.stop, chosen.step] if isinstance(chosen, slice) else list(chosen) if _is_list(chosen) else [chosen]
     if any(type(part) is not int for part in parts if part is not None or not isinstance(chosen, slice)):
-        raise RecordError("steps are chosen by an integer, a slice or a list of integers: tracer.iter[2], tracer.iter[1:5], tracer.iter[:]")
+        raise WrongTypeError("steps are chosen by an integer, a slice or a list of integers: iter[2], iter[1:5], iter[:]")
     if any(part < 0 for part in parts if part is not None) or (isinstance(chosen, slice) and chosen.step == 0):
-        raise RecordError("steps are counted from 0, forwards: how many will come is not known when the trace is written")
+        raise MisuseError("steps are counted from 0, forwards: how many will come is not known when the trace is written")
     return list(chosen) if _is_list(chosen) else chosen
 
 
