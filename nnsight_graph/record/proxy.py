@@ -37,7 +37,7 @@ from .settled import (
 )  # fmt: skip
 from .torch_calls import record_call
 
-_NO_SIZES = ("dtype", "device", "layout")
+_NO_SIZES = ("dtype", "device", "layout", "shape")
 
 
 class _Dispatch:
