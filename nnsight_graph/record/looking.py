@@ -74,10 +74,7 @@ def attribute_of_value(proxy: Proxy, name: str) -> Any:
         return getattr(proxy._value, name)
     if name.startswith("_"):
         raise private(name)
-    try:
-        return getattr(value_of(proxy), name)
-    except UnsetValueError as error:
-        raise UnsetAttributeError(*error.args) from None
+    return getattr(value_of(proxy, UnsetAttributeError), name)
 
 
 def shown(proxy: Proxy) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 UNSET: Any = type("Unset", (), {"__repr__": lambda _self: "<unset>"})()
 
 
-def value_of(proxy: Proxy) -> Any:
+def value_of(proxy: Proxy, kind: type[UnsetValueError] = UnsetValueError) -> Any:
     """The value a proxy stands for.
 
     Raises:
@@ -41,7 +41,7 @@ def value_of(proxy: Proxy) -> Any:
         reason = "the trace it belongs to has not run yet; use the value after the block, or record what you need of it"
     else:
         reason = trace.unset_reason(proxy._index)
-    error = UnsetValueError(f"Accessing value before it's been set. {at.address} `{at.text}`: {reason}.")
+    error = kind(f"Accessing value before it's been set. {at.address} `{at.text}`: {reason}.")
     raise error if recording_here() is not None else on_users_line(error)
 
 
