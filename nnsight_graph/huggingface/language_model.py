@@ -14,6 +14,7 @@ from ..errors import ours
 from ..model import NNsight
 from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
+from ..model.kinds import FROM_CLASS
 from ..model.names import Rename
 from ..model.tuples import TupleEnvoy
 from ..ops.layout import Answer, Held, Rows
@@ -83,7 +84,7 @@ class LanguageModel(NNsight):
         dispatch: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
         automodel: type | str = "AutoModelForCausalLM",
-        envoys: Any = None,
+        envoys: Any = FROM_CLASS,
         rename: Rename | str | None = None,
         alias: Mapping[str, str] | None = None,
         tuple_outputs: bool = False,
@@ -102,30 +103,32 @@ class LanguageModel(NNsight):
             if kwargs:
                 raise ours(TypeError, f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
-            super().__init__(model, envoys=envoys)
-            self._show(rename, alias, tuple_outputs)
+            super().__init__(model, envoys=envoys, rename=rename, alias=alias)  # type: ignore[arg-type]
+            self._show_tuples(tuple_outputs)
             return
         own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
         loader = own["_loader"]
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
         load = load_with_weights if dispatch else load_without_weights
-        super().__init__(load(str(model), kwargs, loader), envoys=envoys)
+        super().__init__(load(str(model), kwargs, loader), envoys=envoys, rename=rename, alias=alias)  # type: ignore[arg-type]
         self._tree.loaded = dispatch
-        self._show(rename, alias, tuple_outputs)
+        self._show_tuples(tuple_outputs)
 
-    def _show(self, rename: Rename | str | None, alias: Mapping[str, str] | None, tuple_outputs: bool) -> None:
-        """Give modules further names, and blocks another look."""
-        if tuple_outputs:
+    def _show_tuples(self, wanted: bool) -> None:
+        """Give blocks another look."""
+        if wanted:
             blocks = block_paths(self._module)
             if not blocks:
                 raise ours(ValueError, f"tuple_outputs=True: {type(self._module).__name__} has no list of blocks. Leave it out")
             self._tree.shown = dict.fromkeys(blocks, TupleEnvoy)
+
+    def _add_names(self, rename: Rename | str | None, alias: Mapping[str, str] | None) -> None:
         if rename == "standard":
             self._tree.names = standard_names(self._module)
             rename = None
         elif isinstance(rename, str):
             raise ours(ValueError, f'rename is a dictionary, or "standard", not {rename!r}')
-        self._add_names(rename, alias)
+        super()._add_names(rename, alias)
 
     @property
     def dispatched(self) -> bool:
