@@ -23,6 +23,7 @@ from ..record import recording_here
 from ..run.scan import Forward, resized
 from .batching import join_prompts
 from .blocks import block_paths
+from .carrying import carry_over
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
@@ -139,9 +140,9 @@ class LanguageModel(NNsight):
         """Load the weights, if they are not there yet; every envoy goes on mirroring its module."""
         if not self.dispatched:
             loaded = load_with_weights(self._source, self._options, self._loader)
-            _carry_over(self._module, loaded)
+            carry_over(self._module, loaded, self._tree.assigned)
             self._tree.replace(loaded)
-            self._tree.loaded = True
+            self._tree.loaded, self._tree.assigned = True, {}
         return self
 
     def generate(self, *args: Any, trace: bool = True, remote: bool = False, progress: bool = False, **kwargs: Any) -> Any:
@@ -350,31 +351,3 @@ class LanguageModel(NNsight):
         if recording_here() is None:
             self.dispatch()
         return super().__call__(*args, **kwargs)
-
-
-def _carry_over(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
-    """What was done to a model before its weights were there is done to the loaded one, too.
-
-    That is: modules that were attached (what it has no more is not carried over), hooks, ``train()``, ``requires_grad_(False)``.
-    """
-    there = dict(loaded.named_modules())
-    for path, module in before.named_modules():
-        owner, _, name = path.rpartition(".")
-        if path in there:
-            _carry_state(module, there[path])
-        elif owner in there and not any(weight.is_meta for weight in module.parameters()):
-            there[owner].add_module(name, module)
-
-
-def _carry_state(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
-    loaded.training = before.training
-    for name, weight in before._parameters.items():
-        other = loaded._parameters.get(name)
-        if weight is not None and other is not None and not weight.requires_grad:
-            other.requires_grad_(False)
-    for name, table in before.__dict__.items():
-        if name in _HOOKS and table and not loaded.__dict__.get(name):
-            loaded.__dict__[name] = table  # the table itself: a handle takes its hook out of that
-
-
-_HOOKS = [name for name, table in torch.nn.Module().__dict__.items() if isinstance(table, dict) and "_hooks" in name]

@@ -20,12 +20,13 @@ from .hidden import HiddenStates
 from .mistakes import NoValue, mistaken, no_site, own_sites
 from .passes import Calls, EveryStep, OwnIteration
 from .printing import printed
+from .relatives import Relatives
 from .tree import Scanned, Tree
 
 _ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states", "attention_weights"))
 
 
-class Envoy(HiddenStates, NoValue):
+class Envoy(Relatives, HiddenStates, NoValue):
     """Mirrors one module of a model.
 
     Submodules are attributes (``model.transformer``), items of lists are indexed (``h[-1]``, ``h[2:4]``), other
@@ -368,6 +369,8 @@ class Envoy(HiddenStates, NoValue):
             self.__dict__.pop(name, None)
             self.__dict__.pop("_items", None)
             setattr(self._module, name, value)
+            if not self._tree.loaded:
+                self._tree.assigned[self._path, name] = None
             if isinstance(value, torch.nn.Module):
                 self._tree.replace(self._tree.index.root)
 
@@ -377,7 +380,7 @@ class Envoy(HiddenStates, NoValue):
     def __repr__(self) -> str:
         return printed(self)
 
-    # ------------------------------------------------------------------ copies, devices
+    # ------------------------------------------------------------------ copies
 
     def __copy__(self) -> Any:
         return viewed(self)
@@ -390,10 +393,3 @@ class Envoy(HiddenStates, NoValue):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         unpacked(self, state)
-
-    @property
-    def device(self) -> torch.device | None:
-        """The device of the module's first parameter or buffer; ``None`` if it has none."""
-        tensor = next(self._module.parameters(), None)
-        tensor = next(self._module.buffers(), None) if tensor is None else tensor
-        return None if tensor is None else tensor.device

@@ -99,7 +99,9 @@ def read_names(made: Names, root: torch.nn.Module, rename: Rename, taken: Iterab
         raise ours(TypeError, f"rename takes a dictionary, from a module's name, path or class to a new name, not {rename!r}")
     modules = dict(root.named_modules(remove_duplicate=False))
     reserved, below = frozenset(taken), frozenset(taken_below)
-    given = [(_key(key), names if isinstance(names, (list, tuple)) else [names]) for key, names in rename.items()]
+    given: list[tuple[str | type, list[Any]]] = []
+    for each, names in rename.items():
+        given.append((_key(each), list(names) if isinstance(names, (list, tuple)) else [names]))
     for name in [name for _, names in given for name in names]:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.removeprefix(".").split(".")):
             raise ours(ValueError, f"rename: {name!r} is no name for a module: it is a word, or words with dots between them")

@@ -38,10 +38,9 @@ class NNsight(Envoy):
     Args:
         module: The model. It is not changed, neither now nor by a trace.
         envoys: Classes made from :class:`Envoy` that mirror modules in its place: one for all, or a dictionary by module class
-            (``{torch.nn.Linear: MyEnvoy}``) or by the end of a path (``{"attn": MyEnvoy}``). May stand on a subclass, too; ``None`` is
-            plain envoys all the same.
-        rename: Further names of modules, from a name, a path or a class: ``{"self_attn": "attn", "transformer.h": "layers"}``. A value
-            may be a list of names. The model's own names stay. Keys that match nothing are left out.
+            (``{torch.nn.Linear: MyEnvoy}``) or by the end of a path (``{"attn": MyEnvoy}``). May stand on a subclass; ``None`` is none.
+        rename: Further names of modules, from a name, a path or a class: ``{"self_attn": "attn", "transformer.h": ["layers", "h"]}``;
+            the model's own stay. Keys that match nothing are left out.
         alias: The same the other way round: ``{"layers": "transformer.h"}``.
 
     Raises:
@@ -77,8 +76,8 @@ class NNsight(Envoy):
         if rename is not None or alias:
             taken = [*dir(type(self)), *self.__dict__]
             read_names(self._tree.names, self._module, with_aliases(rename, alias), taken, dir(Envoy))
-        if self._tree.kinds is not None:
-            self._tree.kinds.warn_of_idle(self._module, self._tree.spellings)
+        if (kinds := self._tree.kinds) is not None:
+            kinds.warn_of_idle(self._module, self._tree.spellings)
 
     _edits: tuple[Recording, ...] = ()
 

@@ -34,8 +34,8 @@ class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
     __slots__ = (
-        "_root", "_spellings", "declared", "envoys", "evidence", "index", "kinds", "layouts", "loaded", "names", "scan", "shown", "takes",
-        "views",
+        "_root", "_spellings", "assigned", "declared", "envoys", "evidence", "index", "kinds", "layouts", "loaded", "names", "scan",
+        "shown", "takes", "views",
     )  # fmt: skip
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
@@ -48,6 +48,7 @@ class Tree:
         self.scan: Scan | None = None  # the last one
         self.takes: dict[str, Any] = {}  # what its methods take by name: model/arguments.py
         self.loaded = True  # whether the weights are there
+        self.assigned: dict[tuple[str, str], None] = {}  # attributes set before: paths of modules, and names
         self.evidence: dict[Hashable, Evidence] = {}  # of rows, for calls of one structure
         self.layouts: dict[Hashable, Layouts] = {}  # the same, with what was declared
         self.declared: dict[str, Any] = {}  # which dimension holds rows, by canonical path
@@ -55,10 +56,10 @@ class Tree:
         self.views: WeakSet[Envoy] = WeakSet()  # further envoys: the model with edits, copies
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
-        return _empty, (), (self.index.root, self.kinds, self.names, self.shown, self.loaded, self.declared)
+        return _empty, (), (self.index.root, self.kinds, self.names, self.shown, self.loaded, self.declared, self.assigned)
 
     def __setstate__(self, state: Any) -> None:
-        self._root, self.kinds, self.names, self.shown, self.loaded, self.declared = state
+        self._root, self.kinds, self.names, self.shown, self.loaded, self.declared, self.assigned = state
 
     def __getattr__(self, name: str) -> Any:
         if name != "index":
