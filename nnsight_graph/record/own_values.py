@@ -1,8 +1,9 @@
 """What own properties have shown of sites, and what is put back there.
 
 The rule: reading such a value, and an edit in place of it, mean, right below their line, ``site = transform(value)``. It is written
-down, for all edits since, when somebody could tell: before a line that reads the site, where a branch, a loop, a turn or an invoke begins or ends, and
-at the end of the trace. Where property and transform only arrange what passes, reads see the edits anyway: they are in its memory.
+down, for all edits since, when somebody could tell: before a line that reads the site, where a branch, a loop, a turn or an invoke
+begins or ends, and at the end of the trace. Where property and transform only arrange what passes, reads see the edits anyway: they
+are in its memory.
 """
 
 from __future__ import annotations
