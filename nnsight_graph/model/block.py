@@ -11,11 +11,12 @@ from typing import Any
 from ..errors import MisuseError, NNsightError, RecordError, ours
 from ..ops.data import trusted_program
 from ..record import Proxy, Recorder, Recording, apply, log
-from ..record.branches import Branch, Iteration, emitter_of
+from ..record.branches import Branch, Iteration
 from ..record.control import Block, decide, forget_skip
 from ..record.gradients import Retained
 from ..record.living import EDGES
 from ..record.opened import begin, end, give_up
+from ..record.regions import emitter_of
 from ..record.settled import UNSET
 from ..source_location import is_users
 

@@ -8,17 +8,10 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import MisuseError, RecordError
+from .guards import guarded
 from .recorder import Recorder, recording_here
-from .regions import RegionEmitter
+from .regions import RegionEmitter, emitter_of
 from .steps import GENERATED, PROMPT, Steps
-
-
-def emitter_of(recorder: Recorder) -> RegionEmitter:
-    """The emitter of a trace."""
-    emitter: RegionEmitter | None = recorder.emitter
-    if emitter is None:
-        emitter = recorder.emitter = RegionEmitter(recorder)
-    return emitter
 
 
 def emitter_here(what: str) -> RegionEmitter:
@@ -167,3 +160,6 @@ def cond(test: Any) -> Branch:
 def iter(collection: Any) -> Items:
     """A block whose lines run once per item of ``collection``: ``with nnsight_graph.iter(values) as item:``."""
     return Items(emitter_here("iter"), collection)
+
+
+Recorder.guard = staticmethod(guarded)

@@ -91,6 +91,7 @@ class Recorder(Cursor, Captured):
     """
 
     make: type[Proxy]
+    guard: Callable[[Recorder, Proxy, types.FrameType], bool | None]
     # What most traces never change stays on the class: a trace of one line is mostly the making of its recorder.
     open = False
     target = ""

@@ -274,3 +274,11 @@ def _users(frame: FrameType) -> FrameType:
 
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, slice, range, type(...), torch.dtype, torch.device, torch.Size))
 _PROXIES: frozenset[type] = frozenset((Proxy, *Proxy.__subclasses__()))
+
+
+def emitter_of(recorder: Recorder) -> RegionEmitter:
+    """The emitter of a trace."""
+    emitter: RegionEmitter | None = recorder.emitter
+    if emitter is None:
+        emitter = recorder.emitter = RegionEmitter(recorder)
+    return emitter
