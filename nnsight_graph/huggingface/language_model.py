@@ -132,6 +132,11 @@ class LanguageModel(NNsight):
         super()._add_names(rename, alias)
 
     @property
+    def repo_id(self) -> str | None:
+        """The name, or the folder, that the model was asked for by; of one that was loaded already, what its config says."""
+        return self._source or getattr(getattr(self._module, "config", None), "name_or_path", None) or None
+
+    @property
     def dispatched(self) -> bool:
         """Whether the weights are there."""
         return bool(self._tree.loaded)

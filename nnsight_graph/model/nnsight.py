@@ -60,6 +60,7 @@ class NNsight(Envoy):
     envoys: Any = None
     tracer_class: type[Tracer] = Tracer
     _shares_named = True  # named arguments of a trace may belong to the call of its invokes
+    _edits: tuple[Recording, ...] = ()
 
     def __init__(
         self, module: torch.nn.Module, *, envoys: Any = FROM_CLASS, rename: Rename | None = None, alias: Mapping[str, str] | None = None
@@ -76,10 +77,8 @@ class NNsight(Envoy):
         if rename is not None or alias:
             taken = [*dir(type(self)), *self.__dict__]
             read_names(self._tree.names, self._module, with_aliases(rename, alias), taken, dir(Envoy))
-        if (kinds := self._tree.kinds) is not None:
-            kinds.warn_of_idle(self._module, self._tree.spellings)
-
-    _edits: tuple[Recording, ...] = ()
+        if self._tree.kinds is not None:
+            self._tree.kinds.warn_of_idle(self._module, self._tree.spellings)
 
     def trace(
         self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", progress: bool = False,

@@ -6,7 +6,7 @@ Python asks whether the value is true, and goes on as if nothing were wrong; tha
 from __future__ import annotations
 
 import ast
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from .control.checks import check_at
@@ -22,13 +22,13 @@ def guarded(recorder: Recorder, value: Proxy, frame: FrameType) -> bool | None:
         return None
     emitter = emitter_of(recorder)
     emitter.begin_if(emitter.call("truth" if found.wrong else "not_", value))
+    maker = _Maker(emitter, frame)
     try:
-        made = _Maker(emitter, frame).made(found.error)
+        made = maker.made(found.error)
         parts = made.args if isinstance(made, BaseException) else ()
         emitter.raise_(made, *[part for part in parts if emitter.traced(part)])
-    except BaseException as problem:
-        recorder.poison = recorder.poison or problem
-        raise
+    except Exception:  # in plain Python nobody would have made it yet
+        emitter.raise_(*maker.made_later(found.error))
     emitter.begin_else()
     emitter.end_if(())
     return not found.wrong
@@ -47,9 +47,22 @@ class _Maker:
         parts = [self._text(part) if isinstance(part, ast.JoinedStr) else self._value(part) for part in error.args]
         return self._value(error.func)(*parts)
 
+    def made_later(self, error: ast.expr) -> tuple[type, ...]:
+        """A class whose call makes the error, while the model runs, and the values of names that it is called with."""
+        code, names, within = self._code(error), dict(self._frame.f_locals), self._frame.f_globals
+        traced = {name: value for name, value in names.items() if self._emitter.traced(value)}
+
+        def make(_kind: type, *values: Any) -> Any:
+            found = eval(code, within, {**names, **dict(zip(traced, values, strict=True))})
+            return found() if isinstance(found, type) else found
+
+        return type("MadeLater", (Exception,), {"__new__": make}), *traced.values()
+
+    def _code(self, node: ast.expr) -> CodeType:
+        return compile(ast.fix_missing_locations(ast.Expression(node)), self._frame.f_code.co_filename, "eval")
+
     def _value(self, node: ast.expr) -> Any:
-        code = compile(ast.fix_missing_locations(ast.Expression(node)), self._frame.f_code.co_filename, "eval")
-        return eval(code, self._frame.f_globals, self._frame.f_locals)
+        return eval(self._code(node), self._frame.f_globals, self._frame.f_locals)
 
     def _text(self, node: ast.JoinedStr) -> Any:
         form, values = "", []

@@ -78,6 +78,14 @@ def test_the_module_itself():
     assert NNsight(net)._model is net
 
 
+def test_the_name_of_the_repository():
+    model = LanguageModel(NAME)
+    assert model.repo_id == NAME
+    assert LanguageModel(model._model).repo_id.endswith("capitals")
+    model._model.config.name_or_path = "some/where"
+    assert LanguageModel(model._model).repo_id == "some/where"
+
+
 def test_parents_and_roots():
     net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     model = NNsight(net, rename={"0.0": "act"})

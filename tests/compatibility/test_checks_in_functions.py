@@ -105,6 +105,23 @@ def test_classes_and_bare_asserts(model):
                 by_class(model[0].output)
 
 
+def test_a_message_that_cannot_be_made_yet(model):
+    def check(value, limit):
+        if value.sum() > limit:
+            raise BadError("too large: " + f"{value.sum():.1f}" if made else never_bound)  # noqa: F821
+
+    made = False
+    with model.trace(X):
+        check(model[0].output, 100)
+        out = model.output.save()
+    assert torch.equal(out, model._module(X))
+    with pytest.raises(NameError, match="never_bound"), model.trace(X):
+        check(model[0].output, -100)
+    made = True
+    with pytest.raises(BadError, match=rf"^too large: {model._module[0](X).sum():.1f}"), model.trace(X):
+        check(model[0].output, -100)
+
+
 def test_in_a_scan_and_a_checked_trace(model):
     with model.scan(X):
         one_line(model[0].output, -100)
