@@ -6,7 +6,8 @@ Python asks whether the value is true, and goes on as if nothing were wrong; tha
 from __future__ import annotations
 
 import ast
-from types import CodeType, FrameType
+from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from .control.checks import check_at
@@ -22,55 +23,29 @@ def guarded(recorder: Recorder, value: Proxy, frame: FrameType) -> bool | None:
         return None
     emitter = emitter_of(recorder)
     emitter.begin_if(emitter.call("truth" if found.wrong else "not_", value))
-    maker = _Maker(emitter, frame)
-    try:
-        made = maker.made(found.error)
-        parts = made.args if isinstance(made, BaseException) else ()
-        emitter.raise_(made, *[part for part in parts if emitter.traced(part)])
-    except Exception:  # in plain Python nobody would have made it yet
-        emitter.raise_(*maker.made_later(found.error))
+    late = Late(found.error, frame)
+    traced = {name: one for name, one in late.names.items() if emitter.traced(one)}
+    late.names, late.given = {name: one for name, one in late.names.items() if name not in traced}, list(traced)
+    emitter.raise_(late, *traced.values())
     emitter.begin_else()
     emitter.end_if(())
     return not found.wrong
 
 
-class _Maker:
-    """Makes the error that a statement raises, with texts that are put together when it is raised."""
+class Late:
+    """Makes the error of a check when it is raised, as Python does, from the values of the names in it."""
 
-    def __init__(self, emitter: Any, frame: FrameType) -> None:
-        self._emitter, self._frame = emitter, frame
+    given: Sequence[str] = ()
 
-    def made(self, error: ast.expr) -> Any:
-        """The error, or its class."""
-        if not isinstance(error, ast.Call) or error.keywords:
-            return self._value(error)
-        parts = [self._text(part) if isinstance(part, ast.JoinedStr) else self._value(part) for part in error.args]
-        return self._value(error.func)(*parts)
+    def __init__(self, error: ast.expr, frame: FrameType) -> None:
+        self._text, self._within = ast.unparse(error), frame.f_globals
+        self._code = compile(ast.fix_missing_locations(ast.Expression(error)), frame.f_code.co_filename, "eval")
+        mentioned = {node.id for node in ast.walk(error) if isinstance(node, ast.Name)}
+        self.names = {name: value for name, value in frame.f_locals.items() if name in mentioned}
 
-    def made_later(self, error: ast.expr) -> tuple[type, ...]:
-        """A class whose call makes the error, while the model runs, and the values of names that it is called with."""
-        code, names, within = self._code(error), dict(self._frame.f_locals), self._frame.f_globals
-        traced = {name: value for name, value in names.items() if self._emitter.traced(value)}
+    def __repr__(self) -> str:
+        return self._text
 
-        def make(_kind: type, *values: Any) -> Any:
-            found = eval(code, within, {**names, **dict(zip(traced, values, strict=True))})
-            return found() if isinstance(found, type) else found
-
-        return type("MadeLater", (Exception,), {"__new__": make}), *traced.values()
-
-    def _code(self, node: ast.expr) -> CodeType:
-        return compile(ast.fix_missing_locations(ast.Expression(node)), self._frame.f_code.co_filename, "eval")
-
-    def _value(self, node: ast.expr) -> Any:
-        return eval(self._code(node), self._frame.f_globals, self._frame.f_locals)
-
-    def _text(self, node: ast.JoinedStr) -> Any:
-        form, values = "", []
-        for part in node.values:
-            if isinstance(part, ast.FormattedValue) and self._emitter.traced(value := self._value(part.value)):
-                kind = f"!{chr(part.conversion)}" if part.conversion >= 0 else ""
-                form += f"{{{kind}:{self._value(part.format_spec) if part.format_spec else ''}}}"
-                values.append(value)
-            else:
-                form += self._value(ast.JoinedStr([part])).replace("{", "{{").replace("}", "}}")
-        return self._emitter.call(".format", form, *values) if values else form.format()
+    def __call__(self, *values: Any) -> Any:
+        found = eval(self._code, self._within, {**self.names, **dict(zip(self.given, values, strict=True))})
+        return found() if isinstance(found, type) else found

@@ -174,11 +174,11 @@ class RegionEmitter:
         return made
 
     def raise_(self, error: Any, *parts: Any) -> None:
-        """Record that an error is raised; ``parts`` are its arguments that are traced, or all of those of a class."""
+        """Record that an error is raised; ``parts`` are its arguments that are traced, or all of those that make it."""
         if parts and isinstance(error, BaseException):
             self._put("raise", type(error), *error.args)
         else:
-            self._put("raise", error, *(parts if isinstance(error, type) else ()))
+            self._put("raise", error, *parts)
 
     def print_(self, *values: Any, **options: Any) -> None:
         """Record that values are printed."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nnsight_graph.intervention.tracing.globals import Object
 
 import nnsight_graph as nnsight
-from nnsight_graph.intervention.tracing.globals import Object
 from tests.huggingface.families import word_tokenizer
 from tests.huggingface.standard import DECODERS, decoder
 
@@ -95,7 +95,8 @@ def test_names_values_and_edits(family, tmp_path):
         assert model.depth == len(model._model.get_submodule(model.layers.path[6:]))
         seen = []
         for layer in model.layers:
-            layer.self_attn._module.register_forward_hook(lambda _m, _a, output: seen.append(output[0] if type(output) is tuple else output))
+            hook = lambda _module, _args, output: seen.append(output[0] if type(output) is tuple else output)  # noqa: E731
+            layer.self_attn._module.register_forward_hook(hook)
         plain = model._model(torch.tensor([[5, 6, 7]])).logits
         torch.testing.assert_close(logits.value, plain)
         for found, expected in zip(attended, seen, strict=True):
