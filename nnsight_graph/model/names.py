@@ -99,17 +99,19 @@ def read_names(made: Names, root: torch.nn.Module, rename: Rename, taken: Iterab
         raise ours(TypeError, f"rename takes a dictionary, from a module's name, path or class to a new name, not {rename!r}")
     modules = dict(root.named_modules(remove_duplicate=False))
     reserved, below = frozenset(taken), frozenset(taken_below)
-    given: list[tuple[str | type, list[Any]]] = []
-    for each, names in rename.items():
-        given.append((_key(each), list(names) if isinstance(names, (list, tuple)) else [names]))
-    for name in [name for _, names in given for name in names]:
+    given: list[tuple[str | type, str, list[Any]]] = []
+    for key, names in ((_key(key), names) for key, names in rename.items()):
+        first = key.partition(".")[0] if isinstance(key, str) else "*"
+        given.append((key, first, list(names) if isinstance(names, (list, tuple)) else [names]))
+    for name in [name for *_, names in given for name in names]:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.removeprefix(".").split(".")):
             raise ours(ValueError, f"rename: {name!r} is no name for a module: it is a word, or words with dots between them")
-    idle = dict(given)
+    idle = {key: names for key, _, names in given}
     for path in sorted(modules, key=lambda each: -each.count(".") if each else 1):  # parts first: paths pass through names given there
-        for key, names in given:
-            found = _matches(made, modules, path, key)
-            if not found and not path and key in idle and str(key).startswith("model.") and not _matches(made, modules, "", "model"):
+        for key, first, names in given:
+            known = first == "*" or first in modules[path]._modules or first in made.below(path)
+            found = _matches(made, modules, path, key) if known else []
+            if not path and not known and first == "model" and key in idle:
                 found = _matches(made, modules, "", str(key)[6:])  # as paths are printed
             if len({id(modules[each]) for each in found}) > 1:
                 places = ", ".join(_joined("model", each) for each in found[:3])
@@ -204,15 +206,20 @@ def _host(names: Names, modules: Mapping[str, torch.nn.Module], path: str, found
 
 
 def _warn_of_idle(made: Names, modules: Mapping[str, torch.nn.Module], idle: Mapping[str | type, Sequence[str]]) -> None:
-    """Tell of keys that match nothing; but not where another key, made for other models, gave the name, or the model has it."""
+    """Tell of names that nothing has, since their keys match nothing; the keys may be made for several models."""
     there = {path.rpartition(".")[2] for path in modules} | {name for names in made.at.values() for name in names}
-    known = dict.fromkeys([*(path.rpartition(".")[2] for path in modules if path), *(path for path in modules if path)])
-    said = []
+    lost: dict[str, list[str | type]] = {}
     for key, names in idle.items():
-        lost = [name for name in names if name.rpartition(".")[2] not in there]
-        near = difflib.get_close_matches(_text(key).strip("'"), known, 3)
-        if lost:
-            said.append(f"the model has no module {_text(key)} to call {', '.join(lost)}" + (f" (near: {', '.join(near)})" if near else ""))
+        for name in names:
+            if name.rpartition(".")[2] not in there:
+                lost.setdefault(name, []).append(key)
+    said = []
+    for name, keys in lost.items():
+        first = _text(keys[0]).strip("'")
+        known = {".".join(path.split(".")[-1 - first.count(".") :]) for path in modules}
+        near = difflib.get_close_matches(first, sorted(known), 3)
+        hint = f" (near: {', '.join(near)})" if near else ""
+        said.append(f"nothing is called {name}, for the model has no module {' or '.join(map(_text, keys))}{hint}")
     if said:
         warn_of_names(f"rename: {'; '.join(said)}")
 
