@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from .disk import replacing
+from .errors import ours
 
 _OF_OLD: dict[str, tuple[object, str]] = {
     "PYMOUNT": (False, "save() works on whatever a block names, and nothing is put on Python's own classes"),
@@ -51,7 +52,7 @@ class AppConfig(msgspec.Struct):
 
     def __getattr__(self, name: str) -> Any:
         if name not in _OF_OLD:
-            raise AttributeError(f"CONFIG.APP has no {name!r}; it has {', '.join(self.__struct_fields__)}")
+            raise ours(AttributeError, f"CONFIG.APP has no {name!r}; it has {', '.join(self.__struct_fields__)}")
         return _OF_OLD[name][0]
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -10,6 +10,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from .errors import ours
+
 _PACKAGE = __name__.rpartition(".")[0]
 PATHS = (
     "envoy", "intervention", "intervention.cache", "intervention.contexts", "intervention.envoy", "intervention.eproperty",
@@ -25,7 +27,7 @@ class OldPath(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name[:1] == "_":
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            raise ours(AttributeError, f"module {self.__name__!r} has no attribute {name!r}")
         return getattr(sys.modules[_PACKAGE], name)
 
     def __dir__(self) -> list[str]:
