@@ -86,6 +86,15 @@ def test_the_name_of_the_repository():
     assert LanguageModel(model._model).repo_id == "some/where"
 
 
+def test_a_part_under_another_name_is_its_envoy():
+    model = LanguageModel(NAME)
+    assert model.base_model is model.transformer
+    assert model.transformer.base_model is model.transformer
+    with model.trace(PROMPT):
+        one, other = model.base_model.h[2].output.save(), model.transformer.h[2].output.save()
+    assert torch.equal(one, other)
+
+
 def test_parents_and_roots():
     net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     model = NNsight(net, rename={"0.0": "act"})
