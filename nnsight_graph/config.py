@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from .disk import replacing
-from .errors import ours
+from .errors import NNsightDeprecationWarning, ours
 
 _OF_OLD: dict[str, tuple[object, str]] = {
     "PYMOUNT": (False, "save() works on whatever a block names, and nothing is put on Python's own classes"),
@@ -58,7 +58,7 @@ class AppConfig(msgspec.Struct):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OF_OLD:
             text = f"CONFIG.APP.{name} = {value!r} changes nothing here: {_OF_OLD[name][1]}"
-            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            warnings.warn(text, NNsightDeprecationWarning, stacklevel=2)
         else:
             super().__setattr__(name, value)
 

@@ -58,7 +58,7 @@ class Relatives:
         """The envoy of the whole model."""
         return self._at("") if self._path else self
 
-    @property
+    @Unhidden
     def _model(self) -> torch.nn.Module:
         """The module itself."""
         return self._module

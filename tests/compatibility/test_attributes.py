@@ -115,7 +115,7 @@ def test_devices():
     assert model[2].devices == set()
 
 
-@pytest.mark.parametrize("name", ["parent", "root", "devices"])
+@pytest.mark.parametrize("name", ["parent", "root", "devices", "_model"])
 def test_what_a_module_calls_so_itself_is_not_hidden(name):
     class Holding(nn.Module):
         def __init__(self):

@@ -101,6 +101,7 @@ def test_old_switches_say_what_they_do_here(name, holds):
     with pytest.warns(DeprecationWarning, match=rf"CONFIG\.APP\.{name} = 'x' changes nothing here: \w+") as seen:
         setattr(settings, name, "x")
     assert seen[0].filename == __file__
+    assert seen[0].category is nnsight.NNsightDeprecationWarning
     assert getattr(settings, name) is holds
     assert settings == AppConfig()
 
