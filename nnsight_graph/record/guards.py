@@ -18,7 +18,7 @@ from .regions import emitter_of
 
 def guarded(recorder: Recorder, value: Proxy, frame: FrameType) -> bool | None:
     """Write down what is raised where ``value`` is as it should not be; how it should be. ``None`` where it decides something else."""
-    found = check_at(frame.f_code, frame.f_lasti, frame.f_globals)
+    found = check_at(frame.f_code, frame.f_lasti, frame.f_globals, frame.f_locals)
     if found is None:
         return None
     emitter = emitter_of(recorder)

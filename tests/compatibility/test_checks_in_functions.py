@@ -167,7 +167,35 @@ def assigns(value):
     return value
 
 
-@pytest.mark.parametrize("function", [two_values, something_first, assigns])
+def three_values(value):
+    if value.sum() > 3 > value.max():
+        raise BadError
+
+
+def asks_inside(value):
+    if abs(not value.sum()):
+        raise BadError
+
+
+def chooses_inside(value):
+    if [1 if value.sum() else 0]:
+        raise BadError
+
+
+def picks_inside(value):
+    if [1 for _ in range(2) if not value.sum()]:
+        raise BadError
+
+
+def of_containers(value):
+    if [value.sum(), 1] == [value.max(), 2]:
+        raise BadError
+
+
+OTHERS = [two_values, something_first, assigns, three_values, asks_inside, chooses_inside, picks_inside, of_containers]
+
+
+@pytest.mark.parametrize("function", OTHERS)
 def test_other_branches_are_refused(model, function):
     with pytest.raises(RecordError, match="not part of the block itself, but of a function that it calls"), model.trace(X):
         function(model[0].output)
