@@ -12,8 +12,10 @@ torch.Size([1, 2])
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
+from . import old_paths
 from .config import CONFIG
 from .errors import (
     Cancelation,
@@ -25,6 +27,7 @@ from .errors import (
     MissedProviderError,
     MissedSiteError,
     MisuseError,
+    NNsightDeprecationWarning,
     NNsightError,
     OutOfOrderError,
     RecordError,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from .model import requires_operation_input as requires_operation_input
     from .model import requires_operation_output as requires_operation_output
     from .model import requires_output as requires_output
+    from .model.wrapper import WrapperModule as WrapperModule
     from .record import Proxy, apply, log, save, stop, trace, value
     from .record.branches import cond
     from .record.branches import iter as iter
@@ -60,9 +64,12 @@ if TYPE_CHECKING:
     from .record.constructors import tuple_ as tuple_
     from .record.elsewhere import VLLM as VLLM
     from .record.elsewhere import local as local
+    from .record.proxy import Object as Object
     from .run.fakes import on_fakes
 
 __version__ = "0.1.0"
+logger = logging.getLogger(__name__)
+old_paths.put_there()
 
 _LAZY = {
     "LanguageModel": ".huggingface",
@@ -90,7 +97,9 @@ _LAZY = {
     "Session": ".model",
     "Source": ".model",
     "Tracer": ".model",
+    "Object": ".record.proxy",
     "Proxy": ".record",
+    "WrapperModule": ".model.wrapper",
     "apply": ".record",
     "log": ".record",
     "save": ".record",
@@ -125,7 +134,9 @@ __all__ = [
     "MissedSiteError",
     "NNsight",
     "OperationEnvoy",
+    "NNsightDeprecationWarning",
     "NNsightError",
+    "Object",
     "OutOfOrderError",
     "Proxy",
     "RecordError",
@@ -143,9 +154,11 @@ __all__ = [
     "eproperty",
     "Limits",
     "VLLM",
+    "WrapperModule",
     "load",
     "local",
     "log",
+    "logger",
     "on_fakes",
     "requires_input",
     "requires_operation_input",

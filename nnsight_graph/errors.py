@@ -94,6 +94,10 @@ class SkipException(Exception):
     """Kept so that old ``except`` clauses import; skipping a module raises nothing here."""
 
 
+class NNsightDeprecationWarning(DeprecationWarning, FutureWarning):
+    """Something that older code sets, or calls, does nothing here, or is written in another way; the text says what to write."""
+
+
 class Cancelation(Exception):
     """Kept so that old ``except`` clauses import; nothing waits here, so nothing is cancelled."""
 

@@ -13,6 +13,7 @@ import torch
 from ..model import NNsight
 from ..model.arguments import check_names, spread
 from ..model.invoker import Call, Invoke
+from ..model.kinds import FROM_CLASS
 from ..model.names import Rename, refused
 from ..model.tuples import TupleEnvoy
 from ..ops.layout import Answer, Held, Rows
@@ -21,6 +22,7 @@ from ..record import recording_here
 from ..run.scan import Forward, resized
 from .batching import join_prompts
 from .blocks import block_paths
+from .carrying import carry_over
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .hook_names import HookNames
 from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
@@ -82,7 +84,7 @@ class LanguageModel(NNsight):
         dispatch: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
         automodel: type | str = "AutoModelForCausalLM",
-        envoys: Any = None,
+        envoys: Any = FROM_CLASS,
         rename: Rename | str | None = None,
         alias: Mapping[str, str] | None = None,
         tuple_outputs: bool = False,
@@ -101,30 +103,37 @@ class LanguageModel(NNsight):
             if kwargs:
                 raise refused(TypeError, f"{', '.join(kwargs)}: options for loading do not go with a model that is loaded already")
             own["_source"], own["_options"], own["tokenizer"] = None, {}, tokenizer
-            super().__init__(model, envoys=envoys)
-            self._show(rename, alias, tuple_outputs)
+            super().__init__(model, envoys=envoys, rename=rename, alias=alias)  # type: ignore[arg-type]
+            self._show_tuples(tuple_outputs)
             return
         own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
         loader = own["_loader"]
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
         load = load_with_weights if dispatch else load_without_weights
-        super().__init__(load(str(model), kwargs, loader), envoys=envoys)
+        super().__init__(load(str(model), kwargs, loader), envoys=envoys, rename=rename, alias=alias)  # type: ignore[arg-type]
         self._tree.loaded = dispatch
-        self._show(rename, alias, tuple_outputs)
+        self._show_tuples(tuple_outputs)
 
-    def _show(self, rename: Rename | str | None, alias: Mapping[str, str] | None, tuple_outputs: bool) -> None:
-        """Give modules further names, and blocks another look."""
-        if tuple_outputs:
+    def _show_tuples(self, wanted: bool) -> None:
+        """Give blocks another look."""
+        if wanted:
             blocks = block_paths(self._module)
             if not blocks:
                 raise refused(ValueError, f"tuple_outputs=True: {type(self._module).__name__} has no list of blocks. Leave it out")
             self._tree.shown = dict.fromkeys(blocks, TupleEnvoy)
+
+    def _add_names(self, rename: Rename | str | None, alias: Mapping[str, str] | None) -> None:
         if rename == "standard":
             self._tree.names = standard_names(self._module)
             rename = None
         elif isinstance(rename, str):
             raise refused(ValueError, f'rename is a dictionary, or "standard", not {rename!r}')
-        self._add_names(rename, alias)
+        super()._add_names(rename, alias)
+
+    @property
+    def repo_id(self) -> str | None:
+        """The name, or the folder, that the model was asked for by; of one that was loaded already, what its config says."""
+        return self._source or getattr(getattr(self._module, "config", None), "name_or_path", None) or None
 
     @property
     def dispatched(self) -> bool:
@@ -135,9 +144,9 @@ class LanguageModel(NNsight):
         """Load the weights, if they are not there yet; every envoy goes on mirroring its module."""
         if not self.dispatched:
             loaded = load_with_weights(self._source, self._options, self._loader)
-            _carry_over(self._module, loaded)
+            carry_over(self._module, loaded, self._tree.assigned)
             self._tree.replace(loaded)
-            self._tree.loaded = True
+            self._tree.loaded, self._tree.assigned = True, {}
         return self
 
     def generate(self, *args: Any, trace: bool = True, remote: bool = False, progress: bool = False, **kwargs: Any) -> Any:
@@ -346,31 +355,3 @@ class LanguageModel(NNsight):
         if recording_here() is None:
             self.dispatch()
         return super().__call__(*args, **kwargs)
-
-
-def _carry_over(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
-    """What was done to a model before its weights were there is done to the loaded one, too.
-
-    That is: modules that were attached (what it has no more is not carried over), hooks, ``train()``, ``requires_grad_(False)``.
-    """
-    there = dict(loaded.named_modules())
-    for path, module in before.named_modules():
-        owner, _, name = path.rpartition(".")
-        if path in there:
-            _carry_state(module, there[path])
-        elif owner in there and not any(weight.is_meta for weight in module.parameters()):
-            there[owner].add_module(name, module)
-
-
-def _carry_state(before: torch.nn.Module, loaded: torch.nn.Module) -> None:
-    loaded.training = before.training
-    for name, weight in before._parameters.items():
-        other = loaded._parameters.get(name)
-        if weight is not None and other is not None and not weight.requires_grad:
-            other.requires_grad_(False)
-    for name, table in before.__dict__.items():
-        if name in _HOOKS and table and not loaded.__dict__.get(name):
-            loaded.__dict__[name] = table  # the table itself: a handle takes its hook out of that
-
-
-_HOOKS = [name for name, table in torch.nn.Module().__dict__.items() if isinstance(table, dict) and "_hooks" in name]

@@ -21,7 +21,7 @@ _CONVERT = frozenset(
 
 
 def attribute(envoy: Envoy, name: str) -> Any:
-    """An attribute of an envoy's module: in a trace a parameter is a value of it.
+    """An attribute of an envoy's module: a module of the model is an envoy, and in a trace a parameter is a value of it.
 
     Raises:
         AttributeError: there is none; says what is near.
@@ -34,6 +34,8 @@ def attribute(envoy: Envoy, name: str) -> Any:
     trace = recording_here()
     if trace is not None and isinstance(value, torch.Tensor) and (name in module._parameters or name in module._buffers):
         return trace.parameter(f"{envoy._path}.{name}" if envoy._path else name, envoy._tree, value)
+    if isinstance(value, torch.nn.Module) and (path := envoy._tree.index.canonical(value, "?")) != "?":
+        return envoy._at(path)  # a part of the model under another name, as `base_model` is
     if type(value) is MethodType and value.__self__ is module and name != "forward" and (trace is None or hasattr(torch.nn.Module, name)):
         return of_module(envoy, value)
     return value

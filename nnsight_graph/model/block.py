@@ -12,12 +12,13 @@ from ..errors import MisuseError, NNsightError, ours
 from ..ops.data import trusted_program
 from ..ops.saved_values import plain_type
 from ..record import Proxy, Recorder, Recording, apply, log, recording_here
-from ..record.branches import Branch, Iteration, emitter_of
+from ..record.branches import Branch, Iteration
 from ..record.control import Block, decide, forget_skip
 from ..record.gradients import Retained
 from ..record.handing import hand_over
 from ..record.living import EDGES
 from ..record.opened import begin, end, give_up
+from ..record.regions import emitter_of
 from ..record.settled import UNSET
 from ..source_location import is_users, on_users_line
 

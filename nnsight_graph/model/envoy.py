@@ -21,12 +21,13 @@ from .hidden import HiddenStates
 from .mistakes import NoValue, mistaken, no_site, own_sites, refuse_item
 from .passes import Calls, EveryStep, OwnIteration
 from .printing import printed
+from .relatives import Relatives
 from .tree import Scanned, Tree
 
 _ASSIGNED = frozenset(("input", "inputs", "output", "nns_input", "nns_inputs", "nns_output", "hidden_states", "attention_weights"))
 
 
-class Envoy(HiddenStates, NoValue):
+class Envoy(Relatives, HiddenStates, NoValue):
     """Mirrors one module of a model.
 
     Submodules are attributes (``model.transformer``), items of lists are indexed (``h[-1]``, ``h[2:4]``), other
@@ -369,6 +370,8 @@ class Envoy(HiddenStates, NoValue):
             self.__dict__.pop(name, None)
             self.__dict__.pop("_items", None)
             setattr(self._module, name, value)
+            if not self._tree.loaded:
+                self._tree.assigned[self._path, name] = None
             if isinstance(value, torch.nn.Module):
                 self._tree.replace(self._tree.index.root)
 
@@ -378,7 +381,7 @@ class Envoy(HiddenStates, NoValue):
     def __repr__(self) -> str:
         return printed(self)
 
-    # ------------------------------------------------------------------ copies, devices
+    # ------------------------------------------------------------------ copies
 
     def __copy__(self) -> Any:
         return viewed(self)
@@ -391,10 +394,3 @@ class Envoy(HiddenStates, NoValue):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         unpacked(self, state)
-
-    @property
-    def device(self) -> torch.device | None:
-        """The device of the module's first parameter or buffer; ``None`` if it has none."""
-        tensor = next(self._module.parameters(), None)
-        tensor = next(self._module.buffers(), None) if tensor is None else tensor
-        return None if tensor is None else tensor.device

@@ -48,9 +48,10 @@ class eproperty:
     It is written as a decorator of a stub: a method that gives the property its name and its docstring, with a ``requires_...``
     marker that says which site is meant. Reading the property in a trace gives a proxy.
 
-    * ``@name.preprocess``, a function of ``(self, value)``, makes what is read of what passes. Its lines are recorded.
-    * ``@name.transform``, a function of the preprocessed value alone, makes of it what the model goes on with, once a line has
-      edited it in place.
+    * ``@name.preprocess``, a function of ``(self, value)``, makes what is read of what passes. Its lines are recorded. A stub that
+      takes ``(self, value)`` is that function itself.
+    * ``@name.transform``, a function of the preprocessed value alone, or of ``(self, value, raw)``, makes of it what the model goes
+      on with, whether lines have edited it in place or not; ``raw`` is what passed.
     * ``@name.postprocess``, a function of ``(self, value)``, makes of an assigned value what is put at the site; where there is
       none, ``transform`` does it.
 
@@ -85,8 +86,8 @@ class eproperty:
         [0.0, 0.0]
     """
 
-    def __init__(self, key: str | None = None, description: str | None = None, iterate: bool = True) -> None:
-        self.key = key or ""
+    def __init__(self, key: str | Callable[..., Any] | None = None, description: str | None = None, iterate: bool = True) -> None:
+        self.key = key if isinstance(key, str) else ""
         self.description = description
         self.iterate = iterate
         self.name = self.key
@@ -95,17 +96,22 @@ class eproperty:
         self._stub: Callable[[Any], Any] | None = None
         self._preprocess: Callable[[Any, Any], Any] | None = None
         self._postprocess: Callable[[Any, Any], Any] | None = None
-        self._transform: Callable[[Any], Any] | None = None
+        self._transform: Callable[..., Any] | None = None
+        self._takes_all = False
+        if callable(key):  # @eproperty, without parentheses
+            self(key)
 
     # ------------------------------------------------------------------ how it is written
 
-    def __call__(self, stub: Callable[[Any], Any]) -> eproperty:
+    def __call__(self, stub: Callable[..., Any]) -> eproperty:
         """Take the stub.
 
         Raises:
             TypeError: the key names another site than the marker.
         """
         self._stub, self.name, self.__doc__ = stub, stub.__name__, stub.__doc__
+        if _needed(stub) == 2:
+            self._stub, self._preprocess = None, stub
         marker = getattr(stub, "_requires", None)
         self.key = self.key or self.name
         below, _, point = self.key.rpartition(".")
@@ -125,20 +131,25 @@ class eproperty:
         return self
 
     def transform(self, function: Any) -> eproperty:
-        """Register what makes of the property's value, once it was edited, what the model goes on with.
+        """Register what makes of the property's value, edited or not, what the model goes on with.
 
         Args:
-            function: Of the value alone; a ``staticmethod`` is accepted.
+            function: Of the value alone, or of ``(self, value, raw)``; a ``staticmethod`` is accepted.
 
         Raises:
-            TypeError: it takes more than the value.
+            TypeError: it takes something else.
         """
         function = getattr(function, "__func__", function)
-        needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
-        if len(needed) > 1:
-            raise ours(TypeError, f"{self.name}: transform is a function of the value alone, without self: def {self.name}(value)")
-        self._transform = function
+        needed = _needed(function)
+        if needed not in (0, 1, 3):
+            raise ours(TypeError, f"{self.name}: transform is a function of the value alone, without self, or of (self, value, raw)")
+        self._transform, self._takes_all = function, needed == 3
         return self
+
+    def _back(self, obj: Any, raw: Any) -> Callable[[Any], Any]:
+        """What makes of the property's value what is put at the site."""
+        transform: Any = self._transform
+        return (lambda value: transform(obj, value, raw)) if self._takes_all else transform
 
     # ------------------------------------------------------------------ in a trace
 
@@ -159,7 +170,7 @@ class eproperty:
         if value is raw:  # a name of its own: an edit of the site itself is none of the property
             value = trace.proxy("assigned", (raw, Name(self.name)))
         if any(True for _ in nodes_in(value, trace.make)):
-            own.add(Shown(trace, (self, obj), raw, value, self._transform))
+            own.add(Shown(trace, (self, obj), raw, value, self._back(obj, raw)))
         return value
 
     def __set__(self, obj: Any, value: Any) -> None:
@@ -168,7 +179,7 @@ class eproperty:
             return
         if self._postprocess is not None:
             value = self._postprocess(obj, value)
-        elif self._transform is not None:
+        elif self._transform is not None and not self._takes_all:
             value = self._transform(value)
         if self._point is None:
             trace.write(self._site(obj), self._owner(obj, trace), value, 3)
@@ -270,6 +281,11 @@ class eproperty:
             return True
         edited = trace.entries[value._index][1]
         return type(edited) is int and self._postprocess is None and _is_of_a_site(trace.entries, edited)
+
+
+def _needed(function: Any) -> int:
+    """How many arguments a function needs by position."""
+    return sum(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in inspect.signature(function).parameters.values())
 
 
 def _is_of_a_site(entries: list[Any], node: int) -> bool:

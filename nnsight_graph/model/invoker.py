@@ -72,10 +72,12 @@ class Invoker:
         (torch.Size([1, 3]), torch.Size([4, 3]), torch.Size([5, 3]))
     """
 
-    __slots__ = ("_back", "_input", "_invokes", "_recorder")
+    __slots__ = ("_back", "_input", "_invokes", "_joined", "_recorder")
 
-    def __init__(self, recorder: Recorder, invokes: list[Invoke], given: Invoke | None) -> None:
-        self._recorder = recorder
+    def __init__(
+        self, recorder: Recorder, invokes: list[Invoke], given: Invoke | None, joined: Callable[[list[Invoke]], Call] | None = None
+    ) -> None:
+        self._recorder, self._joined = recorder, joined
         self._invokes = invokes
         self._input = given
         self._back: Callable[[], None] | None = None
@@ -98,6 +100,14 @@ class Invoker:
         except BaseException as error:
             recorder.interrupted(error)
             raise
+
+    @property
+    def inputs(self) -> Invoke | None:
+        """What the model is called with for this input alone, ``((positional, ...), {name: value})``; ``None`` where there is none."""
+        if self._input is None or self._joined is None:
+            return self._input
+        call = self._joined([self._input])
+        return call.args, call.kwargs
 
     def _rows(self) -> str:
         if self._input is not None:

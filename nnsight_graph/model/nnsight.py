@@ -22,7 +22,7 @@ from .declared import declare
 from .editor import Editor
 from .envoy import Envoy
 from .invoker import UNKNOWN, Call, Invoke, concatenate
-from .kinds import Kinds
+from .kinds import FROM_CLASS, Kinds
 from .layouts import in_rows
 from .names import Rename, read_names, refused, with_aliases
 from .scanning import NOT_SCANNED, SiteTable, sites
@@ -38,14 +38,13 @@ class NNsight(Envoy):
     Args:
         module: The model. It is not changed, neither now nor by a trace.
         envoys: Classes made from :class:`Envoy` that mirror modules in its place: one for all, or a dictionary by module class
-            (``{torch.nn.Linear: MyEnvoy}``) or by the end of a path (``{"attn": MyEnvoy}``). May stand on a subclass, too.
-        rename: Further names of modules, from a name or a path: ``{"self_attn": "attn", "transformer.h": "layers"}``. A value may
-            be a list of names. The model's own names stay.
+            (``{torch.nn.Linear: MyEnvoy}``) or by the end of a path (``{"attn": MyEnvoy}``). May stand on a subclass; ``None`` is none.
+        rename: Further names of modules, from a name, a path or a class: ``{"self_attn": "attn", "transformer.h": ["layers", "h"]}``;
+            the model's own stay. Keys that match nothing are left out.
         alias: The same the other way round: ``{"layers": "transformer.h"}``.
 
     Raises:
-        NNsightError: a key of ``envoys`` fits no module.
-        ValueError: a key of ``rename`` matches no module, or a further name stands for something else already.
+        ValueError: a key of ``rename`` means several modules at one place, or a further name stands for something else already.
 
     Example:
         >>> import torch, nnsight_graph as nnsight
@@ -61,24 +60,25 @@ class NNsight(Envoy):
     envoys: Any = None
     tracer_class: type[Tracer] = Tracer
     _shares_named = True  # named arguments of a trace may belong to the call of its invokes
+    _edits: tuple[Recording, ...] = ()
 
     def __init__(
-        self, module: torch.nn.Module, *, envoys: Any = None, rename: Rename | None = None, alias: Mapping[str, str] | None = None
+        self, module: torch.nn.Module, *, envoys: Any = FROM_CLASS, rename: Rename | None = None, alias: Mapping[str, str] | None = None
     ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise refused(TypeError, f"NNsight wraps an nn.Module, not {type(module).__name__}")
         if type(module).__name__ == "OptimizedModule":
             raise NNsightError("this model was compiled by torch.compile, which ignores hooks. Wrap the model as it was before.")
-        envoys = type(self).envoys if envoys is None else envoys
-        super().__init__(module, Tree(module, None if envoys is None else Kinds(envoys, Envoy, module)))
+        envoys = type(self).envoys if envoys is FROM_CLASS else envoys
+        super().__init__(module, Tree(module, None if envoys is None else Kinds(envoys, Envoy)))
         self._add_names(rename, alias)
 
     def _add_names(self, rename: Rename | None, alias: Mapping[str, str] | None) -> None:
         if rename is not None or alias:
             taken = [*dir(type(self)), *self.__dict__]
             read_names(self._tree.names, self._module, with_aliases(rename, alias), taken, dir(Envoy))
-
-    _edits: tuple[Recording, ...] = ()
+        if self._tree.kinds is not None:
+            self._tree.kinds.warn_of_idle(self._module, self._tree.spellings)
 
     def trace(
         self, *args: Any, trace: bool = True, remote: bool = False, fn: str = "", progress: bool = False,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import MisuseError, RecordError, ours
 from ..record import Recorder
-from ..record.branches import Iteration, emitter_of
+from ..record.branches import Iteration
+from ..record.regions import emitter_of
 from ..record.steps import EVERY, Steps
 from .hidden import HiddenStates, read_hidden, write_hidden
 

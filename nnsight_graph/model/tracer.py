@@ -114,7 +114,8 @@ class Tracer(RecordedBlock):
         check_names(self._envoy, self._function, kwargs, "invoke")
         if holds_proxy((args, kwargs), Proxy):
             raise RecordError("an input has to be there when the trace is written; this one comes while it runs: make it above")
-        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs, self._function, self._shared))
+        joined = partial(self._envoy._joined, shared=self._shared, function=self._function)
+        return Invoker(self._recorder, self._invokes, self._envoy._invoked(args, kwargs, self._function, self._shared), joined)
 
     def _share_named(self) -> None:
         """With invokes, the arguments that the trace was given by name belong to the call of all of them."""

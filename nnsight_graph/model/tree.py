@@ -34,11 +34,13 @@ class Tree:
     """What all envoys of one model share: its modules by path, replaced as a whole when the model is."""
 
     __slots__ = (
-        "_root", "declared", "envoys", "evidence", "index", "kinds", "layouts", "loaded", "names", "scan", "shown", "takes", "views",
+        "_root", "_spellings", "assigned", "declared", "envoys", "evidence", "index", "kinds", "layouts", "loaded", "names", "scan",
+        "shown", "takes", "views",
     )  # fmt: skip
 
     def __init__(self, root: torch.nn.Module, kinds: Kinds | None = None) -> None:
         self._root: torch.nn.Module | None = None
+        self._spellings: dict[str, list[str]] | None = None
         self.index = ModuleIndex(root)
         self.kinds = kinds  # which class mirrors which module, where that is not Envoy
         self.names = Names()
@@ -46,6 +48,7 @@ class Tree:
         self.scan: Scan | None = None  # the last one
         self.takes: dict[str, Any] = {}  # what its methods take by name: model/arguments.py
         self.loaded = True  # whether the weights are there
+        self.assigned: dict[tuple[str, str], None] = {}  # attributes set before: paths of modules, and names
         self.evidence: dict[Hashable, Evidence] = {}  # of rows, for calls of one structure
         self.layouts: dict[Hashable, Layouts] = {}  # the same, with what was declared
         self.declared: dict[str, Any] = {}  # which dimension holds rows, by canonical path
@@ -53,10 +56,10 @@ class Tree:
         self.views: WeakSet[Envoy] = WeakSet()  # further envoys: the model with edits, copies
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
-        return _empty, (), (self.index.root, self.kinds, self.names, self.shown, self.loaded, self.declared)
+        return _empty, (), (self.index.root, self.kinds, self.names, self.shown, self.loaded, self.declared, self.assigned)
 
     def __setstate__(self, state: Any) -> None:
-        self._root, self.kinds, self.names, self.shown, self.loaded, self.declared = state
+        self._root, self.kinds, self.names, self.shown, self.loaded, self.declared, self.assigned = state
 
     def __getattr__(self, name: str) -> Any:
         if name != "index":
@@ -69,9 +72,16 @@ class Tree:
 
     def kind_of(self, path: str, module: torch.nn.Module) -> type[Envoy] | None:
         """Which class mirrors a module, where that is not Envoy."""
-        own = None if self.kinds is None else self.kinds.of(path, module)
+        own = None if self.kinds is None else self.kinds.of(path, module, self.spellings.get(path, ()))
         shown = self.shown.get(self.index.canonical(module, path)) if self.shown else None
         return own if shown is None else shown if own is None else both(shown, own)
+
+    @property
+    def spellings(self) -> dict[str, list[str]]:
+        """Further spellings of paths, by path."""
+        if self._spellings is None:
+            self._spellings = self.names.others(self.index.root)
+        return self._spellings
 
     def names_of(self, path: str) -> list[str]:
         """All paths of a parameter, or a buffer: tied ones have several."""
@@ -88,7 +98,7 @@ class Tree:
 
     def replace(self, root: torch.nn.Module) -> None:
         """Let the envoys mirror another module of the same shape (real weights in place of none)."""
-        self.index = ModuleIndex(root)
+        self.index, self._spellings = ModuleIndex(root), None
         self.evidence, self.layouts = {}, {}
         for path, envoy in [*self.envoys.items(), *((view._path, view) for view in self.views)]:
             try:
@@ -102,7 +112,7 @@ class Tree:
 def _empty() -> Tree:
     made = object.__new__(Tree)
     made.envoys, made.views, made.scan = WeakValueDictionary(), WeakSet(), None
-    made.takes, made.evidence, made.layouts = {}, {}, {}
+    made.takes, made.evidence, made.layouts, made._spellings = {}, {}, {}, None
     return made
 
 

@@ -111,4 +111,4 @@ def assigned(value: Any, name: str) -> Any:
 
 def raise_error(error: Any, *parts: Any) -> None:
     """Raise what the program raises."""
-    raise error(*parts) if isinstance(error, type) else error
+    raise error(*parts) if callable(error) else error

@@ -9,17 +9,10 @@ from typing import Any, NoReturn
 
 from ..errors import MisuseError, RecordError, ours
 from ..source_location import on_users_line
+from .guards import guarded
 from .recorder import Recorder, recording_here
-from .regions import RegionEmitter
+from .regions import RegionEmitter, emitter_of
 from .steps import GENERATED, PROMPT, Steps
-
-
-def emitter_of(recorder: Recorder) -> RegionEmitter:
-    """The emitter of a trace."""
-    emitter: RegionEmitter | None = recorder.emitter
-    if emitter is None:
-        emitter = recorder.emitter = RegionEmitter(recorder)
-    return emitter
 
 
 def emitter_here(what: str) -> RegionEmitter:
@@ -172,3 +165,6 @@ def cond(test: Any) -> Branch:
 def iter(collection: Any) -> Items:
     """A block whose lines run once per item of ``collection``: ``with nnsight_graph.iter(values) as item:``."""
     return Items(emitter_here("iter"), collection)
+
+
+Recorder.guard = staticmethod(guarded)

@@ -1,8 +1,9 @@
-"""What own properties have shown of sites, and what is put back there once it was edited.
+"""What own properties have shown of sites, and what is put back there.
 
-The rule: an edit in place of such a value means, right below its line, ``site = transform(value)``. It is written down only
-when somebody could tell: before a line that reads the site, where a branch, a loop, a turn or an invoke begins or ends, and
-at the end of the trace. Where property and transform only arrange what passes, reads see the edits anyway: they are in its memory.
+The rule: reading such a value, and an edit in place of it, mean, right below their line, ``site = transform(value)``. It is written
+down, for all edits since, when somebody could tell: before a line that reads the site, where a branch, a loop, a turn or an invoke
+begins or ends, and at the end of the trace. Where property and transform only arrange what passes, reads see the edits anyway: they
+are in its memory.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Shown:
         present: Whether nothing was put at the site since, so that an edit of a view is there by itself.
         depth: How many branches and loops it stands in.
         arranges: Whether it is a view, and ``back`` only arranges it anew; ``None`` until that was looked at.
-        edit: The line that edited it last, if it was not put back since.
+        edit: The line that edited it last, or that read it, if it was not put back since.
     """
 
     __slots__ = ("_next", "_nodes", "arranges", "back", "depth", "edit", "key", "last", "present", "raw", "site", "value", "view")
@@ -57,7 +58,7 @@ class Shown:
         self.arranges: bool | None = None if self.view else False
         self.present = True
         self.depth = recorder.regions
-        self.edit = -1
+        self.edit = len(entries) - 1
         self._next = len(entries)
 
     def look(self, entries: list[Entry]) -> None:

@@ -351,3 +351,7 @@ def _itself(value: Any) -> Any:
 
 _set = object.__setattr__
 Recorder.make = Proxy
+
+
+Object = Proxy
+"""The name that hints of types have for it in nnsight."""

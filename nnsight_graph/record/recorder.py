@@ -35,6 +35,7 @@ recording_here = _open.get
 
 _EVERYTHING = ("slice", "None", "None", "None")
 IN_PLACE = frozenset("iadd isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift".split())
+_NESTED = frozenset((tuple, list, dict, slice))
 _PLAIN = frozenset((int, float, str, complex, bytes))
 
 
@@ -92,6 +93,7 @@ class Recorder(Cursor, Captured):
     """
 
     make: type[Proxy]
+    guard: Callable[[Recorder, Proxy, types.FrameType], bool | None]
     # What most traces never change stays on the class: a trace of one line is mostly the making of its recorder.
     open = False
     target = ""
@@ -392,9 +394,7 @@ def holds_proxy(values: Any, make: type) -> bool:
         kind = PLAIN_KIND.get(type(value), type(value))
         if kind is make or (hasattr(kind, "_trace") and issubclass(kind, make)):
             return True
-        if (kind is tuple or kind is list) and holds_proxy(value, make):
-            return True
-        inner = value.values() if kind is dict else (value.start, value.stop, value.step) if kind is slice else ()
-        if inner and holds_proxy(inner, make):
+        inner = value.values() if kind is dict else (value.start, value.stop, value.step) if kind is slice else value
+        if kind in _NESTED and holds_proxy(inner, make):
             return True
     return False

@@ -175,11 +175,11 @@ class RegionEmitter:
         return made
 
     def raise_(self, error: Any, *parts: Any) -> None:
-        """Record that an error is raised; ``parts`` are its arguments that are traced."""
+        """Record that an error is raised; ``parts`` are its arguments that are traced, or all of those that make it."""
         if parts and isinstance(error, BaseException):
             self._put("raise", type(error), *error.args)
         else:
-            self._put("raise", error)
+            self._put("raise", error, *parts)
 
     def print_(self, *values: Any, **options: Any) -> None:
         """Record that values are printed."""
@@ -276,3 +276,11 @@ def _users(frame: FrameType) -> FrameType:
 
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, slice, range, type(...), torch.dtype, torch.device, torch.Size))
 _PROXIES: frozenset[type] = frozenset((Proxy, *Proxy.__subclasses__()))
+
+
+def emitter_of(recorder: Recorder) -> RegionEmitter:
+    """The emitter of a trace."""
+    emitter: RegionEmitter | None = recorder.emitter
+    if emitter is None:
+        emitter = recorder.emitter = RegionEmitter(recorder)
+    return emitter

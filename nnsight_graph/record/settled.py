@@ -99,6 +99,8 @@ def settled(proxy: Proxy, wish: str) -> Any:
     if known and (wish == "len" or not _is_tensor(value)):
         _assume(proxy, value)
         return value
+    if wish == "bool" and (right := proxy._trace.guard(proxy._trace, proxy, sys._getframe(2))) is not None:
+        return right
     raise RecordError(_advice(wish, sys._getframe(2), "" if known else value, proxy._trace.begun is not None))
 
 

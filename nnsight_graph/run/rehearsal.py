@@ -162,6 +162,8 @@ class Rehearsal(SiteValues):
             return special(node, operands, named)
         if target == "call" and not is_safe(operands[0]):
             return Unknown("a function of yours is not run on fakes unless it is marked with nnsight_graph.on_fakes")
+        if target == ".format" and any(isinstance(value, torch.Tensor) for value in operands):
+            return Unknown("a text of numbers that only a run has")
         if target in _GRADIENTS:
             return Unknown("gradients are not computed on fakes")
         if target == "call":

@@ -11,7 +11,7 @@ import transformers
 
 from nnsight_graph import LanguageModel
 from nnsight_graph.errors import RecordError
-from nnsight_graph.huggingface.language_model import _carry_over
+from nnsight_graph.huggingface.carrying import carry_over
 from tests.huggingface.families import text, tiny_model, word_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -306,5 +306,5 @@ def test_what_the_loaded_model_has_no_more_is_not_attached():
     before, loaded = (torch.nn.Sequential(torch.nn.Sequential()) for _ in range(2))
     before[0].add_module("old", torch.nn.Linear(2, 2, device="meta"))
     before[0].add_module("probe", torch.nn.Linear(2, 2))
-    _carry_over(before, loaded)
+    carry_over(before, loaded, ())
     assert [name for name, _ in loaded[0].named_children()] == ["probe"]

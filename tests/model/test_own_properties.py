@@ -104,16 +104,15 @@ def without_second_head(output):
 # ---------------------------------------------------------------------- reading, editing, assigning
 
 
-def test_reading_gives_the_preprocessed_value_and_writes_nothing():
+def test_reading_gives_the_preprocessed_value_and_changes_nothing():
     net, model = wrapped()
-    with model.trace(X) as tracer:
+    with model.trace(X):
         heads, copy, ten = model[0].heads.save(), model[0].safe.save(), model[0].tenfold.save()
         out = model.output.save()
     assert torch.equal(heads, net[0](X).view(2, 3, 2, 2).transpose(1, 2))
     assert torch.equal(copy, net[0](X))
     assert torch.equal(ten, net[0](X) * 10)
     assert torch.equal(out, net(X))
-    assert "0.output =" not in str(tracer.graph)
 
 
 def test_heads_are_edited_in_place():
@@ -657,8 +656,8 @@ def test_envoys_by_class_by_path_and_for_all():
         pass
 
     net = nn.ModuleDict({"a": nn.ModuleDict({"fc": nn.Linear(2, 2)}), "b": nn.ModuleDict({"fc": nn.Linear(2, 2), "act": nn.ReLU()})})
-    model = NNsight(net, envoys={nn.Linear: Own, "b": Other, "b.fc": Deeper})
-    assert [type(model.get(path)) for path in ("a", "a.fc", "b", "b.fc", "b.act")] == [Envoy, Own, Other, Deeper, Envoy]
+    model = NNsight(net, envoys={nn.ReLU: Own, "fc": Own, "b": Other, "b.fc": Deeper, "b.act": Deeper})
+    assert [type(model.get(path)) for path in ("a", "a.fc", "b", "b.fc", "b.act")] == [Envoy, Own, Other, Deeper, Own]
     assert {type(envoy) for _, envoy in NNsight(net, envoys=Own).named_modules()[1:]} == {Own}
 
     class Model(NNsight):
@@ -671,11 +670,11 @@ def test_envoys_by_class_by_path_and_for_all():
 
 def test_envoys_that_fit_nothing():
     net = network()
-    with pytest.raises(nnsight.NNsightError, match=r"no module's path ends in 'attn'\. Its modules are called by numbers alone"):
+    with pytest.warns(UserWarning, match=r"no module's path ends in 'attn'\. Its modules are called by numbers alone"):
         NNsight(net, envoys={"attn": Own})
-    with pytest.raises(nnsight.NNsightError, match=r"no module below the model is a Conv1d\. There are Linear, Tanh\."):
+    with pytest.warns(UserWarning, match=r"no module below the model is a Conv1d\. There are Linear, Tanh\."):
         NNsight(net, envoys={nn.Conv1d: Own})
-    with pytest.raises(nnsight.NNsightError, match="The model itself is mirrored by the class that wraps it"):
+    with pytest.warns(UserWarning, match="The model itself is mirrored by the class that wraps it"):
         NNsight(net, envoys={nn.Sequential: Own})
     with pytest.raises(TypeError, match="classes that are made from Envoy, not <class 'int'>"):
         NNsight(net, envoys={nn.Linear: int})
@@ -700,12 +699,12 @@ def test_a_value_from_above_is_put_back_only_in_the_branch_that_is_taken(name, l
         seen, out = model[0].output.clone().save(), model.output.save()
 
     def change(output):
-        output[0] = 1
+        if limit < 0:
+            output[0] = 1
         return output * 2 if name == "doubled" else output
 
-    expected = by_hand(net, change) if limit < 0 else net(X)
-    assert torch.allclose(out, expected, atol=1e-6)
-    assert torch.allclose(seen, change(net[0](X).clone()) if limit < 0 else net[0](X))
+    assert torch.allclose(out, by_hand(net, change), atol=1e-6)
+    assert torch.allclose(seen, change(net[0](X).clone()))
 
 
 def test_properties_of_one_site_follow_each_other():

@@ -1,4 +1,4 @@
-"""Random programs on own properties, traced and in plain PyTorch: an edit in place of a value means ``site = transform(value)``."""
+"""Random programs on own properties, traced and in plain PyTorch: reading one, and an edit in place, mean ``site = transform(value)``."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ class Plain(Traced):
             if what == "get":
                 prepare = getattr(Own, given[0])._preprocess
                 self.names.append((given[0], self.passing if prepare is None else prepare(Own, self.passing)))
+                self.put_back(*self.names[-1])
             elif what == "edit" and self.names:
                 kind, value = self.names[given[0] % len(self.names)]
                 edit(value, *given[1:])
-                if kind not in VIEWS:
-                    self.passing = getattr(Own, kind)._transform(value).clone()
+                self.put_back(kind, value)
             elif what == "site":
                 self.passing[:, given[0]] *= given[1]
             elif what == "assign":
@@ -101,6 +101,10 @@ class Plain(Traced):
                 self.kept.append(self.passing.clone())
             elif what == "if":
                 self.branch(*given)
+
+    def put_back(self, kind, value):
+        if kind not in VIEWS:
+            self.passing = getattr(Own, kind)._transform(value).clone()
 
     def branch(self, taken, lines):
         count = len(self.names)

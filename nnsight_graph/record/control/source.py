@@ -17,7 +17,7 @@ from ...reloaded import as_in_file
 
 _WITH = re.compile(r"\s*with\b")
 _LOADS = ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF")
-_POSITIONS = sys.version_info >= (3, 11)
+POSITIONS = sys.version_info >= (3, 11)
 
 Span = tuple[int, int, int, int]
 """Line, last line, column and last column, the columns in bytes of UTF-8."""
@@ -66,13 +66,13 @@ def find_statement(code: CodeType, offset: int, module: dict[str, Any]) -> State
 def _in_lines(code: CodeType, offset: int, lines: list[str], known: bool = False) -> Statement | None:
     entered = _entered(code, offset)
     first = entered[0][0]
-    starts = range(min(first, len(lines)), max(first - 200, code.co_firstlineno, 1) - 1, -1) if _POSITIONS else [first]
+    starts = range(min(first, len(lines)), max(first - 200, code.co_firstlineno, 1) - 1, -1) if POSITIONS else [first]
     for start in starts:
         if start <= len(lines) and _WITH.match(lines[start - 1]):
             node = parse_statement(lines, start)
             item = _item_of(node, *entered) if node is not None else None
             if node is not None and item is not None:
-                return Statement(node, item) if known or _agrees(code, node, lines) else None
+                return Statement(node, item) if known or agrees(code, node, lines) else None
     return None
 
 
@@ -86,7 +86,7 @@ def _entered(code: CodeType, offset: int) -> tuple[Span, int]:
 
 def _entries(code: CodeType) -> Iterator[tuple[int, Span]]:
     """The instructions that enter a ``with``."""
-    if not _POSITIONS:
+    if not POSITIONS:
         lines = [(start, end, line) for start, end, line in code.co_lines() if line is not None]
         for instruction in dis.get_instructions(code):
             if instruction.opname == "SETUP_WITH":
@@ -101,8 +101,8 @@ def _entries(code: CodeType) -> Iterator[tuple[int, Span]]:
     yield from ((2 * index, span) for index, span in enumerate(positions) if code.co_code[2 * index] == enter and None not in span)
 
 
-def parse_statement(lines: list[str], start: int) -> ast.With | None:
-    """The ``with`` statement on line ``start``, with the line numbers of the file.
+def parse_statement(lines: list[str], start: int, kinds: Any = ast.With) -> Any:
+    """The ``with`` statement, or another kind, on line ``start``, with the line numbers of the file.
 
     The statement may end before any line that is indented no deeper. If such a line is part of a string or stands in
     brackets, what is before it does not parse; so the first end that parses is the end.
@@ -117,7 +117,7 @@ def parse_statement(lines: list[str], start: int) -> ast.With | None:
         except SyntaxError:
             continue
         statement: ast.stmt = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
-        return ast.increment_lineno(statement, start - (2 if margin else 1)) if isinstance(statement, ast.With) else None
+        return ast.increment_lineno(statement, start - (2 if margin else 1)) if isinstance(statement, kinds) else None
     return None
 
 
@@ -136,13 +136,13 @@ def _span(node: ast.stmt | ast.expr) -> Span:
 
 def _item_of(node: ast.With, span: Span, rank: int) -> int | None:
     """Which item was entered: by its own place, or by its rank (a ``finally`` is compiled more than once)."""
-    if not _POSITIONS or _span(node) == span:
+    if not POSITIONS or _span(node) == span:
         return rank % len(node.items)
     places = [_span(item.context_expr) for item in node.items]
     return places.index(span) if span in places else None
 
 
-def _agrees(code: CodeType, node: ast.With, lines: list[str]) -> bool:
+def agrees(code: CodeType, node: ast.With, lines: list[str]) -> bool:
     """Whether names and numbers in the bytecode of the block stand where the source has them."""
     last, line = node.end_lineno or node.lineno, 0
     known = _Known(node)
