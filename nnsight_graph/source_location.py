@@ -71,7 +71,11 @@ class Location(NamedTuple):
 
 def is_users(code: CodeType) -> bool:
     """Whether ``code`` is the user's own: outside the standard library, site-packages and this package."""
-    name = code.co_filename
+    return is_users_file(code.co_filename)
+
+
+def is_users_file(name: str) -> bool:
+    """The same, of all that is in a file."""
     known = known_users.get(name)
     if known is None:
         if len(known_users) > 10_000:

@@ -14,6 +14,7 @@ from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, decide, forget_skip
 from ..record.gradients import Retained
+from ..record.handing import hand_over
 from ..record.living import EDGES
 from ..record.opened import begin, end, give_up
 from ..record.settled import UNSET
@@ -160,7 +161,8 @@ class RecordedBlock:
             except BaseException as raised:
                 self._end(raised, raised.__traceback__, frame)
                 raise
-        saved, refilled, poison = recorder.saved, recorder.refilled, recorder.poison
+        saved, refilled, poison, mode = recorder.saved, recorder.refilled, recorder.poison, recorder.mode
+        entered = None if mode is None or mode.frame is None else mode.offset
         recording = self._recording = end(recorder, error)
         if error is not None:
             recorder.failure = _given_up(error)
@@ -172,10 +174,14 @@ class RecordedBlock:
         if poison is not None:
             recorder.failure = "its trace was refused"
             raise poison
-        with trusted_program(not recording.foreign, recording.strange):
-            problem = self._run(recording, saved, frame)
-        if refilled:
-            _refill(refilled)
+        try:
+            with trusted_program(not recording.foreign, recording.strange):
+                problem = self._run(recording, saved, frame)
+            if refilled:
+                _refill(refilled)
+        finally:
+            if saved:
+                hand_over(frame, entered, saved, refilled)
         if problem is not None:
             recorder.failure = f"its trace failed: {type(problem).__name__}"
             try:
@@ -208,6 +214,7 @@ def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
         elif type(value) is type(container):
             container.clear()
             (container.extend if type(container) is list else container.update)(value)
+            object.__setattr__(proxy, "_value", container)
 
 
 def _explain(error: Exception, traceback: TracebackType) -> None:

@@ -13,6 +13,7 @@ import numpy
 import torch
 
 from ..errors import RecordError, UnsetValueError
+from ..ops.saved_values import PLAIN_KIND, SavedList, SavedTuple
 from ..source_location import is_users, locate
 from .class_claim import asks_for_class, dispatches
 from .control import BY_HAND, why_native
@@ -53,7 +54,7 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if kind is slice:
         return slice(plain(value.start), plain(value.stop), plain(value.step))
-    return value
+    return PLAIN_KIND[kind](map(plain, value) if kind is SavedTuple or kind is SavedList else value) if kind in PLAIN_KIND else value
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"divmod": divmod, "round": round}

@@ -33,13 +33,18 @@ def first_of(code: CodeType, offset: int) -> range:
 
 def stands_inside(frame: FrameType, offset: int) -> bool:
     """Whether ``frame``, which may run or wait, is in the body of the ``with`` that it entered at ``offset``."""
-    key = id(frame.f_code), offset
+    return frame.f_lasti in body_of(frame.f_code, offset)
+
+
+def body_of(code: CodeType, offset: int) -> frozenset[int]:
+    """The instructions of the body of the ``with`` that is entered at ``offset``, but for what extends their arguments."""
+    key = id(code), offset
     known = _bodies.get(key)
     if known is None:
         if len(_bodies) >= _MOST:
             _bodies.clear()
-        known = _bodies[key] = frame.f_code, _body(frame.f_code, offset)
-    return frame.f_lasti in known[1]
+        known = _bodies[key] = code, _body(code, offset)
+    return known[1]
 
 
 _MOST = 1000

@@ -1,0 +1,175 @@
+"""Saved values as what they are: a tensor, a number, a list, that also have ``value``.
+
+A tensor changes its class and stays the object it was; everything torch has for plain tensors works on it, since torch functions are
+switched off for the class. Copies and pickles of all of these are of the plain types: they can be read where this library is not.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, SupportsIndex
+
+import torch
+from torch.utils import _pytree
+
+
+class SavedTensor(torch.Tensor):
+    """A tensor that a run has made and a line has saved."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @property
+    def value(self) -> torch.Tensor:
+        """The tensor itself."""
+        return self
+
+    def detach(self) -> torch.Tensor:
+        """As of any tensor; of the same class, as ``torch.nn.Parameter(x)`` has to find it."""
+        made = torch.Tensor.detach(self)
+        made.__class__ = SavedTensor
+        return made
+
+    def __format__(self, spec: str) -> str:
+        if self.dim() == 0 and not self.is_meta:
+            return format(torch.Tensor.detach(self).item(), spec)
+        return super().__format__(spec)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        if id(self) in memo:
+            known: torch.Tensor = memo[id(self)]
+            return known
+        if not self.is_leaf:
+            return torch.Tensor.__deepcopy__(self, memo)  # refuses, in torch's words
+        plain = torch.Tensor.detach(self).requires_grad_(self.requires_grad)
+        plain.grad, plain.__dict__ = self.grad, self.__dict__
+        made: torch.Tensor = copy.deepcopy(plain, memo)
+        memo[id(self)] = made
+        return made
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        function, args = self._reduce_ex_internal(protocol)
+        state = torch._utils._get_obj_state(self)
+        return (torch._tensor._rebuild_from_type_v2, (function, torch.Tensor, args, state)) if state else (function, args)
+
+    @property
+    def _is_param(self) -> bool:
+        return False
+
+    @_is_param.setter
+    def _is_param(self, flag: bool) -> None:
+        """What ``torch.nn.Parameter(x)`` makes of a tensor of another class it marks so: it shall be one in earnest."""
+        self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
+        self._is_param = flag
+
+
+SavedTensor.__name__ = "tensor"  # what torch writes before the numbers that it prints
+
+
+class SavedFloat(float):
+    """A number that a run has made and a line has saved."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> float:
+        """The number as a plain one."""
+        return float(self)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
+        return float, (float(self),)
+
+
+class SavedInt(int):
+    """A whole number that a run has made and a line has saved."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> int:
+        """The number as a plain one."""
+        return int(self)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
+        return int, (int(self),)
+
+
+class SavedStr(str):
+    """A text that a run has made and a line has saved."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        """The text as a plain one."""
+        return str(self)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
+        return str, (str(self),)
+
+
+class SavedTuple(tuple[Any, ...]):
+    """A tuple that a run has made and a line has saved."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> tuple[Any, ...]:
+        """The tuple as a plain one."""
+        return tuple(self)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
+        return tuple, (tuple(self),)
+
+
+class SavedList(list[Any]):
+    """A list that a run has made and a line has saved."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> list[Any]:
+        """The list itself: what is changed in it is changed here."""
+        return self
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
+        return list, (), None, iter(self)
+
+
+class SavedDict(dict[Any, Any]):
+    """A dict that a run has made and a line has saved."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> dict[Any, Any]:
+        """The dict itself: what is changed in it is changed here."""
+        return self
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
+        return dict, (), None, None, iter(self.items())
+
+
+WITH_VALUE: dict[type, Any] = {
+    float: SavedFloat, int: SavedInt, str: SavedStr, tuple: SavedTuple, list: SavedList, dict: SavedDict,
+}  # fmt: skip
+"""The class of a saved value, by its plain one; tensors apart."""
+
+PLAIN_KIND: dict[type, Any] = {saved: plain for plain, saved in WITH_VALUE.items()}
+"""The plain class of a saved value; tensors apart."""
+
+
+def plain_type(kind: type) -> type:
+    """The class that a saved value has without ``value``; any other as it is.
+
+    >>> plain_type(SavedFloat), plain_type(SavedTensor), plain_type(bool)
+    (<class 'float'>, <class 'torch.Tensor'>, <class 'bool'>)
+    """
+    found: type = torch.Tensor if kind is SavedTensor else PLAIN_KIND.get(kind, kind)
+    return found
+
+
+for _saved, _plain in ((SavedList, list), (SavedTuple, tuple), (SavedDict, dict)):
+    # To functions of torch's that look into lists (vmap, compile, export) these are lists.
+    _node: Any = _pytree.SUPPORTED_NODES[_plain]
+    _register: Any = _pytree.register_pytree_node
+    _register(_saved, _node.flatten_fn, _node.unflatten_fn, flatten_with_keys_fn=_node.flatten_with_keys_fn)

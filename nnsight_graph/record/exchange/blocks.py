@@ -1,0 +1,76 @@
+"""What is done when a block has ended: its frame's names, then what they reach, then the frame that has used it through a function."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from ...source_location import is_users
+from .frames import change_items, change_locals, is_function
+from .named import names_in
+from .reach import Reach, still_held
+
+_GENERATOR = 0x20  # inspect.CO_GENERATOR
+_CONTEXTLIB = contextlib.__file__
+_NOTHING: dict[int, int] = {}
+
+
+def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Callable[[Any], Any], wanted: list[Any]) -> None:
+    """Put values in the place of proxies: in the names of a block's frame, and in what these reach.
+
+    Args:
+        frame: The frame that left the block.
+        offset: The instruction with which it entered it; ``None`` if no ``with`` of its own did.
+        kinds: The types of proxies.
+        value: Gives the value of one; itself where there is none, or it is to stay.
+        wanted: The proxies that were given a value; a dict has them, too. What is in none of the names is looked for until nobody but
+            these two holds any of them.
+    """
+    own: FrameType | None = frame
+    while own is not None and not is_users(own.f_code):  # contextlib's, which has been given the block
+        own, offset = own.f_back, None
+    while own is not None:
+        if _exchange_names(own, offset, kinds, value, wanted) or _exchange_reached(own, offset, kinds, value, wanted):
+            return
+        own, offset = _user_of(own), None
+
+
+def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
+    """The names themselves; whether that was all."""
+    if is_function(frame):
+        change_locals(frame, value, kinds)
+        if not still_held(wanted, _NOTHING):
+            return True
+        change_items(frame.f_globals, names_in(frame.f_code, offset).bound_outer, value, kinds)
+    else:
+        space = frame.f_locals
+        change_items(space, names_in(frame.f_code, offset).bound_outer, value, kinds)
+        if not still_held(wanted, _NOTHING):
+            return True
+        change_items(space, list(space), value, kinds)
+    return not still_held(wanted, _NOTHING)
+
+
+def _exchange_reached(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
+    """What the names that the block names reach; whether that was all."""
+    names = names_in(frame.f_code, offset)
+    reach = Reach(kinds, value, wanted)
+    if is_function(frame):
+        change_locals(frame, reach.renew, among=names.own)
+    elif frame.f_locals is not frame.f_globals:
+        change_items(frame.f_locals, names.outer, reach.renew)
+    change_items(frame.f_globals, names.outer, reach.renew)
+    reach.run()
+    return not reach.is_left()
+
+
+def _user_of(frame: FrameType) -> FrameType | None:
+    """The frame of the ``with`` whose context manager is a generator with this frame."""
+    back = frame.f_back
+    if not frame.f_code.co_flags & _GENERATOR or back is None or back.f_code.co_filename != _CONTEXTLIB:
+        return None
+    while back is not None and back.f_code.co_filename == _CONTEXTLIB:
+        back = back.f_back
+    return back if back is not None and is_users(back.f_code) else None
