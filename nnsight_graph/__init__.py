@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .model import requires_operation_input as requires_operation_input
     from .model import requires_operation_output as requires_operation_output
     from .model import requires_output as requires_output
-    from .record import Proxy, apply, log, save, stop, trace
+    from .record import Proxy, apply, log, save, stop, trace, value
     from .record.branches import cond
     from .record.branches import iter as iter
     from .record.constructors import bool_ as bool_
@@ -95,6 +95,7 @@ _LAZY = {
     "save": ".record",
     "stop": ".record",
     "trace": ".record",
+    "value": ".record",
     "cond": ".record.branches",
     "on_fakes": ".run.fakes",
     "iter": ".record.branches",
@@ -151,6 +152,7 @@ __all__ = [
     "save",
     "stop",
     "trace",
+    "value",
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import MisuseError, NNsightError, RecordError, ours
 from ..ops.data import trusted_program
+from ..ops.saved_values import plain_type
 from ..record import Proxy, Recorder, Recording, apply, log
 from ..record.branches import Branch, Iteration, emitter_of
 from ..record.control import Block, decide, forget_skip
@@ -204,16 +205,17 @@ def _given_up(error: BaseException) -> str:
 def _refill(refilled: tuple[tuple[Any, Proxy], ...]) -> None:
     """The user's own containers get what the run has put into those that stood for them; a name below a loop, the last turn's."""
     for container, proxy in refilled:
-        value = proxy._value
+        value: Any = proxy._value
         if isinstance(container, Retained):
             container.refill(value)
             continue
         if isinstance(container, Proxy):
             if container._value is UNSET:
                 object.__setattr__(container, "_value", value)
-        elif type(value) is type(container):
+        elif type(value) is plain_type(type(container)):
             container.clear()
-            (container.extend if type(container) is list else container.update)(value)
+            fill: Any = container.extend if isinstance(container, list) else container.update
+            fill(value)
             object.__setattr__(proxy, "_value", container)
 
 

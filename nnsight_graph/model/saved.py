@@ -20,6 +20,7 @@ from ..graph.flat import Flat, flatten
 from ..ops.data import released, trusted_program
 from ..ops.nested import clone, map_tensors, storage_of
 from ..record import Recording
+from ..record.settled import plain
 from ..run.limits import Limits, Meter
 from ..serialize.allowed import FUNCTIONS
 from ..serialize.container import read, write
@@ -330,7 +331,7 @@ class SavedGraph:
         for name, value in parameters.items():
             if name not in places:
                 raise RecordError(f"the program has no parameter {name!r}; it has {', '.join(places) or 'none'}")
-            constants[places[name]] = value
+            constants[places[name]] = plain(value)
         if self._edits:  # the program may write into them; the graph stays as it is
             constants = clone(constants)
         flat = self._flat if not parameters else flatten(Graph(self._graph.body, tuple(constants)), _described)

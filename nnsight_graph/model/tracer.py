@@ -168,7 +168,7 @@ class Tracer(RecordedBlock):
             >>> tracer.graph.run(model, torch.ones(2), parameters={"alpha": 3.0})["scaled"]
             tensor([3., 3.])
         """
-        return self._inside("parameter(...)").named(name, value)
+        return self._inside("parameter(...)").named(name, plain(value))
 
     def next(self, count: int = 1) -> Tracer:
         """From here on lines stand ``count`` steps further.

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .saved_values import SavedTensor
+
 _MODULE = torch.nn.modules.module.__file__
 _ENDS = ("cu_seqlens", "cu_seq_lens", "cu_seqlens_q", "cu_seq_lens_q")
 _GRIDS = ("grid_thw", "image_grid_thw")
@@ -39,7 +41,7 @@ def _given() -> Iterator[tuple[str, Any]]:
 
 def _ends(name: str, value: Any, rows: int) -> list[int] | None:
     """Where rows begin, with the end of the last; ``None`` if it is not said of so many."""
-    if type(value) is not torch.Tensor or value.is_floating_point() or value.is_meta:
+    if type(value) not in (torch.Tensor, SavedTensor) or value.is_floating_point() or value.is_meta:
         return None
     if name in _ENDS:
         return value.tolist() if value.shape == (rows + 1,) else None

@@ -16,7 +16,7 @@ from torch.utils import _pytree
 class SavedTensor(torch.Tensor):
     """A tensor that a run has made and a line has saved."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @property
     def value(self) -> torch.Tensor:
@@ -32,14 +32,14 @@ class SavedTensor(torch.Tensor):
     def __format__(self, spec: str) -> str:
         if self.dim() == 0 and not self.is_meta:
             return format(torch.Tensor.detach(self).item(), spec)
-        return super().__format__(spec)
+        return object.__format__(self, spec)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         if id(self) in memo:
             known: torch.Tensor = memo[id(self)]
             return known
         if not self.is_leaf:
-            return torch.Tensor.__deepcopy__(self, memo)  # refuses, in torch's words
+            torch.Tensor.__deepcopy__(self, memo)  # type: ignore[no-untyped-call]  # refuses, in torch's words
         plain = torch.Tensor.detach(self).requires_grad_(self.requires_grad)
         plain.grad, plain.__dict__ = self.grad, self.__dict__
         made: torch.Tensor = copy.deepcopy(plain, memo)
@@ -47,7 +47,7 @@ class SavedTensor(torch.Tensor):
         return made
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        function, args = self._reduce_ex_internal(protocol)
+        function, args = self._reduce_ex_internal(protocol)  # type: ignore[no-untyped-call]
         state = torch._utils._get_obj_state(self)
         return (torch._tensor._rebuild_from_type_v2, (function, torch.Tensor, args, state)) if state else (function, args)
 
@@ -69,6 +69,7 @@ class SavedFloat(float):
     """A number that a run has made and a line has saved."""
 
     __slots__ = ()
+    _stands_for = float
 
     @property
     def value(self) -> float:
@@ -83,6 +84,7 @@ class SavedInt(int):
     """A whole number that a run has made and a line has saved."""
 
     __slots__ = ()
+    _stands_for = int
 
     @property
     def value(self) -> int:
@@ -97,6 +99,7 @@ class SavedStr(str):
     """A text that a run has made and a line has saved."""
 
     __slots__ = ()
+    _stands_for = str
 
     @property
     def value(self) -> str:
@@ -111,6 +114,7 @@ class SavedTuple(tuple[Any, ...]):
     """A tuple that a run has made and a line has saved."""
 
     __slots__ = ()
+    _stands_for = tuple
 
     @property
     def value(self) -> tuple[Any, ...]:
@@ -125,6 +129,7 @@ class SavedList(list[Any]):
     """A list that a run has made and a line has saved."""
 
     __slots__ = ()
+    _stands_for = list
 
     @property
     def value(self) -> list[Any]:
@@ -139,6 +144,7 @@ class SavedDict(dict[Any, Any]):
     """A dict that a run has made and a line has saved."""
 
     __slots__ = ()
+    _stands_for = dict
 
     @property
     def value(self) -> dict[Any, Any]:
@@ -173,3 +179,6 @@ for _saved, _plain in ((SavedList, list), (SavedTuple, tuple), (SavedDict, dict)
     _node: Any = _pytree.SUPPORTED_NODES[_plain]
     _register: Any = _pytree.register_pytree_node
     _register(_saved, _node.flatten_fn, _node.unflatten_fn, flatten_with_keys_fn=_node.flatten_with_keys_fn)
+
+_dtypes: Any = getattr(torch.testing._comparison.NumberPair, "_TYPE_TO_DTYPE", {})  # whose numbers assert_close compares
+_dtypes.update({SavedFloat: torch.float64, SavedInt: torch.int64})

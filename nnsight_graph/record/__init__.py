@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .functions import apply, log, save, stop, trace
+    from .functions import apply, log, save, stop, trace, value
     from .proxy import Proxy
     from .recorder import Recorder, recording_here
     from .recording import Recording
@@ -28,9 +28,10 @@ _LAZY = {
     "save": ".functions",
     "stop": ".functions",
     "trace": ".functions",
+    "value": ".functions",
 }
 
-__all__ = ["Proxy", "Recorder", "Recording", "apply", "log", "recording_here", "save", "stop", "trace"]
+__all__ = ["Proxy", "Recorder", "Recording", "apply", "log", "recording_here", "save", "stop", "trace", "value"]
 
 
 def __getattr__(name: str) -> Any:

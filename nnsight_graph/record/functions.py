@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ..errors import MisuseError
+from ..ops.saved_values import SavedTensor, plain_type
 from ..ops.table import name_of
 from .name import Name
 from .proxy import Proxy
 from .recorder import Recorder, recording_here
+from .settled import plain
 
 
 def _recorder(what: str) -> Recorder:
@@ -103,13 +107,41 @@ def save(value: Any) -> Any:
     return _saved(_recorder("save"), value, "")
 
 
+def value(saved: Any) -> Any:
+    """The plain value of what a trace has saved: for whoever asks for the exact type.
+
+    After its block a saved name *is* its value: a tensor, a number, a list. Of a tensor that the run has made, of a number, a text, a
+    list, a tuple or a dict the class is one that adds ``.value``, derived from the plain one.
+
+    Args:
+        saved: A saved value; a stand-in for one that its block could not reach; or anything else.
+
+    Returns:
+        The value with its plain type. Of a tensor, a view of it; what is no saved value, as it is.
+
+    Raises:
+        UnsetValueError: it stands for a value that was not saved, or never reached.
+
+    Example:
+        >>> import torch, nnsight_graph as nnsight
+        >>> model = nnsight.NNsight(torch.nn.Identity())
+        >>> with model.trace(torch.ones(2)):
+        ...     total = model.output.sum().item().save()
+        >>> isinstance(total, float), type(total) is float, type(nnsight.value(total)) is float
+        (True, False, True)
+    """
+    made = plain(saved)
+    return made.as_subclass(torch.Tensor) if type(made) is SavedTensor else made
+
+
 def _saved(trace: Recorder, value: Any, part: str) -> Any:
     """The same, for what stands at ``part`` of a container."""
-    if type(value) in (list, dict, set) and trace.living(value) is not None:
+    kind = plain_type(type(value))
+    if kind in (list, dict, set) and trace.living(value) is not None:
         return value  # it holds, after the run, what it has got there
-    if type(value) in (tuple, list):
-        return type(value)([_saved(trace, item, f"{part}.{place}") for place, item in enumerate(value)])
-    if type(value) is dict:
+    if kind in (tuple, list):
+        return kind([_saved(trace, item, f"{part}.{place}") for place, item in enumerate(value)])
+    if kind is dict:
         return {key: _saved(trace, item, f"{part}.{key}") for key, item in value.items()}
     if not isinstance(value, Proxy) or value._trace is not trace:
         return value

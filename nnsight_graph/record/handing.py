@@ -36,58 +36,51 @@ def hand_over(frame: FrameType, offset: int | None, saved: dict[int, Proxy], ref
             of another one.
     """
     given = [proxy for proxy in saved.values() if proxy._value is not UNSET]
-    if refilled:
-        given += [proxy for proxy, _ in refilled if type(proxy) in _KINDS and proxy._value is not UNSET and saved.get(proxy._index) is not proxy]
+    for proxy, _ in refilled:
+        if type(proxy) in _KINDS and proxy._value is not UNSET and saved.get(proxy._index) is not proxy:
+            given.append(proxy)
     if given:
-        _settle(given, tuple([container for container, _ in refilled if type(container) in (list, dict)]))
-        exchange(frame, offset, _KINDS, _handed, given)
+        exchange(frame, offset, _KINDS, _Values(given, refilled).of, given)
 
 
-def _handed(proxy: Any) -> Any:
-    """What a proxy is exchanged for; itself where it has no value."""
-    value = proxy._value
-    if value is UNSET:
-        return proxy
-    if type(value) in WITH_VALUE or type(value) is torch.Tensor:  # of an earlier block, which did not reach it
-        _settle([proxy], ())
-        value = proxy._value
-    return value
+class _Values:
+    """The values of one block: what proxies are exchanged for. Equal objects stay equal.
 
+    Args:
+        given: The proxies that it has given a value.
+        refilled: As for :func:`hand_over`.
+    """
 
-def _settle(given: list[Proxy], own: tuple[Any, ...]) -> None:
-    """Give the values of proxies the classes that have ``value``; equal objects stay equal."""
-    doubtful = False
-    others: list[Proxy] = []
-    for proxy in given:
+    __slots__ = ("_counts", "_given", "_made")
+
+    def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...]) -> None:
+        self._given = given
+        self._counts: dict[int, int] | None = None
+        self._made: dict[int, Any] = {id(one): one for one, _ in refilled if isinstance(one, (list, dict))} if refilled else {}
+
+    def of(self, proxy: Any) -> Any:
+        """What a proxy is exchanged for; itself where it has no value."""
         value = proxy._value
         if type(value) is torch.Tensor:
-            if sys.getrefcount(value) > _ALONE and sys.getrefcount(value) > _ALONE + _shared(value):
-                doubtful = True
-            else:
+            references = sys.getrefcount(value)
+            if references <= _ALONE or references <= _ALONE + _shared(value) + self._known(value):
                 value.__class__ = SavedTensor
         elif type(value) in WITH_VALUE:
-            others.append(proxy)
-    del value
-    if doubtful:
-        _settle_held(given)
-    made: dict[int, Any] = {id(container): container for container in own}
-    for proxy in others:
-        value = proxy._value
-        kept = made.get(id(value))
-        if kept is None:
-            kept = made[id(value)] = WITH_VALUE[type(value)](value)
-        _set(proxy, "_value", kept)
+            kept = self._made.get(id(value))
+            if kept is None:
+                kept = WITH_VALUE[type(value)](value)
+                self._made[id(value)] = kept
+            _set(proxy, "_value", kept)
+            return kept
+        return proxy if value is UNSET else value
 
-
-def _settle_held(given: list[Proxy]) -> None:
-    """The same for tensors that more than one of the saved values is, or holds."""
-    counts: dict[int, int] = {}
-    for proxy in given:
-        _count(proxy._value, counts, 0)
-    for proxy in given:
-        value = proxy._value
-        if type(value) is torch.Tensor and sys.getrefcount(value) < _ALONE + counts[id(value)] + _shared(value):
-            value.__class__ = SavedTensor
+    def _known(self, tensor: torch.Tensor) -> int:
+        """How often else the saved values hold a tensor: as themselves, or in plain containers."""
+        if self._counts is None:
+            self._counts = {}
+            for one in self._given:
+                _count(one._value, self._counts, 0)
+        return self._counts.get(id(tensor), 1) - 1
 
 
 def _count(value: Any, counts: dict[int, int], depth: int) -> None:
@@ -105,15 +98,15 @@ def _count(value: Any, counts: dict[int, int], depth: int) -> None:
 
 def _shared(tensor: torch.Tensor) -> int:
     """How many references are torch's own: it has one while anything else of it, a graph for gradients or a view, holds the tensor."""
-    return _OF_TORCH if tensor._use_count() > 1 else 0
+    return _OF_TORCH if tensor._use_count() > 1 else 0  # type: ignore[attr-defined]
 
 
 def _references() -> int:
-    proxy = Proxy(None, 0, torch.empty(0))  # type: ignore[arg-type]
-    for one in [proxy]:
-        value = one._value
+    def of(proxy: Any) -> int:
+        value = proxy._value
         return sys.getrefcount(value)
-    raise AssertionError
+
+    return of(Proxy(None, 0, torch.empty(0)))  # type: ignore[arg-type]
 
 
 def _torchs() -> int:

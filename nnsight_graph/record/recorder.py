@@ -16,6 +16,7 @@ from ..errors import RecordError, UnsetValueError
 from ..graph import Site
 from ..ops.ambient import ambient
 from ..ops.effect import written
+from ..ops.saved_values import PLAIN_KIND
 from ..ops.table import effect_of
 from ..source_location import Place, is_users, known_users, locate, user_place
 from .captured import Captured
@@ -276,6 +277,9 @@ class Recorder(Cursor, Captured):
             return ("list" if kind is list else "tuple", *[self.encode(item) for item in value])
         if kind is dict:
             return ("dict", *[self.encode(part) for pair in value.items() for part in pair])
+        if kind in PLAIN_KIND:
+            lives = self.living(value) if self.refilled else None
+            return self.encode(PLAIN_KIND[kind](value)) if lives is None else lives._index
         if hasattr(kind, "_record_as_operand"):
             return value._record_as_operand(self)
         if kind is torch.dtype:
@@ -385,7 +389,7 @@ def is_augmented(frame: types.FrameType) -> bool:
 def holds_proxy(values: Any, make: type) -> bool:
     """Whether a proxy is among ``values``, or inside a container among them."""
     for value in values:
-        kind = type(value)
+        kind = PLAIN_KIND.get(type(value), type(value))
         if kind is make or (hasattr(kind, "_trace") and issubclass(kind, make)):
             return True
         if (kind is tuple or kind is list) and holds_proxy(value, make):

@@ -11,6 +11,7 @@ import numpy
 import torch
 
 from ..errors import MisuseError, RecordError
+from ..ops.saved_values import plain_type
 from ..source_location import is_users
 from .control import UNBOUND
 from .name import Name
@@ -55,7 +56,7 @@ class RegionEmitter:
 
     def recordable(self, value: Any) -> bool:
         """Whether ``value`` can be merged and carried: traced, a tensor or a plain constant, or a container of such."""
-        kind = type(value)
+        kind = plain_type(type(value))
         if kind in _PROXIES:
             return bool(value._trace is self.recorder or not value._trace.open)
         if kind in (tuple, list):
@@ -167,7 +168,7 @@ class RegionEmitter:
 
     def lift(self, container: Any) -> Any:
         """A container that exists in the run, with these contents; afterwards the original holds what it holds."""
-        kind = type(container).__name__
+        kind = plain_type(type(container)).__name__
         contents = dict(container) if kind == "dict" else list(container)
         made = self._made(kind, contents)
         self.recorder.refill(container, made)
@@ -205,9 +206,10 @@ class RegionEmitter:
         """Keep a container, or a value, beyond the trace."""
         if self.traced(value):
             return value.save()
-        if type(value) in (list, dict, set):
-            return self._made(type(value).__name__, list(value) if type(value) is set else value).save()
-        return value.save() if hasattr(value, "save") else self._made("tuple", value).save() if type(value) is tuple else value
+        kind = plain_type(type(value))
+        if kind in (list, dict, set):
+            return self._made(kind.__name__, list(value) if kind is set else value).save()
+        return value.save() if hasattr(value, "save") else self._made("tuple", value).save() if kind is tuple else value
 
     def poison(self, error: BaseException) -> None:
         """The trace may not run, whoever catches ``error``."""

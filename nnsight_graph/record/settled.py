@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from ..errors import RecordError, UnsetValueError
-from ..ops.saved_values import PLAIN_KIND, SavedList, SavedTuple
+from ..ops.saved_values import PLAIN_KIND
 from ..source_location import is_users, locate
 from .class_claim import asks_for_class, dispatches
 from .control import BY_HAND, why_native
@@ -44,17 +44,17 @@ def value_of(proxy: Proxy) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """``value`` with every settled proxy in it replaced by what it stands for."""
-    kind = type(value)
+    """``value`` with every settled proxy in it replaced by what it stands for; numbers, texts and containers are of the plain types."""
+    kind = PLAIN_KIND.get(type(value), type(value))
     if hasattr(kind, "_record_as_operand") and hasattr(kind, "_trace"):
-        return value if value._trace.open else value_of(value)
+        return value if value._trace.open else plain(value_of(value))
     if kind is tuple or kind is list:
         return kind(plain(item) for item in value)
     if kind is dict:
         return {key: plain(item) for key, item in value.items()}
     if kind is slice:
         return slice(plain(value.start), plain(value.stop), plain(value.step))
-    return PLAIN_KIND[kind](map(plain, value) if kind is SavedTuple or kind is SavedList else value) if kind in PLAIN_KIND else value
+    return value if type(value) is kind else kind(value)
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"divmod": divmod, "round": round}

@@ -14,6 +14,7 @@ from ..ops.joined import StandIn, stand_ins
 from ..ops.layout import Layout, Rows, UnknownRows, leaves_beside, map_beside
 from ..ops.nested import clone, copy_together, map_tensors, shares, storage_of, storages_of, tensors_in, versions_of
 from ..ops.rows import join_rows, rows_of
+from ..ops.saved_values import SavedTensor
 from .contained import Contained
 from .edits_seen import Edit, edit_of
 from .modules import ModuleIndex
@@ -123,7 +124,7 @@ class Holding:
         value = self.slots[target]
         if self.shared and rows >= 0 and isinstance(value, torch.Tensor) and not self.slots[rows].whole:
             self._refuse_shared(value)
-        if cells or type(value) is not torch.Tensor:
+        if cells or type(value) not in (torch.Tensor, SavedTensor):
             self.protect_value(value, cells)
         elif self._owns(value):
             raise NNsightError(_FOR_GOOD)

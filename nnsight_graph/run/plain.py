@@ -13,6 +13,7 @@ import torch
 from ..errors import LimitError
 from ..ops.ambient import without_modes
 from ..ops.evaluate import GROUPS, assign_attribute, set_item
+from ..ops.saved_values import SavedTensor
 from ..ops.table import name_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _ITEM, _OBJECT = 8, 64
 _WALKED, _TYPED = 16, 1024
 """How many items of containers, and how many characters, are looked at, or made, for the price of one operation."""
 
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, float, type(...)))
+_PLAIN = frozenset((torch.Tensor, SavedTensor, torch.nn.Parameter, torch.dtype, type(None), bool, float, type(...)))
 _TEXT, _SEQUENCES = (str, bytes), (str, bytes, list, tuple)
 _EMPTY = "".__sizeof__()
 _VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))

@@ -11,6 +11,7 @@ import numpy
 import torch
 
 from ..errors import GraphFormatError
+from ..ops.saved_values import SavedTensor
 from .document import (
     FileBytes,
     FileComplex,
@@ -95,7 +96,7 @@ def _no_data(value: Any) -> GraphFormatError:
 
 
 def _tensor(tensor: torch.Tensor, tensors: list[torch.Tensor]) -> FileTensor:
-    if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (torch.Tensor, torch.nn.Parameter, SavedTensor):
         raise _no_data(tensor)
     strides = list(tensor.stride())
     order = tuple(sorted(range(tensor.dim()), key=lambda place: (-strides[place], place)))

@@ -296,8 +296,8 @@ def plain(body: str, net: torch.nn.Module, x: Tensor) -> Any:
 
 
 def settled(value: Any) -> Any:
-    """Values in place of proxies."""
-    value = getattr(value, "value", value) if type(value).__name__ in ("Proxy", "Attribute", "Size") else value
+    """Plain values."""
+    value = nnsight.value(value)
     if type(value) in (list, tuple):
         return type(value)(map(settled, value))
     if type(value) is dict:

@@ -79,7 +79,7 @@ def test_a_traced_function():
         product, (same,) = scaled(model[0].output, by=3)
         product.save(), same.save()
     assert torch.equal(product.value, X * 3)
-    assert torch.equal(same.value, X)
+    assert torch.equal(nnsight.value(same), X)
     assert torch.equal(scaled(X)[0], X * 2)
     assert (scaled.__name__, scaled.__doc__) == ("scaled", "Scale.")
 
@@ -122,7 +122,7 @@ def test_unpacking():
         first, second = model[0].output
         values = [value.save() for value in (a, b, c, d, first, second)]
     for got, expected in zip(values, (X, X * 2, X * 3, X, X[0], X[1]), strict=True):
-        assert torch.equal(got.value, expected)
+        assert torch.equal(nnsight.value(got), expected)
 
 
 def test_unpacked_rows_are_views():

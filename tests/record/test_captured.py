@@ -97,7 +97,7 @@ def test_a_traced_value_is_added_to_a_captured_tensor():
     with model.trace(X):
         captured += model.output
         got = nnsight.save(captured)
-    assert torch.equal(got.value, X + 1)
+    assert torch.equal(nnsight.value(got), X + 1)
     assert torch.equal(other_name, X + 1)
 
 

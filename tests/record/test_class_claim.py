@@ -1,4 +1,4 @@
-"""A settled proxy says it is a tensor to Python code that asks, and never to torch's C code, which would read its memory."""
+"""What stands for a value says it is a tensor to Python code that asks, and never to torch's C code, which would read its memory."""
 
 import functools
 
@@ -12,9 +12,7 @@ import nnsight_graph as nnsight
 def saved():
     model = nnsight.NNsight(torch.nn.Identity())
     with model.trace(torch.tensor([1.0, 2.0, 3.0])):
-        value = model.output.save()
-        total = model.output.sum().save()
-    return value, total
+        return model.output.save(), model.output.sum().save()  # what the block hands on itself stays a stand-in
 
 
 def test_python_code_sees_a_tensor(saved):

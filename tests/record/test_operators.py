@@ -40,7 +40,7 @@ def test_operator(name, tensor, other):
     function = getattr(operator, name)
     with model.trace(tensor):
         got = function(model.output, other).save()
-    agree(got.value, function(tensor, other))
+    agree(nnsight.value(got), function(tensor, other))
 
 
 REFLECTED = [pytest.param(*case, id=name) for case, name in zip(CASES, IDS, strict=True)]
@@ -51,7 +51,7 @@ def test_operator_with_the_traced_value_on_the_right(name, tensor, other):
     function = getattr(operator, name)
     with model.trace(tensor):
         got = function(other, model.output).save()
-    agree(got.value, function(other, tensor))
+    agree(nnsight.value(got), function(other, tensor))
 
 
 @pytest.mark.parametrize("name", ON_FLOATS)
@@ -59,7 +59,7 @@ def test_operator_on_two_traced_values(name):
     function = getattr(operator, name)
     with model.trace(FLOATS):
         got = function(model.output, model.output.T).save()
-    agree(got.value, function(FLOATS, FLOATS.T))
+    agree(nnsight.value(got), function(FLOATS, FLOATS.T))
 
 
 @pytest.mark.parametrize(("name", "tensor"), [*[(n, FLOATS) for n in IN_PLACE], *[(n, INTEGERS) for n in IN_PLACE_INTEGERS]])
@@ -73,7 +73,7 @@ def test_augmented_assignment_changes_the_value_and_what_passes(name, tensor, wh
         result = tracer.result.save()
     expected = function(tensor.clone(), other)
     for got in (first, second, result):
-        agree(got.value, expected)
+        agree(nnsight.value(got), expected)
 
 
 def test_augmented_matmul_makes_a_new_tensor_as_torch_does():
@@ -82,15 +82,15 @@ def test_augmented_matmul_makes_a_new_tensor_as_torch_does():
         value @= FLOATS.T
         value.save()
         result = tracer.result.save()
-    agree(value.value, FLOATS @ FLOATS.T)
-    agree(result.value, FLOATS)
+    agree(nnsight.value(value), FLOATS @ FLOATS.T)
+    agree(nnsight.value(result), FLOATS)
 
 
 @pytest.mark.parametrize("function", [operator.neg, operator.pos, abs, lambda v: ~(v > 0)])
 def test_operators_of_one_operand(function):
     with model.trace(FLOATS):
         got = function(model.output).save()
-    agree(got.value, function(FLOATS))
+    agree(nnsight.value(got), function(FLOATS))
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_real_tensor_and_a_traced_value_in_both_orders(way):
     real = torch.tensor([[5.0, 6.0], [-7.0, 8.0]])
     with model.trace(FLOATS):
         left, right = way(real, model.output).save(), way(model.output, real).save()
-    agree(left.value, way(real, FLOATS))
-    agree(right.value, way(FLOATS, real))
+    agree(nnsight.value(left), way(real, FLOATS))
+    agree(nnsight.value(right), way(FLOATS, real))
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__")
@@ -117,7 +117,7 @@ def test_an_array_stands_on_the_right_of_a_traced_value():
     array = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32)
     with model.trace(FLOATS):
         got = (model.output * array).save()
-    agree(got.value, FLOATS * torch.from_numpy(array))
+    agree(nnsight.value(got), FLOATS * torch.from_numpy(array))
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__")

@@ -1,4 +1,4 @@
-"""After its trace a saved proxy stands for its value; one that was not saved, or never reached, says why."""
+"""After its trace a saved name is its value, and what the block handed on itself stands for it; else it says why there is none."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ def x():
     return torch.tensor([[1.0, 2, -3, 4], [-2, 0, 5, 1]])
 
 
-def saved(function=lambda v: v):
+def value_of(function=lambda v: v):
     with model.trace(x()):
         got = nnsight.apply(function, model.output).save()
     return got
+
+
+def stand_in_for(function=lambda v: v):
+    with model.trace(x()):
+        return nnsight.apply(function, model.output).save()
+
+
+both = pytest.mark.parametrize("saved", [value_of, stand_in_for], ids=["value", "stand-in"])
 
 
 ON_TENSORS = {
@@ -52,8 +60,9 @@ ON_TENSORS = {
 }
 
 
+@both
 @pytest.mark.parametrize("use", ON_TENSORS.values(), ids=ON_TENSORS)
-def test_as_a_tensor(use):
+def test_as_a_tensor(use, saved):
     got = use(saved())
     assert type(got) is torch.Tensor
     assert torch.equal(got, use(x()))
@@ -83,15 +92,19 @@ PLAIN = {
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__")
+@both
 @pytest.mark.parametrize("use", PLAIN.values(), ids=PLAIN)
-def test_plain_answers(use):
+def test_plain_answers(use, saved):
     assert use(saved()) == use(x())
 
 
 def test_value_is_the_tensor_itself():
-    got = saved()
-    assert type(got.value) is torch.Tensor
+    got, stand_in = value_of(), stand_in_for()
+    assert got.value is got
+    assert type(stand_in) is nnsight.Proxy
+    assert type(stand_in.value) is torch.Tensor
     assert torch.equal(got.value, x())
+    assert torch.equal(stand_in.value, x())
 
 
 NUMBERS = {
@@ -110,31 +123,40 @@ NUMBERS = {
     "sum": lambda n: sum([n, n]),
     "sorted": lambda n: sorted([n, 1, 3]) == [1, 2, 3],
     "isinstance": lambda n: isinstance(n, int),
-    "json": pytest.param(
-        lambda n: json.dumps([n]), marks=pytest.mark.xfail(reason="what C asks for the exact type sees a proxy", strict=True)
-    ),
-    "sizes": pytest.param(
-        lambda n: torch.zeros(n, 3).shape, marks=pytest.mark.xfail(reason="torch takes it for the whole size", strict=True)
-    ),
+}
+OF_VALUES_ALONE = {
+    "json": lambda n: json.dumps([n]),  # what C asks for the exact type sees a stand-in
+    "sizes": lambda n: torch.zeros(n, 3).shape,  # for which torch takes a stand-in as a whole
 }
 
 
+@both
 @pytest.mark.parametrize("use", NUMBERS.values(), ids=NUMBERS)
-def test_as_a_number(use):
+def test_as_a_number(use, saved):
     assert use(saved(lambda v: v.shape[0])) == use(2)
 
 
+@pytest.mark.parametrize("use", OF_VALUES_ALONE.values(), ids=OF_VALUES_ALONE)
+def test_as_a_number_in_earnest(use):
+    assert use(value_of(lambda v: v.shape[0])) == use(2)
+    with pytest.raises(TypeError):
+        use(stand_in_for(lambda v: v.shape[0]))
+
+
+@both
 @pytest.mark.parametrize("value", ["abc", None, True, [1, 2], {"a": 1}, (1, (2, 3)), 1 + 2j])
-def test_other_values(value):
+def test_other_values(value, saved):
     got = saved(lambda _: value)
-    assert got.value is value or got.value == value
+    assert type(nnsight.value(got)) is type(value)
+    assert nnsight.value(got) == value
     assert got == value
     assert isinstance(got, type(value))
     assert str(got) == str(value)
     assert bool(got) is bool(value)
 
 
-def test_containers():
+@both
+def test_containers(saved):
     mapping, items, text = saved(lambda _: {"a": 1}), saved(lambda _: [1, 2]), saved(lambda _: "abc")
     items.append(3)
     items[0] = 7
@@ -143,14 +165,16 @@ def test_containers():
     assert (text.upper(), text + "d", "x" + text, "b" in text) == ("ABC", "abcd", "xabc", True)
 
 
-def test_pickling_and_copying_give_the_value():
+@both
+def test_pickling_and_copying_give_the_value(saved):
     got = saved()
     for made in (pickle.loads(pickle.dumps(got)), copy.copy(got), copy.deepcopy(got), copy.deepcopy({"a": got})["a"]):
         assert type(made) is torch.Tensor
         assert torch.equal(made, x())
 
 
-def test_edits_and_attributes_reach_the_value():
+@both
+def test_edits_and_attributes_reach_the_value(saved):
     got = saved()
     other = got
     got += 1
@@ -164,7 +188,8 @@ def test_edits_and_attributes_reach_the_value():
     assert got.value.note == "mine"
 
 
-def test_a_real_tensor_takes_it():
+@both
+def test_a_real_tensor_takes_it(saved):
     real = torch.zeros(2, 4)
     got = saved()
     real[:] = got
@@ -257,14 +282,14 @@ def test_saving_after_the_trace_is_refused():
 def test_ways_to_save(keep):
     with model.trace(x()):
         got = keep(model.output)
-    assert torch.equal(got.value, x())
+    assert torch.equal(nnsight.value(got), x())
 
 
 def test_saving_several_at_once():
     with model.trace(x()):
         a, b = nnsight.save((model.output, model.output[0]))
         number = nnsight.save(3)
-    assert torch.equal(a.value, x())
+    assert torch.equal(a, x())
     assert torch.equal(b.value, x()[0])
     assert number == 3
 
@@ -273,4 +298,4 @@ def test_saving_several_at_once():
 def test_saving_what_holds_values_deeper(keep):
     with model.trace(x()):
         got = keep(model.output)
-    assert torch.equal(got.value, x())
+    assert torch.equal(got, x())

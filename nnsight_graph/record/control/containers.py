@@ -57,7 +57,7 @@ class Containers:
         """Before a region that changes the containers in these variables: make them traced."""
         names = Names(*mentions)
         for value in {id(value): value for value in names.read()}.values():
-            if type(value) in _LIFTED and (not self.regions or id(value) in self.regions[-1].made):
+            if getattr(type(value), "_stands_for", type(value)) in _LIFTED and (not self.regions or id(value) in self.regions[-1].made):
                 traced = self.emitter.lift(value)
                 self.lifted.append((traced, value, names))
                 self._same[id(traced)] = traced

@@ -78,7 +78,7 @@ class Operations(Containers):
             return pattern is not None and (self.emitter.traced(value) or self._holds_traced(value))
         if self.emitter.traced(value):
             return True
-        items = value if type(value) in (tuple, list) and type(pattern) is tuple and len(pattern) == len(value) else ()
+        items = value if _kind_of(value) in (tuple, list) and type(pattern) is tuple and len(pattern) == len(value) else ()
         return any(map(self._is_looked_at, items, pattern))
 
     def contains(self, item: Any, container: Any, negated: bool) -> Any:
@@ -90,7 +90,7 @@ class Operations(Containers):
 
     def item(self, container: Any, index: Any) -> Any:
         """``container[index]``: a plain container with a traced index is recorded."""
-        if self.emitter.traced(index) and type(container) in _PLAIN:
+        if self.emitter.traced(index) and _kind_of(container) in _PLAIN:
             return self.emitter.call("getitem", container, index)
         return container[index]
 
@@ -105,7 +105,7 @@ class Operations(Containers):
         return function(*args, **kwargs)
 
     def _holds_traced(self, value: Any) -> bool:
-        return type(value) in (list, tuple, set, dict) and any(map(self.emitter.traced, value))
+        return _kind_of(value) in (list, tuple, set, dict) and any(map(self.emitter.traced, value))
 
     def print_(self, function: Any, *args: Any, **kwargs: Any) -> None:
         """A call of what is named ``print``: inside a traced region it happens only where that is taken, but for the graph so far."""
@@ -163,3 +163,9 @@ class Operations(Containers):
 
 def _formatted(value: Any, conversion: str, form: str) -> str:
     return format(_CONVERSIONS[conversion](value), form)
+
+
+def _kind_of(value: Any) -> type:
+    """The type of a value; of one that an earlier trace has saved, the plain one."""
+    kind: type = getattr(type(value), "_stands_for", type(value))
+    return kind

@@ -16,13 +16,11 @@ class Named(NamedTuple):
     """What a piece of code names.
 
     Attributes:
-        bound: Names of its own that it binds.
-        own: All names of its own, and of functions around it.
+        own: Names of its own, and of functions around it.
         outer: Names of its module, or of its namespace first.
         bound_outer: Those of them that it binds.
     """
 
-    bound: tuple[str, ...]
     own: tuple[str, ...]
     outer: tuple[str, ...]
     bound_outer: tuple[str, ...]
@@ -35,7 +33,7 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
     """The names in the body of the ``with`` that is entered at ``offset``; without one, in all of the code.
 
     >>> names_in(compile("a = b", "<text>", "exec"))
-    Named(bound=(), own=(), outer=('a', 'b'), bound_outer=('a',))
+    Named(own=(), outer=('a', 'b'), bound_outer=('a',))
     """
     key = id(code), offset
     known = _known.get(key)
@@ -53,12 +51,9 @@ def _names(code: CodeType, offset: int | None) -> Named:
         if inside is None or instruction.offset in inside:
             for one in _named_by(instruction):
                 found[one] = None
-    own = [name for outer, _, name in found if not outer]
-    outer = [name for is_outer, _, name in found if is_outer]
-    bound = tuple([name for is_outer, binds, name in found if binds and not is_outer])
-    return Named(
-        bound, tuple(dict.fromkeys(own)), tuple(dict.fromkeys(outer)), tuple([name for is_outer, binds, name in found if binds and is_outer])
-    )
+    own = dict.fromkeys(name for is_outer, _, name in found if not is_outer)
+    outer = dict.fromkeys(name for is_outer, _, name in found if is_outer)
+    return Named(tuple(own), tuple(outer), tuple([name for is_outer, binds, name in found if binds and is_outer]))
 
 
 def _named_by(instruction: dis.Instruction) -> Iterator[tuple[bool, bool, str]]:

@@ -99,11 +99,12 @@ class Reach:
         new = [self.renew(item, depth + 1) for item in items]
         if all(map(_is, items, new)):
             return value
+        made: Any
         if kind is frozenset:
-            made = _fresh(items, new)
-            if made is None:
+            fresh = _fresh(items, new)
+            if fresh is None:
                 return value
-            made = frozenset(made)
+            made = frozenset(fresh)
         else:
             made = tuple.__new__(kind, new)
         for item in items:
