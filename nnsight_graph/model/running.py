@@ -106,13 +106,13 @@ def run_trace(
         complete = problem is None
     except BaseException as raised:
         _settle(run, give)
-        run.slots.clear()  # the traceback holds the run
+        run.let_go()
         note_changes(envoy, recording, call, raised)
         raise
     finally:
         if caches is not None:
             caches.fill(run.captures, complete)
-    run.slots.clear()
+    run.let_go()
     return problem, reasons
 
 

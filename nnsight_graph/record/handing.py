@@ -51,11 +51,12 @@ class _Values:
         refilled: As for :func:`hand_over`.
     """
 
-    __slots__ = ("_counts", "_given", "_made")
+    __slots__ = ("_counts", "_given", "_made", "_sharing")
 
     def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...]) -> None:
         self._given = given
         self._counts: dict[int, int] | None = None
+        self._sharing: dict[int, list[Proxy]] | None = None
         self._made: dict[int, Any] = {id(one): one for one, _ in refilled if isinstance(one, (list, dict))} if refilled else {}
 
     def of(self, proxy: Any) -> Any:
@@ -69,31 +70,41 @@ class _Values:
             kept = self._made.get(id(value))
             if kept is None:
                 kept = WITH_VALUE[type(value)](value)
-                self._made[id(value)] = kept
+                for one in self._with(value):  # the plain container goes: tensors in it are held once
+                    _set(one, "_value", kept)
             _set(proxy, "_value", kept)
             return kept
         return proxy if value is UNSET else value
 
+    def _with(self, value: Any) -> list[Proxy]:
+        """The proxies whose value this is."""
+        if self._sharing is None:
+            self._sharing = {}
+            for one in self._given:
+                self._sharing.setdefault(id(one._value), []).append(one)
+        return [one for one in self._sharing.get(id(value), ()) if one._value is value]
+
     def _known(self, tensor: torch.Tensor) -> int:
         """How often else the saved values hold a tensor: as themselves, or in plain containers."""
         if self._counts is None:
-            self._counts = {}
+            self._counts, seen = {}, set[int]()
             for one in self._given:
-                _count(one._value, self._counts, 0)
+                _count(one._value, self._counts, seen, 0)
         return self._counts.get(id(tensor), 1) - 1
 
 
-def _count(value: Any, counts: dict[int, int], depth: int) -> None:
+def _count(value: Any, counts: dict[int, int], seen: set[int], depth: int) -> None:
     """How often tensors are saved values, or stand in plain containers among them."""
     if type(value) is torch.Tensor:
         counts[id(value)] = counts.get(id(value), 0) + 1
-    elif isinstance(value, _CONTAINERS) and depth <= _DEEP and len(counts) < _MOST:
+    elif isinstance(value, _CONTAINERS) and id(value) not in seen and depth <= _DEEP and len(counts) < _MOST:
+        seen.add(id(value))
         parts: Iterable[Any] = dict.values(value) if isinstance(value, dict) else value
         for part in parts:
-            _count(part, counts, depth + 1)
+            _count(part, counts, seen, depth + 1)
         if isinstance(value, dict) and type(value) is not dict:  # an output of a model has its items as attributes, too
             for part in getattr(value, "__dict__", {}).values():
-                _count(part, counts, depth + 1)
+                _count(part, counts, seen, depth + 1)
 
 
 def _shared(tensor: torch.Tensor) -> int:

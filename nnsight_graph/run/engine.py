@@ -234,6 +234,11 @@ class Run(Detours):
             self.arrive(index, None)
         self.latest = {}
 
+    def let_go(self) -> None:
+        """The values are given out: whatever still has the run, a traceback or a graph for gradients, has none of them."""
+        self.slots.clear()
+        self.contained, self.joined, self.latest = None, (), {}
+
     def listen(self, index: int, ordinal: int, source: int, shapes: tuple[Any, ...], leaves: tuple[int, ...]) -> None:
         """The gradient of a value passes at visit ``index`` when backward ``ordinal`` runs."""
         start, *others = [self.slots[leaf] for leaf in leaves]

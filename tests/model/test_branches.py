@@ -346,6 +346,6 @@ def test_the_result_of_a_change_can_be_saved(model: Any) -> None:
         kept = [model[0].output.shape[0], 2].save()
         named = dict(one=1).save()  # noqa: C408
         built = nnsight.dict(two=2).save()
-    assert nothing.value is None
+    assert nothing is None
     assert len(values) == 1
     assert (list(kept), dict(named), built.value) == ([2, 2], {"one": 1}, {"two": 2})

@@ -81,7 +81,7 @@ def test_the_input_as_nnsight_defines_it() -> None:
         before = model.layer.first.save()
         model.layer.first = torch.zeros(2, 3)
         out = model.output.save()
-    torch.testing.assert_close([before.value, out.value], [X, X * 2])
+    torch.testing.assert_close([before, out], [X, X * 2])
 
 
 def test_names_of_nnsight() -> None:

@@ -179,7 +179,7 @@ def test_no_row_of_another_invoke_gets_a_graph(model):
             hidden = model.drop.output
             hidden.requires_grad_()
             started = (hidden * 1).requires_grad.save()
-    assert (needs.value, started.value) == (False, True)
+    assert (needs, started) == (False, True)
 
 
 def test_where_a_line_sees_all_rows(model, net):

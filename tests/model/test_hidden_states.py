@@ -66,7 +66,7 @@ def test_reads_edits_and_assignments(family):
     torch.testing.assert_close(edited.value, expected)
     torch.testing.assert_close(assigned.value, expected)
     torch.testing.assert_close(augmented.value, hooked(net, family, lambda hidden: hidden + 1))
-    assert kind.value is type(tiny_output(net, family))
+    assert kind is type(tiny_output(net, family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -188,8 +188,8 @@ def test_rows_in_containers(name: str) -> None:
     assert torch.equal(one, torch.full_like(A, 5))
     assert torch.equal(after, torch.full_like(A, 4))
     assert torch.equal(two, take(make(B)) - 1)
-    assert type(whole.value) is type(make(B))
-    assert torch.equal(take(whole.value), take(make(B)))
+    assert type(nnsight.value(whole)) is type(make(B))
+    assert torch.equal(take(whole), take(make(B)))
 
 
 def test_heads_folded_into_the_batch() -> None:

@@ -29,7 +29,7 @@ def test_parameters_and_buffers_are_values():
         copy = model[0].weight[0].clone()
         copy[:] = 0
         copy.save()
-    assert weight.value is module[0].weight
+    assert weight is module[0].weight
     assert torch.equal(product.value, X @ module[0].weight.T)
     assert torch.equal(shifted.value, torch.ones(4))
     assert torch.equal(copy.value, torch.zeros(4))

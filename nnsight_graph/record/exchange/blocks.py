@@ -49,7 +49,7 @@ def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type]
         change_items(space, names_in(frame.f_code, offset).bound_outer, value, kinds)
         if not still_held(wanted, _NOTHING):
             return True
-        change_items(space, list(space), value, kinds)
+        change_items(space, list(space) if isinstance(space, dict) else (), value, kinds)
     return not still_held(wanted, _NOTHING)
 
 

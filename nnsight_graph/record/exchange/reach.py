@@ -38,7 +38,8 @@ class Reach:
     def __init__(self, kinds: frozenset[type], value: Callable[[Any], Any], wanted: list[Any]) -> None:
         self._kinds, self._value, self._wanted = kinds, value, wanted
         self._seen: dict[int, tuple[Any, Any]] = {}  # by identity: the object, which so keeps it, and what stands for it
-        self._kept: dict[int, int] = {}  # how often proxies stand in tuples that are kept here
+        self._replaced: list[Any] = []  # tuples, and frozen sets, in whose place others stand
+        self._kept: dict[int, int] = {}  # how often proxies, and such tuples, stand in these
         self._waiting: deque[Iterator[int]] = deque()
         self._hit = False
         self._looked = 0
@@ -80,10 +81,10 @@ class Reach:
             walk.close()  # type: ignore[attr-defined]
 
     def is_left(self) -> bool:
-        """Whether a proxy is still held anywhere else."""
+        """Whether a proxy is still held anywhere else, or a tuple that has held one."""
         self._hit = False
         self._wanted = still_held(self._wanted, self._kept)
-        return bool(self._wanted)
+        return bool(self._wanted or still_held(self._replaced, self._kept))
 
     # ------------------------------------------------------------------ what cannot be changed
 
@@ -107,9 +108,10 @@ class Reach:
             made = frozenset(fresh)
         else:
             made = tuple.__new__(kind, new)
-        for item in items:
-            if type(item) in self._kinds:
+        for item, other in zip(items, new, strict=True):
+            if item is not other:
                 self._kept[id(item)] = self._kept.get(id(item), 0) + 1
+        self._replaced.append(value)
         return made
 
     # ------------------------------------------------------------------ what can
