@@ -100,6 +100,7 @@ class Part:
             yield (target, *map(placed, operands)), self._places[number]
         for number in self.exports:
             yield ("save", self._own[number] + start), self._places[number]
+        given.clear()  # a function that knows itself would keep them until Python looks for cycles
 
 
 def inside_closure(entries: Sequence[Entry], first: int, wanted: Sequence[int]) -> list[int]:

@@ -39,6 +39,7 @@ class _Heard:
         hooks: dict[int, Any] = getattr(self.tensor, "_backward_hooks", None) or {}
         for key in [key for key, hook in hooks.items() if hook is self.hook]:
             del hooks[key]
+        self.tensor = self.hook = self.handle = None  # the hook holds this: both would live until Python looks for cycles
 
 
 class Gradients:
