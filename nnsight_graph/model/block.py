@@ -182,7 +182,7 @@ class RecordedBlock:
                 _refill(refilled)
         finally:
             if saved:
-                hand_over(frame, entered, saved, refilled)
+                hand_over(frame, entered, saved, refilled, recording.constants)
         if problem is not None:
             recorder.failure = f"its trace failed: {type(problem).__name__}"
             try:

@@ -26,7 +26,8 @@ class SavedTensor(torch.Tensor):
     def detach(self) -> torch.Tensor:
         """As of any tensor; of the same class, as ``torch.nn.Parameter(x)`` has to find it."""
         made = torch.Tensor.detach(self)
-        made.__class__ = SavedTensor
+        if not torch.compiler.is_compiling():  # which cannot follow the next line, and needs it not
+            made.__class__ = SavedTensor
         return made
 
     def __format__(self, spec: str) -> str:
@@ -182,3 +183,6 @@ for _saved, _plain in ((SavedList, list), (SavedTuple, tuple), (SavedDict, dict)
 
 _dtypes: Any = getattr(torch.testing._comparison.NumberPair, "_TYPE_TO_DTYPE", {})  # whose numbers assert_close compares
 _dtypes.update({SavedFloat: torch.float64, SavedInt: torch.int64})
+
+# What a pickle names where it has one of these: torch.load, which allows few names, knows the plain types by other means.
+torch.serialization.add_safe_globals(list(WITH_VALUE))

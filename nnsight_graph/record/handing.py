@@ -25,7 +25,9 @@ _DEEP = 10
 _set = object.__setattr__
 
 
-def hand_over(frame: FrameType, offset: int | None, saved: dict[int, Proxy], refilled: tuple[tuple[Any, Any], ...] = ()) -> None:
+def hand_over(
+    frame: FrameType, offset: int | None, saved: dict[int, Proxy], refilled: tuple[tuple[Any, Any], ...], captured: list[Any]
+) -> None:
     """Exchange the saved proxies of a block that has ended for their values.
 
     Args:
@@ -34,13 +36,14 @@ def hand_over(frame: FrameType, offset: int | None, saved: dict[int, Proxy], ref
         saved: The proxies that were to be given a value, by node.
         refilled: Containers of the user's that the run has filled, which stay the objects that they were; and proxies that have the value
             of another one.
+        captured: The constants of what was recorded.
     """
     given = [proxy for proxy in saved.values() if proxy._value is not UNSET]
     for proxy, _ in refilled:
         if type(proxy) in _KINDS and proxy._value is not UNSET and saved.get(proxy._index) is not proxy:
             given.append(proxy)
     if given:
-        exchange(frame, offset, _KINDS, _Values(given, refilled).of, given)
+        exchange(frame, offset, _KINDS, _Values(given, refilled, captured).of, given)
 
 
 class _Values:
@@ -48,13 +51,14 @@ class _Values:
 
     Args:
         given: The proxies that it has given a value.
+        captured: The constants of what was recorded, among which may be values of earlier blocks.
         refilled: As for :func:`hand_over`.
     """
 
-    __slots__ = ("_counts", "_given", "_made", "_sharing")
+    __slots__ = ("_captured", "_counts", "_given", "_made", "_mine", "_sharing")
 
-    def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...]) -> None:
-        self._given = given
+    def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...], captured: list[Any]) -> None:
+        self._given, self._captured = given, captured
         self._counts: dict[int, int] | None = None
         self._sharing: dict[int, list[Proxy]] | None = None
         self._made: dict[int, Any] = {id(one): one for one, _ in refilled if isinstance(one, (list, dict))} if refilled else {}
@@ -64,14 +68,15 @@ class _Values:
         value = proxy._value
         if type(value) is torch.Tensor:
             references = sys.getrefcount(value)
-            if references <= _ALONE or references <= _ALONE + _shared(value) + self._known(value):
+            if references <= _ALONE or references <= _ALONE + _shared(value) + self._known(value, proxy):
                 value.__class__ = SavedTensor
         elif type(value) in WITH_VALUE:
             kept = self._made.get(id(value))
             if kept is None:
                 kept = WITH_VALUE[type(value)](value)
-                for one in self._with(value):  # the plain container goes: tensors in it are held once
+                for one in self._with(value):
                     _set(one, "_value", kept)
+                self._counts = None  # what is in it is held once more, where another container holds the plain one
             _set(proxy, "_value", kept)
             return kept
         return proxy if value is UNSET else value
@@ -84,13 +89,14 @@ class _Values:
                 self._sharing.setdefault(id(one._value), []).append(one)
         return [one for one in self._sharing.get(id(value), ()) if one._value is value]
 
-    def _known(self, tensor: torch.Tensor) -> int:
-        """How often else the saved values hold a tensor: as themselves, or in plain containers."""
+    def _known(self, tensor: torch.Tensor, proxy: Proxy) -> int:
+        """How often else a tensor is held by saved values, as themselves or in plain containers, and as a constant."""
         if self._counts is None:
             self._counts, seen = {}, set[int]()
-            for one in self._given:
-                _count(one._value, self._counts, seen, 0)
-        return self._counts.get(id(tensor), 1) - 1
+            for held in (*[one._value for one in self._given], *self._captured):
+                _count(held, self._counts, seen, 0)
+            self._mine = {id(one) for one in self._given}
+        return self._counts.get(id(tensor), 0) - (id(proxy) in self._mine)
 
 
 def _count(value: Any, counts: dict[int, int], seen: set[int], depth: int) -> None:

@@ -125,7 +125,7 @@ def test_a_parameter_read_in_the_first_trace_is_the_real_one(folder: Path) -> No
         weight = lm.lm_head.weight.save()
         logits = (lm.transformer.ln_f.output @ lm.lm_head.weight.T).save()
         output = lm.lm_head.output.save()
-    torch.testing.assert_close(weight.value, loaded(folder / "gpt2").lm_head.weight)
+    torch.testing.assert_close(weight, loaded(folder / "gpt2").lm_head.weight)
     torch.testing.assert_close(logits.value, output.value)
 
 

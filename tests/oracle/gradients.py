@@ -270,7 +270,7 @@ def traced(programs: list[Program], net: Net, x: list[Tensor]) -> tuple[list[Ten
     scope = {"model": NNsight(net), "x": x, "kept": [], "nnsight": nnsight}
     exec(compile(text_of(programs), "<gradients>", "exec"), scope)
     kept: list[Any] = scope["kept"]  # type: ignore[assignment]
-    return [value.value for value in kept], _gradients(net)
+    return [nnsight.value(value) for value in kept], _gradients(net)
 
 
 def fault(seed: int) -> str:

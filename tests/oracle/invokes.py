@@ -158,7 +158,7 @@ def source(batch: Batch) -> str:
         *(f"{name} = torch.tensor({tensor.tolist()}, dtype=torch.float64)" for name, tensor in batch.constants.items()),
         "model = nnsight.NNsight(module)",
         batch_text(batch),
-        *(f"print({name}.value)" for name in batch.saves),
+        *(f"print({name})" for name in batch.saves),
     ]
     return "\n".join(lines) + "\n\n" + indent(str(batch.module), "# ")
 
@@ -171,7 +171,7 @@ def run_text(module: nn.Module, text: str, constants: dict[str, Tensor], saves: 
     error, raw = None, {}
     try:
         exec(compiled(text), namespace)
-        raw = {name: namespace[name].value for name in saves}
+        raw = {name: nnsight.value(namespace[name]) for name in saves}
     except Exception as caught:
         error = caught
     changed = [name for name, tensor in constants.items() if not same(tensor, namespace[name])]

@@ -81,8 +81,8 @@ def run(looped: Looped) -> Outcome:
     names |= {"nnsight": nnsight, "x": case.x.clone(), "model": nnsight.NNsight(case.module), "torch": __import__("torch")}
     try:
         exec(compiled(text(looped)), names)
-        found = {name: names[name].value for name in case.program.saves}
-        found |= {BELOW: names[looped.below].value} if looped.below else {}
+        found = {name: nnsight.value(names[name]) for name in case.program.saves}
+        found |= {BELOW: nnsight.value(names[looped.below])} if looped.below else {}
         return Outcome({name: apply(plain, value) for name, value in found.items()}, None, None)
     except Exception as error:
         return Outcome({}, error, None)

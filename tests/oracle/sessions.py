@@ -96,8 +96,8 @@ def run(sequence: Sequence) -> tuple[list[Outcome], BaseException | None]:
         values: dict[str, Any] = {}
         for name in case.program.saves:
             proxy = names.get(f"{name}_{place}")
-            if proxy is not None and type(proxy._value).__name__ != "Unset":
-                values[name] = apply(plain, proxy.value)
+            if proxy is not None and (type(proxy) is not nnsight.Proxy or type(proxy._value).__name__ != "Unset"):
+                values[name] = apply(plain, nnsight.value(proxy))
         outcomes.append(Outcome(values, None, hooks_left(case.module, attributes[place])))
     return outcomes, error
 

@@ -323,9 +323,9 @@ def run_steps(steps: StepCase) -> tuple[Outcome, dict[str, Tree]]:
     try:
         exec(code, namespace)
         hidden = {line.target for turn in turns for line in turn}
-        values = {name: apply(plain, namespace[name].value) for name in case.program.saves if name not in hidden}
-        values |= {new: apply(plain, namespace[old].value) for old, new in last.items()}
-        lists = {f"all_{name}": [apply(plain, item) for item in namespace[f"all_{name}"].value] for name in last}
+        values = {name: apply(plain, nnsight.value(namespace[name])) for name in case.program.saves if name not in hidden}
+        values |= {new: apply(plain, nnsight.value(namespace[old])) for old, new in last.items()}
+        lists = {f"all_{name}": [apply(plain, item) for item in namespace[f"all_{name}"]] for name in last}
     except Exception as caught:
         error = caught
     return Outcome(values, error, hooks_left(steps.model, attributes) or inputs_changed(case, namespace) or forward_changed(case)), lists

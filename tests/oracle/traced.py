@@ -46,7 +46,7 @@ def source(case: Case) -> str:
         *(f"{name} = torch.tensor({tensor.tolist()}, dtype=torch.float64)" for name, tensor in constants.items()),
         "model = nnsight.NNsight(module)",
         trace_text(case),
-        *(f"print({name}.value)" for name in case.program.saves),
+        *(f"print({name})" for name in case.program.saves),
     ]
     return "\n".join(lines) + "\n\n" + indent(str(case.module), "# ")
 
@@ -61,7 +61,7 @@ def run_traced(case: Case) -> Outcome:
     error, values = None, {}
     try:
         exec(code, namespace)
-        values = {name: apply(plain, namespace[name].value) for name in case.program.saves}
+        values = {name: apply(plain, nnsight.value(namespace[name])) for name in case.program.saves}
     except Exception as caught:
         error = caught
     left = hooks_left(case.module, attributes) or inputs_changed(case, namespace) or forward_changed(case)
