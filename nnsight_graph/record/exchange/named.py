@@ -33,7 +33,7 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
     """The names in the body of the ``with`` that is entered at ``offset``; without one, in all of the code.
 
     >>> names_in(compile("a = b", "<text>", "exec"))
-    Named(own=(), outer=('a', 'b'), bound_outer=('a',))
+    Named(own=(), outer=('b', 'a'), bound_outer=('a',))
     """
     key = id(code), offset
     known = _known.get(key)
