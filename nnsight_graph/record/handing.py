@@ -39,7 +39,7 @@ def hand_over(
         captured: The constants of what was recorded.
     """
     given = [proxy for proxy in saved.values() if proxy._value is not UNSET]
-    for proxy, _ in refilled:
+    for proxy, _ in refilled or ():
         if type(proxy) in _KINDS and proxy._value is not UNSET and saved.get(proxy._index) is not proxy:
             given.append(proxy)
     if given:
@@ -55,22 +55,24 @@ class _Values:
         refilled: As for :func:`hand_over`.
     """
 
-    __slots__ = ("_captured", "_counts", "_given", "_made", "_mine", "_sharing")
+    # What most blocks never need stays on the class.
+    _counts: dict[int, int] | None = None
+    _sharing: dict[int, list[Proxy]] | None = None
+    _made: dict[int, Any] = {}  # noqa: RUF012  (replaced, never filled)
 
     def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...], captured: list[Any]) -> None:
         self._given, self._captured = given, captured
-        self._counts: dict[int, int] | None = None
-        self._sharing: dict[int, list[Proxy]] | None = None
-        self._made: dict[int, Any] = {id(one): one for one, _ in refilled if isinstance(one, (list, dict))} if refilled else {}
+        if refilled:
+            self._made = {id(one): one for one, _ in refilled if isinstance(one, (list, dict))}
 
     def of(self, proxy: Any) -> Any:
         """What a proxy is exchanged for; itself where it has no value."""
         value = proxy._value
         if type(value) is torch.Tensor:
-            references = sys.getrefcount(value)
-            if references <= _ALONE or references <= _ALONE + _shared(value) + self._known(value, proxy):
+            if sys.getrefcount(value) <= _ALONE or sys.getrefcount(value) <= _ALONE + _shared(value) + self._known(value, proxy):
                 value.__class__ = SavedTensor
-        elif type(value) in WITH_VALUE:
+            return value
+        if type(value) in WITH_VALUE:
             kept = self._made.get(id(value))
             if kept is None:
                 kept = WITH_VALUE[type(value)](value)

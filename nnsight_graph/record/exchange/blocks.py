@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ...source_location import is_users
-from .frames import change_items, change_locals, is_function
+from ...source_location import is_users, known_users
+from .frames import OPTIMIZED, change_items, change_locals
 from .named import names_in
 from .reach import Reach, still_held
 
@@ -28,6 +28,10 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
         wanted: The proxies that were given a value; a dict has them, too. What is in none of the names is looked for until nobody but
             these two holds any of them.
     """
+    if frame.f_code.co_flags & OPTIMIZED and known_users.get(frame.f_code.co_filename):  # as nearly always
+        change_locals(frame, value, kinds)
+        if not still_held(wanted, _NOTHING):
+            return
     own: FrameType | None = frame
     while own is not None and not is_users(own.f_code):  # contextlib's, which has been given the block
         own, offset = own.f_back, None
@@ -39,7 +43,7 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
 
 def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
     """The names themselves; whether that was all."""
-    if is_function(frame):
+    if frame.f_code.co_flags & OPTIMIZED:
         change_locals(frame, value, kinds)
         if not still_held(wanted, _NOTHING):
             return True
@@ -57,7 +61,7 @@ def _exchange_reached(frame: FrameType, offset: int | None, kinds: frozenset[typ
     """What the names that the block names reach; whether that was all."""
     names = names_in(frame.f_code, offset)
     reach = Reach(kinds, value, wanted)
-    if is_function(frame):
+    if frame.f_code.co_flags & OPTIMIZED:
         change_locals(frame, reach.renew, among=names.own)
     elif frame.f_locals is not frame.f_globals:
         change_items(frame.f_locals, names.outer, reach.renew)

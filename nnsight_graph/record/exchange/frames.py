@@ -14,7 +14,8 @@ from typing import Any
 Change = Callable[[Any], Any]
 """Gives what a name shall hold for what it holds: the same object, where that stays."""
 
-_OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: a function's frame, whose names have fixed places
+OPTIMIZED = 0x1
+"""``inspect.CO_OPTIMIZED``, in the flags of a function's code, whose names have fixed places: not of a module's or a class's."""
 _MISSING: Any = object()
 
 if sys.version_info < (3, 13):
@@ -25,27 +26,36 @@ if sys.version_info < (3, 13):
 
     def change_locals(frame: FrameType, change: Change, kinds: frozenset[type] | None = None, among: Iterable[str] = ()) -> None:
         """Change the names of a function's frame whose values are of certain types; or those among some, whatever they are."""
-        names = frame.f_locals
-        if kinds is None:
-            held = [(name, names[name]) for name in among if name in names]
-            changed = {name: new for name, value in held if (new := change(value)) is not value}
-        else:
-            changed = {name: new for name, value in names.items() if type(value) in kinds and (new := change(value)) is not value}
         code = frame.f_code
-        shared = code.co_cellvars + code.co_freevars
-        if changed and not shared:
-            names.update(changed)
-            _write(frame, 0)
-        elif changed:
-            cells = {name: (names[name], new) for name, new in changed.items() if name in shared}
-            others = {name: names.pop(name) for name in shared if name in names}
-            names.update({name: new for name, new in changed.items() if name not in cells})
-            _write(frame, 0)
-            names.update(others)
-            for name, (value, new) in cells.items():
-                _change_shared(frame, name, value, new)
+        names = frame.f_locals
+        if kinds is None or code.co_cellvars or code.co_freevars:
+            _change_some(frame, names, change, kinds, among)
+        else:  # as nearly always, and on the way of every block
+            written = False
+            for name, value in names.items():
+                if type(value) in kinds and (new := change(value)) is not value:
+                    names[name] = new
+                    written = True
+            if written:
+                _write(frame, 0)
         if sys.getrefcount(names) <= _UNSHARED:
             names.clear()  # a copy that stays would keep values alive beyond a `del`; one that somebody has is theirs
+
+    def _change_some(
+        frame: FrameType, names: dict[str, Any], change: Change, kinds: frozenset[type] | None, among: Iterable[str]
+    ) -> None:
+        found = [(name, names[name]) for name in (names if kinds is not None else among) if name in names]
+        held = found if kinds is None else [(name, value) for name, value in found if type(value) in kinds]
+        changed = {name: (value, new) for name, value in held if (new := change(value)) is not value}
+        if not changed:
+            return
+        shared = frame.f_code.co_cellvars + frame.f_code.co_freevars
+        others = {name: names.pop(name) for name in shared if name in names}
+        names.update({name: new for name, (_, new) in changed.items() if name not in others})
+        _write(frame, 0)
+        names.update(others)
+        for name in changed.keys() & others.keys():
+            _change_shared(frame, name, *changed[name])
 
     def _change_shared(frame: FrameType, name: str, value: Any, new: Any) -> None:
         """No other thread runs between the first of these lines, which reads all names, and the end of the last, which writes them."""
@@ -97,7 +107,3 @@ def change_items(space: Any, names: Iterable[str], change: Change, kinds: frozen
             if new is not value and dict.get(space, name) is value:
                 dict.__setitem__(space, name, new)
 
-
-def is_function(frame: FrameType) -> bool:
-    """Whether a frame is a function's, not a module's or a class's."""
-    return bool(frame.f_code.co_flags & _OPTIMIZED)
