@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..ops.saved_values import WITH_VALUE, SavedTensor
-from .exchange.blocks import exchange
+from .exchange.blocks import exchange, left
 from .proxy import Proxy
 from .settled import UNSET
 
@@ -38,12 +38,27 @@ def hand_over(
             of another one.
         captured: The constants of what was recorded.
     """
-    given = [proxy for proxy in saved.values() if proxy._value is not UNSET]
-    for proxy, _ in refilled or ():
-        if type(proxy) in _KINDS and proxy._value is not UNSET and saved.get(proxy._index) is not proxy:
+    proxy: Any
+    given: list[Any] = []
+    plain = not refilled and not left
+    for proxy in saved.values():
+        value = proxy._value
+        if value is not UNSET:
             given.append(proxy)
+            plain = plain and type(value) is torch.Tensor and sys.getrefcount(value) <= _ALONE
+    if refilled:
+        given += [one for one, _ in refilled if type(one) in _KINDS and one._value is not UNSET and saved.get(one._index) is not one]
+    proxy = value = None  # else they would be held here, too
     if given:
-        exchange(frame, offset, _KINDS, _Values(given, refilled, captured).of, given)
+        exchange(frame, offset, _KINDS, _handed if plain else _Values(given, refilled, captured).of, given)
+
+
+def _handed(proxy: Any) -> Any:
+    """What a proxy is exchanged for, after a block of which all that was saved are tensors that nobody else has; itself without a value."""
+    value = proxy._value
+    if type(value) is torch.Tensor and sys.getrefcount(value) <= _ALONE:
+        value.__class__ = SavedTensor
+    return proxy if value is UNSET else value
 
 
 class _Values:
@@ -51,25 +66,21 @@ class _Values:
 
     Args:
         given: The proxies that it has given a value.
-        captured: The constants of what was recorded, among which may be values of earlier blocks.
         refilled: As for :func:`hand_over`.
+        captured: The constants of what was recorded, among which may be values of earlier blocks.
     """
-
-    # What most blocks never need stays on the class.
-    _counts: dict[int, int] | None = None
-    _sharing: dict[int, list[Proxy]] | None = None
-    _made: dict[int, Any] = {}  # noqa: RUF012  (replaced, never filled)
 
     def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...], captured: list[Any]) -> None:
         self._given, self._captured = given, captured
-        if refilled:
-            self._made = {id(one): one for one, _ in refilled if isinstance(one, (list, dict))}
+        self._counts: dict[int, int] | None = None
+        self._sharing: dict[int, list[Proxy]] | None = None
+        self._made: dict[int, Any] = {id(one): one for one, _ in refilled if isinstance(one, (list, dict))}
 
     def of(self, proxy: Any) -> Any:
         """What a proxy is exchanged for; itself where it has no value."""
         value = proxy._value
         if type(value) is torch.Tensor:
-            if sys.getrefcount(value) <= _ALONE or sys.getrefcount(value) <= _ALONE + _shared(value) + self._known(value, proxy):
+            if sys.getrefcount(value) <= _ALONE + _shared(value) + self._known(value, proxy):
                 value.__class__ = SavedTensor
             return value
         if type(value) in WITH_VALUE:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from ...source_location import is_users, known_users
-from .frames import OPTIMIZED, change_items, change_locals
+from .frames import OPTIMIZED, change_bound, change_items, change_locals
 from .named import names_in
-from .reach import Reach, still_held
+from .reach import Reach, are_found, still_held
 
 _GENERATOR = 0x20  # inspect.CO_GENERATOR
 _CONTEXTLIB = contextlib.__file__
@@ -28,9 +30,10 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
         wanted: The proxies that were given a value; a dict has them, too. What is in none of the names is looked for until nobody but
             these two holds any of them.
     """
-    if frame.f_code.co_flags & OPTIMIZED and known_users.get(frame.f_code.co_filename):  # as nearly always
-        change_locals(frame, value, kinds)
-        if not still_held(wanted, _NOTHING):
+    code = frame.f_code
+    if code.co_flags & OPTIMIZED and known_users.get(code.co_filename) and not left:  # as nearly always
+        change_bound(frame, names_in(code, offset).bound, value, kinds)
+        if are_found(wanted):
             return
     own: FrameType | None = frame
     while own is not None and not is_users(own.f_code):  # contextlib's, which has been given the block
@@ -39,6 +42,16 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
         if _exchange_names(own, offset, kinds, value, wanted) or _exchange_reached(own, offset, kinds, value, wanted):
             return
         own, offset = _user_of(own), None
+    for proxy in still_held(wanted, _NOTHING):
+        left[id(proxy)] = weakref.ref(proxy, partial(_forget, id(proxy)))
+
+
+left: dict[int, Any] = {}
+"""Proxies that were not reached, while somebody has them: the names of later blocks are all looked at for them."""
+
+
+def _forget(key: int, _proxy: Any) -> None:
+    left.pop(key, None)
 
 
 def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
@@ -51,7 +64,7 @@ def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type]
     else:
         space = frame.f_locals
         change_items(space, names_in(frame.f_code, offset).bound_outer, value, kinds)
-        if not still_held(wanted, _NOTHING):
+        if not left and not still_held(wanted, _NOTHING):
             return True
         change_items(space, list(space) if isinstance(space, dict) else (), value, kinds)
     return not still_held(wanted, _NOTHING)

@@ -21,25 +21,34 @@ _MISSING: Any = object()
 if sys.version_info < (3, 13):
     import ctypes
 
-    _write = ctypes.pythonapi.PyFrame_LocalsToFast
-    _write.argtypes, _write.restype = (ctypes.py_object, ctypes.c_int), None
+    _write = ctypes.PYFUNCTYPE(None, ctypes.py_object, ctypes.c_int)(("PyFrame_LocalsToFast", ctypes.pythonapi))
+    _LEAVE = ctypes.c_int(0)  # names that the copy lacks; made once
 
-    def change_locals(frame: FrameType, change: Change, kinds: frozenset[type] | None = None, among: Iterable[str] = ()) -> None:
-        """Change the names of a function's frame whose values are of certain types; or those among some, whatever they are."""
+    def change_bound(frame: FrameType, bound: tuple[str, ...], change: Change, kinds: frozenset[type]) -> None:
+        """Change those among some names of a function's frame whose values are of certain types: on the way of every block."""
         code = frame.f_code
+        if code.co_cellvars or code.co_freevars:
+            change_locals(frame, change, kinds)
+            return
         names = frame.f_locals
-        if kinds is None or code.co_cellvars or code.co_freevars:
-            _change_some(frame, names, change, kinds, among)
-        else:  # as nearly always, and on the way of every block
-            written = False
-            for name, value in names.items():
+        written = False
+        for name in bound:
+            if name in names:
+                value = names[name]
                 if type(value) in kinds and (new := change(value)) is not value:
                     names[name] = new
                     written = True
-            if written:
-                _write(frame, 0)
+        if written:
+            _write(frame, _LEAVE)
         if sys.getrefcount(names) <= _UNSHARED:
             names.clear()  # a copy that stays would keep values alive beyond a `del`; one that somebody has is theirs
+
+    def change_locals(frame: FrameType, change: Change, kinds: frozenset[type] | None = None, among: Iterable[str] = ()) -> None:
+        """Change the names of a function's frame whose values are of certain types; or those among some, whatever they are."""
+        names = frame.f_locals
+        _change_some(frame, names, change, kinds, among)
+        if sys.getrefcount(names) <= _UNSHARED:
+            names.clear()
 
     def _change_some(
         frame: FrameType, names: dict[str, Any], change: Change, kinds: frozenset[type] | None, among: Iterable[str]
@@ -52,7 +61,7 @@ if sys.version_info < (3, 13):
         shared = frame.f_code.co_cellvars + frame.f_code.co_freevars
         others = {name: names.pop(name) for name in shared if name in names}
         names.update({name: new for name, (_, new) in changed.items() if name not in others})
-        _write(frame, 0)
+        _write(frame, _LEAVE)
         names.update(others)
         for name in changed.keys() & others.keys():
             _change_shared(frame, name, *changed[name])
@@ -62,7 +71,7 @@ if sys.version_info < (3, 13):
         names = frame.f_locals
         if name in names and names[name] is value:
             names[name] = new
-            _write(frame, 0)
+            _write(frame, _LEAVE)
 
     def _references() -> int:
         def of(frame: FrameType) -> int:
@@ -74,6 +83,15 @@ if sys.version_info < (3, 13):
     _UNSHARED = _references()
 
 else:
+
+    def change_bound(frame: FrameType, bound: tuple[str, ...], change: Change, kinds: frozenset[type]) -> None:
+        """Change those among some names of a function's frame whose values are of certain types: on the way of every block."""
+        names = frame.f_locals
+        for name in bound:
+            if name in names and type(value := names[name]) in kinds:
+                new = change(value)
+                if new is not value and names[name] is value:
+                    names[name] = new
 
     def change_locals(frame: FrameType, change: Change, kinds: frozenset[type] | None = None, among: Iterable[str] = ()) -> None:
         """Change the names of a function's frame whose values are of certain types; or those among some, whatever they are."""

@@ -16,14 +16,16 @@ class Named(NamedTuple):
     """What a piece of code names.
 
     Attributes:
-        own: Names of its own, and of functions around it.
-        outer: Names of its module, or of its namespace first.
-        bound_outer: Those of them that it binds.
+        bound: The names of its own that it binds.
+        own: All of them, and those of functions around it that it shares.
+        bound_outer: Names of its module, or of its namespace first, that it binds.
+        outer: All of them.
     """
 
+    bound: tuple[str, ...]
     own: tuple[str, ...]
-    outer: tuple[str, ...]
     bound_outer: tuple[str, ...]
+    outer: tuple[str, ...]
 
 
 _known: dict[tuple[int, int | None], tuple[CodeType, Named]] = {}
@@ -33,7 +35,7 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
     """The names in the body of the ``with`` that is entered at ``offset``; without one, in all of the code.
 
     >>> names_in(compile("a = b", "<text>", "exec"))
-    Named(own=(), outer=('b', 'a'), bound_outer=('a',))
+    Named(bound=(), own=(), bound_outer=('a',), outer=('b', 'a'))
     """
     key = id(code), offset
     known = _known.get(key)
@@ -53,7 +55,8 @@ def _names(code: CodeType, offset: int | None) -> Named:
                 found[one] = None
     own = dict.fromkeys(name for is_outer, _, name in found if not is_outer)
     outer = dict.fromkeys(name for is_outer, _, name in found if is_outer)
-    return Named(tuple(own), tuple(outer), tuple([name for is_outer, binds, name in found if binds and is_outer]))
+    bound, bound_outer = ([name for is_outer, binds, name in found if binds and is_outer is wanted] for wanted in (False, True))
+    return Named(tuple(bound), tuple(own), tuple(bound_outer), tuple(outer))
 
 
 def _named_by(instruction: dis.Instruction) -> Iterator[tuple[bool, bool, str]]:

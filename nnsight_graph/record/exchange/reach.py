@@ -253,7 +253,15 @@ def still_held(proxies: list[Any], kept: dict[int, int]) -> list[Any]:
     return [proxy for proxy in proxies if sys.getrefcount(proxy) > _ALONE + kept.get(id(proxy), 0)]
 
 
-_ALONE = 0
+def are_found(proxies: list[Any]) -> bool:
+    """Whether nobody else holds any of them."""
+    for proxy in proxies:
+        if sys.getrefcount(proxy) > _FOUND:  # noqa: SIM110  (a generator would take longer)
+            return False
+    return True
+
+
+_ALONE = _FOUND = 0
 
 
 def _references() -> int:
@@ -265,4 +273,13 @@ def _references() -> int:
     return count
 
 
-_ALONE = _references()
+def _found() -> int:
+    global _FOUND
+    kept = {0: object()}
+    listed = list(kept.values())
+    while not are_found(listed):
+        _FOUND += 1
+    return _FOUND
+
+
+_ALONE, _FOUND = _references(), _found()

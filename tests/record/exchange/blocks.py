@@ -11,7 +11,7 @@ from nnsight_graph.record.exchange.blocks import exchange
 class StandIn:
     """Stands for a value; equals nothing but itself, and has a hash even where its value has none."""
 
-    __slots__ = ("value",)
+    __slots__ = ("__weakref__", "value")
 
     def __init__(self, value: Any) -> None:
         self.value = value
