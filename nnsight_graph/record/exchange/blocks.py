@@ -10,9 +10,9 @@ from types import FrameType
 from typing import Any
 
 from ...source_location import is_users, known_users
-from .frames import OPTIMIZED, change_bound, change_items, change_locals
-from .named import names_in
-from .reach import Reach, are_found, still_held
+from .frames import OPTIMIZED, change_bound, change_items, change_locals, containers_among, named_containers
+from .named import Named, names_in
+from .reach import Reach, are_found, change_newest, still_held
 
 _GENERATOR = 0x20  # inspect.CO_GENERATOR
 _CONTEXTLIB = contextlib.__file__
@@ -31,9 +31,13 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
             these two holds any of them.
     """
     code = frame.f_code
-    if code.co_flags & OPTIMIZED and known_users.get(code.co_filename) and not left:  # as nearly always
-        change_bound(frame, names_in(code, offset).bound, value, kinds)
-        if are_found(wanted):
+    if known_users.get(code.co_filename) and not left:  # as nearly always
+        names = names_in(code, offset)
+        if code.co_flags & OPTIMIZED:
+            change_bound(frame, names.bound, value, kinds)
+        else:
+            change_items(frame.f_locals, names.bound_outer, value, kinds)
+        if are_found(wanted) or _exchange_near(frame, names, kinds, value, wanted):
             return
     own: FrameType | None = frame
     while own is not None and not is_users(own.f_code):  # contextlib's, which has been given the block
@@ -54,6 +58,18 @@ def _forget(key: int, _proxy: Any) -> None:
     left.pop(key, None)
 
 
+def _exchange_near(frame: FrameType, names: Named, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
+    """The newest items of the lists and dicts that the block names: mostly that is all."""
+    found = named_containers(frame, names.own) if frame.f_code.co_flags & OPTIMIZED else []
+    found += containers_among(frame.f_globals, names.outer)
+    if not frame.f_code.co_flags & OPTIMIZED and frame.f_locals is not frame.f_globals:
+        found += containers_among(frame.f_locals, names.outer)
+    for container in found:
+        change_newest(container, value, kinds)
+    del found[:]
+    return are_found(wanted)
+
+
 def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
     """The names themselves; whether that was all."""
     if frame.f_code.co_flags & OPTIMIZED:
@@ -63,9 +79,6 @@ def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type]
         change_items(frame.f_globals, names_in(frame.f_code, offset).bound_outer, value, kinds)
     else:
         space = frame.f_locals
-        change_items(space, names_in(frame.f_code, offset).bound_outer, value, kinds)
-        if not left and not still_held(wanted, _NOTHING):
-            return True
         change_items(space, list(space) if isinstance(space, dict) else (), value, kinds)
     return not still_held(wanted, _NOTHING)
 

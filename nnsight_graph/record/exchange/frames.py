@@ -17,6 +17,7 @@ Change = Callable[[Any], Any]
 OPTIMIZED = 0x1
 """``inspect.CO_OPTIMIZED``, in the flags of a function's code, whose names have fixed places: not of a module's or a class's."""
 _MISSING: Any = object()
+_CONTAINERS = (list, dict)
 
 if sys.version_info < (3, 13):
     import ctypes
@@ -101,6 +102,22 @@ else:
                 new = change(value)
                 if new is not value and names[name] is value:
                     names[name] = new
+
+
+def named_containers(frame: FrameType, among: Iterable[str]) -> list[Any]:
+    """The lists and dicts that some names of a function's frame hold."""
+    names = frame.f_locals
+    found = [value for name in among if name in names and type(value := names[name]) in _CONTAINERS]
+    if sys.version_info < (3, 13) and sys.getrefcount(names) <= _UNSHARED:
+        names.clear()
+    return found
+
+
+def containers_among(space: Any, among: Iterable[str]) -> list[Any]:
+    """The lists and dicts that some names of a namespace hold."""
+    if not isinstance(space, dict):
+        return []
+    return [value for name in among if type(value := dict.get(space, name)) in _CONTAINERS]
 
 
 def change_cell(cell: CellType, change: Change) -> None:

@@ -19,6 +19,7 @@ _MOST = 10_000
 
 _CHUNK = 64
 _DEEP = 50
+_KEYS = (str, int)
 _LEAVES = frozenset((
     type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, type(...), type, ModuleType, CodeType, BuiltinFunctionType,
 ))  # fmt: skip
@@ -226,6 +227,23 @@ class Reach:
         names = names_in(owner.__code__)
         change_items(owner.__globals__, names.outer, self.renew)
         yield 1 + len(names.outer) + len(names.own)
+
+
+def change_newest(container: Any, change: Callable[[Any], Any], kinds: frozenset[type]) -> None:
+    """Exchange proxies that are among the last items of a list, or the values of a small dict whose keys are text or numbers."""
+    if type(container) is list:
+        first = max(len(container) - _CHUNK, 0)
+        for place, item in enumerate(container[first:], first):
+            if type(item) in kinds:
+                new = change(item)
+                if place < len(container) and container[place] is item:
+                    container[place] = new
+    elif len(container) <= _CHUNK:
+        for key, item in list(container.items()):
+            if type(item) in kinds and type(key) in _KEYS:
+                new = change(item)
+                if container.get(key) is item:
+                    container[key] = new
 
 
 def _is(one: Any, other: Any) -> bool:
