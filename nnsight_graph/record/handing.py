@@ -19,8 +19,6 @@ from .proxy import Proxy
 from .settled import UNSET
 
 _KINDS: frozenset[type] = frozenset((Proxy, *Proxy.__subclasses__()))
-_SHARING = frozenset((tuple, list, dict))
-"""Whose equal objects stay equal."""
 _MOST = 10_000
 _DEEP = 8
 _set = object.__setattr__
@@ -39,74 +37,42 @@ def hand_over(
             of another one.
         outside: The constants of what was recorded, models, arguments: in them stand tensors that the run has not made.
     """
-    proxy: Any
-    given: list[Any] = []
-    plain = not refilled
-    for proxy in saved.values():
-        value = proxy._value
-        if value is not UNSET:
-            given.append(proxy)
-            if plain and (type(value) is not torch.Tensor or sys.getrefcount(value) > _ALONE):
-                plain = type(value) not in _SHARING and (type(value) is not torch.Tensor or _is_alone(value))
+    given: list[Any] = [proxy for proxy in saved.values() if proxy._value is not UNSET]
     if refilled:
         given += [one for one, _ in refilled if type(one) in _KINDS and one._value is not UNSET and saved.get(one._index) is not one]
-    proxy = value = None  # else they would be held here, too
     if given:
-        exchange(frame, offset, _KINDS, _handed if plain and not left else _Values(given, refilled, outside).of, given)
-
-
-def _is_alone(value: torch.Tensor) -> bool:
-    """Whether only torch holds a tensor, beside one proxy and two lines here: once, for a graph of gradients or a view of it."""
-    return sys.getrefcount(value) <= _ALONE + 2 + _OF_TORCH and value._use_count() > 1  # type: ignore[attr-defined]
-
-
-def _handed(proxy: Any) -> Any:
-    """What a proxy is exchanged for, after a block whose saved tensors nobody else has, and that saved no containers."""
-    value = proxy._value
-    kind = type(value)
-    if kind is torch.Tensor:
-        value.__class__ = SavedTensor
-    elif kind in WITH_VALUE:
-        value = WITH_VALUE[kind](value)
-        _set(proxy, "_value", value)
-    return proxy if value is UNSET else value
+        exchange(frame, offset, _KINDS, _Values(given, refilled, outside).of, given)
 
 
 class _Values:
-    """The values of one block: what proxies are exchanged for.
+    """The values of one block: what proxies are exchanged for. Equal objects stay equal.
 
     Args:
         given: The proxies that it has given a value.
         refilled, outside: As for :func:`hand_over`.
     """
 
+    __slots__ = ("_foreign", "_given", "_kept", "_outside")
+
     def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...], outside: tuple[Any, ...]) -> None:
         self._given, self._outside = given, outside
-        self._sharing: dict[int, list[Proxy]] | None = None
-        self._kept = {id(one) for one, _ in refilled if isinstance(one, (list, dict))}
+        self._kept = {id(one): (one, one) for one, _ in refilled if isinstance(one, (list, dict))}
         self._foreign: set[int] | None = None
 
     def of(self, proxy: Any) -> Any:
         """What a proxy is exchanged for; itself where it has no value."""
         value = proxy._value
-        if type(value) is torch.Tensor:
-            if sys.getrefcount(value) <= _ALONE or not self._is_foreign(value):
+        kind = type(value)
+        if kind is torch.Tensor:
+            if sys.getrefcount(value) <= (_ALONE if value._use_count() == 1 else _ALONE + _OF_TORCH) or not self._is_foreign(value):
                 value.__class__ = SavedTensor
-        elif type(value) in WITH_VALUE and id(value) not in self._kept:
-            kept = WITH_VALUE[type(value)](value)
-            for one in self._with(value):
-                _set(one, "_value", kept)
-            _set(proxy, "_value", kept)
-            return kept
+        elif kind in WITH_VALUE:
+            known = self._kept.get(id(value))
+            if known is None:
+                known = self._kept[id(value)] = value, WITH_VALUE[kind](value)
+            value = known[1]
+            _set(proxy, "_value", value)
         return proxy if value is UNSET else value
-
-    def _with(self, value: Any) -> list[Proxy]:
-        """The proxies whose value this is."""
-        if self._sharing is None:
-            self._sharing = {}
-            for one in self._given:
-                self._sharing.setdefault(id(one._value), []).append(one)
-        return [one for one in self._sharing.get(id(value), ()) if one._value is value]
 
     def _is_foreign(self, tensor: torch.Tensor) -> bool:
         if self._foreign is None:
@@ -147,12 +113,9 @@ def _references() -> int:
     return of(Proxy(None, 0, torch.empty(0)))  # type: ignore[arg-type]
 
 
-def _torchs() -> int:
-    tensor = torch.empty(0)
-    before = sys.getrefcount(tensor)
-    view = tensor[:]
-    return sys.getrefcount(tensor) - before if view._is_view() else 0
-
-
 _ALONE = _references()
-_OF_TORCH = _torchs()
+_tensor = torch.empty(0)
+_before = sys.getrefcount(_tensor)
+_view = _tensor[:]
+_OF_TORCH = sys.getrefcount(_tensor) - _before  # a graph for gradients, or a view, holds it once
+del _tensor, _view

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from ...source_location import is_users, known_users
-from .frames import OPTIMIZED, change_bound, change_items, change_names
+from .frames import OPTIMIZED, change_items, change_names
 from .named import names_in
 from .reach import Reach, are_found, still_held
 
@@ -33,7 +33,7 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
     if known_users.get(code.co_filename) and not left:  # as nearly always: the names that the block binds are all
         names = names_in(code, offset)
         if code.co_flags & OPTIMIZED:
-            (change_names if names.shares else change_bound)(frame, names.bound, value, kinds)
+            change_names(frame, names.bound, value, kinds, names.shares)
         else:
             change_items(frame.f_locals, names.bound_outer, value, kinds)
         if are_found(wanted):
@@ -62,7 +62,7 @@ def _is_exchanged(frame: FrameType, offset: int | None, kinds: frozenset[type], 
     optimized = frame.f_code.co_flags & OPTIMIZED
     names = names_in(frame.f_code, offset)
     if optimized:
-        change_names(frame, None, value, kinds)
+        change_names(frame, None, value, kinds, names.shares)
         change_items(frame.f_globals, names.bound_outer, value, kinds)
     else:
         space = frame.f_locals
@@ -71,7 +71,7 @@ def _is_exchanged(frame: FrameType, offset: int | None, kinds: frozenset[type], 
         return True
     reach = Reach(kinds, value, wanted)
     if optimized:
-        change_names(frame, names.own, reach.renew)
+        change_names(frame, names.own, reach.renew, None, names.shares)
     elif frame.f_locals is not frame.f_globals:
         change_items(frame.f_locals, names.outer, reach.renew)
     change_items(frame.f_globals, names.outer, reach.renew)

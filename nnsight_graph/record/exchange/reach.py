@@ -10,9 +10,9 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from ...source_location import is_users
-from .frames import change_cell, change_items
+from .frames import change_items
 from .named import names_in
-from .plain_objects import attributes, has_member, hashes_plainly, is_plain, slots
+from .plain_objects import attributes, hashes_plainly, is_plain, slots
 
 _MOST = 10_000
 """How many objects are looked at."""
@@ -91,8 +91,7 @@ class Reach:
 
     def _rebuilt(self, value: Any, kind: type, depth: int) -> Any:
         """A tuple, or a frozen set, with values in place of proxies; the same one if there are none."""
-        record = issubclass(kind, tuple) and kind is not tuple
-        if depth > _DEEP or (kind not in (tuple, frozenset) and not (record and has_member(kind, "_fields") and attributes(value) is None)):
+        if depth > _DEEP or (kind not in (tuple, frozenset) and not ("_fields" in vars(kind) and attributes(value) is None)):
             return value
         items = list(tuple.__iter__(value) if issubclass(kind, tuple) else value)
         self._looked += len(items)
@@ -101,14 +100,10 @@ class Reach:
         new = [self.renew(item, depth + 1) for item in items]
         if all(map(_is, items, new)):
             return value
-        made: Any
-        if kind is frozenset:
-            fresh = _fresh(items, new)
-            if fresh is None:
-                return value
-            made = frozenset(fresh)
-        else:
-            made = tuple.__new__(kind, new)
+        made: Any = _fresh(items, new) if kind is frozenset else new
+        if made is None:
+            return value
+        made = kind(made) if kind is frozenset else tuple.__new__(kind, made)
         for item, other in zip(items, new, strict=True):
             if item is not other:
                 self._kept[id(item)] = self._kept.get(id(item), 0) + 1
@@ -124,8 +119,7 @@ class Reach:
             if is_users(value.__code__):
                 yield self._of_function, value, kind, 0
         elif kind is MethodType:
-            self.renew(value.__self__)
-            self.renew(value.__func__)
+            self.renew((value.__self__, value.__func__))
         elif issubclass(kind, _BUILTIN) and (mine or kind.__module__ in _CONTAINERS):
             for base, walk in ((dict, self._of_dict), (set, self._of_set), (list, self._of_list), (deque, self._of_list)):
                 if issubclass(kind, base):
@@ -188,7 +182,12 @@ class Reach:
 
     def _of_function(self, owner: FunctionType, _kind: type, _start: int) -> None:
         for cell in owner.__closure__ or ():
-            change_cell(cell, self.renew)
+            try:
+                new = self.renew(value := cell.cell_contents)
+                if new is not value and cell.cell_contents is value:  # no other thread runs between this and the next
+                    cell.cell_contents = new
+            except ValueError:  # it is empty
+                continue
         names = names_in(owner.__code__)
         change_items(owner.__globals__, names.outer, self.renew)
         self._looked += 1 + len(names.outer) + len(names.own)
@@ -220,18 +219,14 @@ def still_held(proxies: list[Any], kept: dict[int, int]) -> list[Any]:
 
 
 def are_found(proxies: list[Any]) -> bool:
-    """Whether nobody else holds any of them."""
-    for proxy in proxies:  # noqa: SIM110  (a generator would take longer)
-        if sys.getrefcount(proxy) > _FOUND:
-            return False
-    return True
+    """Whether nobody but a list, and a dict beside it, holds any of some proxies."""
+    return max(map(sys.getrefcount, proxies)) <= _FOUND
 
 
-_ALONE = _FOUND = 0
+_ALONE = 0
 _listed = list({0: object()}.values())
 _counted = {0: _listed[0]}
+_FOUND = max(map(sys.getrefcount, _listed))
 while still_held(_listed, {}):
     _ALONE += 1
-while not are_found(_listed):
-    _FOUND += 1
 del _listed, _counted
