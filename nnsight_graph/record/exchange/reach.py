@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -22,11 +23,7 @@ _DEEP = 50
 _LEAVES = frozenset((
     type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, type(...), type, ModuleType, CodeType, BuiltinFunctionType,
 ))  # fmt: skip
-_BUILTIN = (list, dict, set, deque)
 _CONTAINERS = ("builtins", "collections", "nnsight_graph.ops.saved_values")
-
-Walk = tuple[Callable[[Any, Any, int], "int | None"], Any, Any, int]
-"""What looks at an object, the object, the built-in type whose methods it uses, and where it starts."""
 
 
 class Reach:
@@ -43,7 +40,7 @@ class Reach:
         self._seen: dict[int, tuple[Any, Any]] = {}  # by identity: the object, which so keeps it, and what stands for it
         self._replaced: list[Any] = []  # tuples, and frozen sets, in whose place others stand
         self._kept: dict[int, int] = {}  # how often proxies, and such tuples, stand in these
-        self._waiting: deque[Walk] = deque()
+        self._waiting: deque[tuple[Any, ...]] = deque()  # methods, and what they are given
         self._hit = False
         self._looked = 0
 
@@ -62,22 +59,27 @@ class Reach:
         made = value
         if issubclass(kind, (tuple, frozenset)):
             made = self._rebuilt(value, kind, depth)
-        else:
-            self._waiting.extend(self._walks(value, kind))
+        elif kind is MethodType:
+            self.renew((value.__self__, value.__func__))
+        elif kind is FunctionType:
+            self._waiting.append((self._renew_function, value))
+        elif is_plain(kind) or kind.__module__ in _CONTAINERS:
+            base = next((one for one in _WALKS if issubclass(kind, one)), None)
+            if base is not None:
+                self._waiting.append((_WALKS[base], self, value, base))
+            if is_plain(kind):
+                self._waiting.append((self._renew_object, value, kind))
         self._seen[id(value)] = value, made
         return made
 
     def run(self) -> None:
         """Walk, until nothing is left to be found or enough has been looked at."""
         while self._waiting and self._looked < _MOST:
-            walk, owner, kind, start = self._waiting.popleft()
-            try:
-                following = walk(owner, kind, start)
-            except RuntimeError:  # another thread changes it
-                continue
-            if following is not None:
-                self._waiting.append((walk, owner, kind, following))
-            del owner
+            look, *given = self._waiting.popleft()
+            self._looked += 1
+            with suppress(RuntimeError, IndexError):  # another thread changes it
+                look(*given)
+            del given
             if self._hit and not self.is_left():
                 return
 
@@ -95,9 +97,7 @@ class Reach:
             return value
         items = list(tuple.__iter__(value) if issubclass(kind, tuple) else value)
         self._looked += len(items)
-        if len(items) > _MOST or _LEAVES.issuperset(map(type, items)):
-            return value
-        new = [self.renew(item, depth + 1) for item in items]
+        new = items if len(items) > _MOST or _LEAVES.issuperset(map(type, items)) else [self.renew(item, depth + 1) for item in items]
         if all(map(_is, items, new)):
             return value
         made: Any = _fresh(items, new) if kind is frozenset else new
@@ -112,22 +112,8 @@ class Reach:
 
     # ------------------------------------------------------------------ what can
 
-    def _walks(self, value: Any, kind: type) -> Iterator[Walk]:
-        """What looks at an object's parts: at some each time, the newest first; it says where to go on."""
-        mine = is_plain(kind)
-        if kind is FunctionType:
-            if is_users(value.__code__):
-                yield self._of_function, value, kind, 0
-        elif kind is MethodType:
-            self.renew((value.__self__, value.__func__))
-        elif issubclass(kind, _BUILTIN) and (mine or kind.__module__ in _CONTAINERS):
-            for base, walk in ((dict, self._of_dict), (set, self._of_set), (list, self._of_list), (deque, self._of_list)):
-                if issubclass(kind, base):
-                    yield walk, value, OrderedDict if issubclass(kind, OrderedDict) else base, 0
-        if mine:
-            yield self._of_object, value, kind, 0
-
-    def _of_list(self, owner: Any, kind: Any, start: int) -> int | None:
+    def _renew_list(self, owner: Any, kind: Any, start: int = 0) -> None:
+        """Some items of a list, the newest first; more of them later."""
         end = kind.__len__(owner) - start
         first = max(end - _CHUNK, 0)
         chunk = [kind.__getitem__(owner, place) for place in range(first, end)]
@@ -135,11 +121,12 @@ class Reach:
         if not _LEAVES.issuperset(map(type, chunk)):
             for place, item in enumerate(chunk, first):
                 new = self.renew(item)
-                if new is not item and place < kind.__len__(owner) and kind.__getitem__(owner, place) is item:
+                if new is not item and kind.__getitem__(owner, place) is item:
                     kind.__setitem__(owner, place, new)
-        return start + _CHUNK if first else None
+        if first:
+            self._waiting.append((self._renew_list, owner, kind, start + _CHUNK))
 
-    def _of_dict(self, owner: dict[Any, Any], kind: Any, _start: int) -> None:
+    def _renew_dict(self, owner: dict[Any, Any], kind: Any) -> None:
         pairs = list(islice(reversed(dict.items(owner)), _MOST))
         self._looked += len(pairs)
         has_keys = False
@@ -158,7 +145,7 @@ class Reach:
                 kind.clear(owner)
                 kind.update(owner, made)
 
-    def _of_set(self, owner: set[Any], _kind: type, _start: int) -> None:
+    def _renew_set(self, owner: set[Any], _kind: type) -> None:
         self._looked += set.__len__(owner)
         if set.__len__(owner) <= _MOST:
             items = list(set.__iter__(owner))
@@ -166,31 +153,31 @@ class Reach:
             if not all(map(_is, items, new)) and (made := _fresh(items, new)) is not None:
                 set.__init__(owner, made)  # all at once: no other thread finds it empty
 
-    def _of_object(self, owner: Any, kind: type, _start: int) -> None:
-        self._looked += 1
+    def _renew_object(self, owner: Any, kind: type) -> None:
         held = attributes(owner)
         if held is not None:
-            self._of_dict(held, dict, 0)
+            self._waiting.append((self._renew_dict, held, dict))
         for slot in slots(kind):
-            try:
+            with suppress(AttributeError):  # it is not set
                 item = slot.__get__(owner, kind)
-            except AttributeError:
-                continue
-            new = self.renew(item)
-            if new is not item:
-                slot.__set__(owner, new)
+                new = self.renew(item)
+                if new is not item:
+                    slot.__set__(owner, new)
 
-    def _of_function(self, owner: FunctionType, _kind: type, _start: int) -> None:
-        for cell in owner.__closure__ or ():
-            try:
-                new = self.renew(value := cell.cell_contents)
-                if new is not value and cell.cell_contents is value:  # no other thread runs between this and the next
-                    cell.cell_contents = new
-            except ValueError:  # it is empty
-                continue
-        names = names_in(owner.__code__)
-        change_items(owner.__globals__, names.outer, self.renew)
-        self._looked += 1 + len(names.outer) + len(names.own)
+    def _renew_function(self, owner: FunctionType) -> None:
+        if is_users(owner.__code__):
+            for cell in owner.__closure__ or ():
+                with suppress(ValueError):  # it is empty
+                    value = cell.cell_contents
+                    new = self.renew(value)
+                    if new is not value and cell.cell_contents is value:  # no other thread runs between this and the next
+                        cell.cell_contents = new
+            change_items(owner.__globals__, names_in(owner.__code__).outer, self.renew)
+
+
+_WALKS: dict[type, Callable[..., None]] = {
+    OrderedDict: Reach._renew_dict, dict: Reach._renew_dict, set: Reach._renew_set, list: Reach._renew_list, deque: Reach._renew_list,
+}  # fmt: skip
 
 
 def _is(one: Any, other: Any) -> bool:
