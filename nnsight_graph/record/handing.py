@@ -1,8 +1,7 @@
 """After a block: what was saved is handed over as the value it is, wherever the names of the block's frame reach.
 
-A tensor gets a class that has ``value``; but not if it was there before the run, or belongs to what the model holds: a buffer, an
-attribute, an input, a captured tensor, a cache. Mostly nobody but its proxy has it, as the number of references to it says; else all
-of these are asked.
+A tensor gets a class that has ``value``; but not if it was there before the run, or belongs to others: a buffer, an input, a captured
+tensor, a cache. Mostly nobody but its proxy has it, as the number of references to it says; else all of these are asked.
 """
 
 from __future__ import annotations
@@ -57,14 +56,15 @@ class _Values:
     def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...], outside: tuple[Any, ...]) -> None:
         self._given, self._outside = given, outside
         self._kept = {id(one): (one, one) for one, _ in refilled if isinstance(one, (list, dict))}
-        self._foreign: set[int] | None = None
+        self._foreign: dict[int, int] | None = None
 
     def of(self, proxy: Any) -> Any:
         """What a proxy is exchanged for; itself where it has no value."""
         value = proxy._value
         kind = type(value)
         if kind is torch.Tensor:
-            if sys.getrefcount(value) <= (_ALONE if value._use_count() == 1 else _ALONE + _OF_TORCH) or not self._is_foreign(value):
+            others = sys.getrefcount(value) - (_ALONE if value._use_count() == 1 else _ALONE + _OF_TORCH)
+            if others <= 0 or self._is_made(value, others):
                 value.__class__ = SavedTensor
         elif kind in WITH_VALUE:
             known = self._kept.get(id(value))
@@ -74,25 +74,25 @@ class _Values:
             _set(proxy, "_value", value)
         return proxy if value is UNSET else value
 
-    def _is_foreign(self, tensor: torch.Tensor) -> bool:
+    def _is_made(self, tensor: torch.Tensor, others: int) -> bool:
+        """Whether a tensor that others have, so many, was made by the run, or is had by nobody else now."""
         if self._foreign is None:
-            self._foreign, seen = set[int](), set[int]()
+            self._foreign, seen = {}, set[int]()
             for one in self._outside:
-                modules = one.modules() if isinstance(one, torch.nn.Module) else ()
-                for part in (one, *[held for module in modules for held in vars(module).values()]):
-                    _note(part, self._foreign, seen, True, 0)
+                _note(list(one.buffers()) if isinstance(one, torch.nn.Module) else one, self._foreign, seen, True, 0)
                 if one is self._outside[0]:  # a constant may be the value of a stand-in
-                    self._foreign -= {id(proxy._value) for known in left.values() if (proxy := known()) is not None}
+                    for known in left.values():
+                        self._foreign.pop(id(getattr(known(), "_value", None)), None)
             for proxy in self._given:
                 _note(proxy._value, self._foreign, seen, False, 0)
-        return id(tensor) in self._foreign
+        return others <= self._foreign.get(id(tensor), others)
 
 
-def _note(value: Any, found: set[int], seen: set[int], counts: bool, depth: int) -> None:
-    """Collect the identities of tensors in a value; where it does not count by itself, of those that objects in it hold."""
+def _note(value: Any, found: dict[int, int], seen: set[int], counts: bool, depth: int) -> None:
+    """Count tensors in a value; where it does not count by itself, those that objects in it hold."""
     if isinstance(value, torch.Tensor):
         if counts:
-            found.add(id(value))
+            found[id(value)] = found.get(id(value), 0) + 1
         return
     if depth > _DEEP or isinstance(value, (str, int, float, type, torch.nn.Module)) or id(value) in seen or len(seen) > _MOST:
         return

@@ -216,9 +216,15 @@ def test_what_the_model_or_somebody_else_has_stays_as_it_is():
     assert last is module.last
     assert listed is module.all[0]
     assert captured is vector
-    kinds = {type(value) for value in (first, buffer, last, listed, captured)}
+    kinds = {type(value) for value in (first, buffer, captured)}
     assert (kinds, type(weight)) == ({torch.Tensor}, nn.Parameter)
-    assert out.value is out
+    assert all(value.value is value for value in (out, last, listed))  # which the run has made, whoever keeps them
+
+
+def test_an_input_that_nobody_else_has(model):
+    with model.trace(X.clone()):
+        first = model.input.save()
+    assert first.value is first
 
 
 def test_it_is_the_object_that_the_model_computed(net):

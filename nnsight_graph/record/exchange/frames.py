@@ -48,10 +48,10 @@ def change_names(frame: FrameType, among: Iterable[str] | None, change: Change, 
         names.update([(name, new) for name, _, new in changed if name not in others])
         _write(frame, _LEAVE)
         names.update(others)
-        for name in others:
-            for changing, value, new in changed:
-                # No other thread runs between reading all names, in the first of these lines, and writing them, in the last.
-                if changing == name and frame.f_locals.get(name) is value:
+        for name, value, new in changed:
+            if name in others:
+                names = frame.f_locals  # no other thread runs between this, which reads all names, and the last line, which writes them
+                if name in names and names[name] is value:
                     names[name] = new
                     _write(frame, _LEAVE)
     if sys.getrefcount(names) <= _UNSHARED:
