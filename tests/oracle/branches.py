@@ -150,7 +150,8 @@ def run(branched: Branched) -> Outcome:
     saves = branched.meaning.program.saves
     try:
         exec(compiled(text(branched)), names)
-        values = {name: apply(plain, nnsight.value(names[branched.below[0] if branched.below and name == BELOW else name])) for name in saves}
+        named = {name: branched.below[0] if branched.below and name == BELOW else name for name in saves}
+        values = {name: apply(plain, nnsight.value(names[shown])) for name, shown in named.items()}
     except Exception as error:
         return Outcome({}, error, None)
     return Outcome(values, None, None)
