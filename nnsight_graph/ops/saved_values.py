@@ -35,17 +35,14 @@ class SavedTensor(torch.Tensor):
             return format(torch.Tensor.detach(self).item(), spec)
         return object.__format__(self, spec)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
-        if id(self) in memo:
-            known: torch.Tensor = memo[id(self)]
-            return known
-        if not self.is_leaf:
-            torch.Tensor.__deepcopy__(self, memo)  # type: ignore[no-untyped-call]  # refuses, in torch's words
-        plain = torch.Tensor.detach(self).requires_grad_(self.requires_grad)
-        plain.grad, plain.__dict__ = self.grad, self.__dict__
-        made: torch.Tensor = copy.deepcopy(plain, memo)
-        memo[id(self)] = made
-        return made
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self) not in memo:
+            if not self.is_leaf:
+                torch.Tensor.__deepcopy__(self, memo)  # type: ignore[no-untyped-call]  # refuses, in torch's words
+            plain = torch.Tensor.detach(self).requires_grad_(self.requires_grad)
+            plain.grad, plain.__dict__ = self.grad, self.__dict__
+            memo[id(self)] = copy.deepcopy(plain, memo)
+        return memo[id(self)]
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         function, args = self._reduce_ex_internal(protocol)  # type: ignore[no-untyped-call]
@@ -81,7 +78,7 @@ def _with_value(plain: Any, is_itself: bool = False) -> Any:
 WITH_VALUE: dict[type, Any] = {kind: _with_value(kind, kind in (list, dict)) for kind in (float, int, str, tuple, list, dict)}
 """The class of a saved value, by its plain one; tensors apart."""
 
-PLAIN_KIND: dict[type, Any] = {saved: plain for plain, saved in WITH_VALUE.items()}
+PLAIN_KIND: dict[type, type] = {saved: plain for plain, saved in WITH_VALUE.items()}
 """The plain class of a saved value; tensors apart."""
 
 
@@ -91,8 +88,7 @@ def plain_type(kind: type) -> type:
     >>> plain_type(WITH_VALUE[float]), plain_type(SavedTensor), plain_type(bool)
     (<class 'float'>, <class 'torch.Tensor'>, <class 'bool'>)
     """
-    found: type = torch.Tensor if kind is SavedTensor else PLAIN_KIND.get(kind, kind)
-    return found
+    return torch.Tensor if kind is SavedTensor else PLAIN_KIND.get(kind, kind)
 
 
 for _plain in (list, tuple, dict):
@@ -101,8 +97,7 @@ for _plain in (list, tuple, dict):
     _register: Any = _pytree.register_pytree_node
     _register(WITH_VALUE[_plain], _node.flatten_fn, _node.unflatten_fn, flatten_with_keys_fn=_node.flatten_with_keys_fn)
 
-_dtypes: Any = getattr(torch.testing._comparison.NumberPair, "_TYPE_TO_DTYPE", {})  # whose numbers assert_close compares
-_dtypes.update({WITH_VALUE[float]: torch.float64, WITH_VALUE[int]: torch.int64})
+getattr(torch.testing._comparison.NumberPair, "_TYPE_TO_DTYPE", {}).update({WITH_VALUE[float]: torch.float64, WITH_VALUE[int]: torch.int64})
 
 # What a pickle names where it has one of these: torch.load, which allows few names, knows the plain types by other means.
 torch.serialization.add_safe_globals(list(WITH_VALUE))

@@ -55,7 +55,7 @@ class _Values:
 
     def __init__(self, given: list[Proxy], refilled: tuple[tuple[Any, Any], ...], outside: tuple[Any, ...]) -> None:
         self._given, self._outside = given, outside
-        self._kept = {id(one): (one, one) for one, _ in refilled if isinstance(one, (list, dict))}
+        self._kept = {id(one): (one, one) for one, _ in refilled if isinstance(one, (list, dict))} if refilled else {}
         self._foreign: dict[int, int] | None = None
 
     def of(self, proxy: Any) -> Any:
@@ -63,8 +63,8 @@ class _Values:
         value = proxy._value
         kind = type(value)
         if kind is torch.Tensor:
-            others = sys.getrefcount(value) - (_ALONE if value._use_count() == 1 else _ALONE + _OF_TORCH)
-            if others <= 0 or self._is_made(value, others):
+            others = sys.getrefcount(value) - _ALONE
+            if others <= 0 or self._is_made(value, others - (_OF_TORCH if value._use_count() > 1 else 0)):
                 value.__class__ = SavedTensor
         elif kind in WITH_VALUE:
             known = self._kept.get(id(value))
@@ -76,6 +76,8 @@ class _Values:
 
     def _is_made(self, tensor: torch.Tensor, others: int) -> bool:
         """Whether a tensor that others have, so many, was made by the run, or is had by nobody else now."""
+        if others <= 0:
+            return True
         if self._foreign is None:
             self._foreign, seen = {}, set[int]()
             for one in self._outside:

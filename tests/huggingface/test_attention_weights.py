@@ -90,7 +90,7 @@ def edited(model: NNsight, path: str) -> torch.Tensor:
     with model.trace(**inputs_of(model._module)):
         model.get(path).attention_weights[:, 1] = 0
         out = model.output.save()
-    return result(out.value)
+    return result(out)
 
 
 @pytest.mark.parametrize("name", families() if LONG else CHOSEN)

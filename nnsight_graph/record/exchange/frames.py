@@ -45,7 +45,9 @@ def change_names(frame: FrameType, among: Iterable[str] | None, change: Change, 
     if changed:
         shared = frame.f_code.co_cellvars + frame.f_code.co_freevars if shares else ()
         others = {name: names.pop(name) for name in shared if name in names}
-        names.update([(name, new) for name, _, new in changed if name not in others])
+        for name, _, new in changed:
+            if name not in others:
+                names[name] = new
         _write(frame, _LEAVE)
         names.update(others)
         for name, value, new in changed:
