@@ -11,6 +11,8 @@ from types import CodeType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from .parsing import parse
+
 _MAGIC_FILES = ("<timed exec>", "<timed eval>", "<magic-timeit>", "<string>")
 _NAMED = re.compile(r"(?:<|.*[\\/])ipython-input-(\d+)-\w+(?:>|\.py)")
 _TEMPORARY = re.compile(r".*[\\/](?:ipykernel_\d+[\\/]|ipython-input-)\w+\.py")
@@ -150,9 +152,9 @@ def _blank(text: str) -> int:
 def _compiled(magic: str, lines: list[str], shell: Any) -> Iterator[CodeType]:
     """What a magic may have compiled of the lines below it."""
     try:
-        tree = ast.parse("\n".join(lines))
+        tree = parse("\n".join(lines))
         if magic.startswith("%%timeit"):
-            setup = ast.parse("\n".join(_python(magic.removeprefix("%%timeit").strip()[_after_options(magic) :], shell)))
+            setup = parse("\n".join(_python(magic.removeprefix("%%timeit").strip()[_after_options(magic) :], shell)))
             wholes: Iterator[Any] = iter([_timeit(setup, tree)])
         else:
             wholes = _pieces(tree)
@@ -165,7 +167,7 @@ def _compiled(magic: str, lines: list[str], shell: Any) -> Iterator[CodeType]:
 def _statements(lines: list[str]) -> Iterator[CodeType]:
     """What IPython compiles of a cell: each statement by itself."""
     try:
-        for node in ast.parse("\n".join(lines)).body:
+        for node in parse("\n".join(lines)).body:
             for tree, mode in ((ast.Module([node], []), "exec"), (ast.Interactive([node]), "single")):
                 yield compile(tree, "<cell>", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     except (SyntaxError, ValueError):
@@ -188,7 +190,7 @@ def _pieces(tree: ast.Module) -> Iterator[ast.Module | ast.Expression]:
 
 def _timeit(setup: ast.Module, tree: ast.Module) -> ast.Module:
     """The function that ``%%timeit`` makes."""
-    whole = ast.parse(_TIMEIT)
+    whole: ast.Module = parse(_TIMEIT)
     inner = whole.body[0]
     assert isinstance(inner, ast.FunctionDef)
     loop = inner.body[2]

@@ -17,6 +17,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple
 
 from .cells import body_of, cell_name
+from .parsing import parse
 from .reloaded import with_lines_of_file
 
 Place = tuple[CodeType, int]
@@ -160,7 +161,7 @@ def _variables(frame: FrameType) -> Any:
 
 def _failing_code(place: Place, location: Location, around: CodeType) -> CodeType:
     """Code that fails at once, on the line and the columns of a place, in a function that begins where ``around`` does."""
-    tree = ast.parse("def stand_in():\n    0 / 0")
+    tree = parse("def stand_in():\n    0 / 0")
     line, last, column, end = _span(place, location)
     for node in ast.walk(tree):
         if isinstance(node, (ast.stmt, ast.expr)):

@@ -236,7 +236,7 @@ def call_from_behind() -> None:
 def forgotten_save() -> None:
     with model.trace(x):
         hidden = model.layer1.output
-    print(hidden)  # here
+    hidden + 1  # here
 
 
 @mistake("A value of an earlier trace that was not saved", nnsight.UnsetValueError, "only saved values can be used in a later one")
@@ -255,7 +255,7 @@ def value_of_a_failed_trace() -> None:
             raise KeyError("mine")
     except KeyError:
         pass
-    print(hidden)  # here
+    hidden + 1  # here
 
 
 @mistake("`if` on a traced value in a function that the block calls", nnsight.RecordError, "Use tracer.cond\\(value\\), or torch.where")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.torch_free
 ROOT = Path(__file__).parents[1]
 PACKAGE = "nnsight_graph"
 LEVELS = {
-    0: {"errors", "cells", "reloaded", "source_location", "config", "disk"},
+    0: {"errors", "cells", "parsing", "reloaded", "source_location", "config", "disk"},
     1: {"graph"},
     2: {"ops"},
     3: {"record", "check", "compile", "serialize", "view"},
@@ -28,7 +28,7 @@ LEVELS = {
 }
 LEVEL_OF = {unit: level for level, units in LEVELS.items() for unit in units}
 FLAT_LEVELS = (0, 7)  # single files, which may know each other; import cycles are another check's affair
-TORCH_FREE = {"errors", "cells", "reloaded", "source_location", "config", "disk", "graph"}
+TORCH_FREE = {"errors", "cells", "parsing", "reloaded", "source_location", "config", "disk", "graph"}
 
 # What may be imported in a function: packages that need not be there, and those too slow to load before someone needs them.
 OPTIONAL = {"accelerate", "diffusers", "huggingface_hub", "IPython", "pandas", "peft", "PIL", "transformers", "vllm"}

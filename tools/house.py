@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-FILE_MAX, FILE_MEDIAN, FUNCTION_MAX, FUNCTION_MEDIAN, INNER_MAX = 400, 150, 60, 8, 20500
+FILE_MAX, FILE_MEDIAN, FUNCTION_MAX, FUNCTION_MEDIAN, INNER_MAX = 400, 150, 60, 8, 21300
 LEAVES = ("huggingface", "remote", "view")
 EMPTY_NAMES = frozenset({"utils", "util", "helpers", "helper", "manager", "base", "mixin", "core", "misc", "hacks", "common"})
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef

@@ -73,7 +73,7 @@ def by_trace(nodes: int, lines: Callable[[Any, int], Any] = chain) -> Call:
     def traced() -> Any:
         with model.trace(x):
             kept = lines(model.output, nodes).save()
-        return kept
+        return nnsight.value(kept)
 
     return traced
 

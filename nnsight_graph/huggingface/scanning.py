@@ -44,7 +44,6 @@ class ModelForward(Forward):
     def adapt(self, twin: torch.nn.Module) -> None:
         """Leave out what looks at numbers where shapes do not depend on it: routing to experts, frequencies that grow."""
         for module in twin.modules():
-            module.__dict__.pop("_output_capturing_hooks_installed", None)  # the hooks were left out
             config: Any = getattr(module, "config", None)
             if getattr(config, "_experts_implementation_internal", None) is not None:
                 config._experts_implementation_internal = "batched_mm"

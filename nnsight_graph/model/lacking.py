@@ -12,7 +12,8 @@ from ..errors import MissedSiteError, NNsightError, RecordError
 from ..graph import Site
 from ..ops.data import delivered
 from ..run.attention import NAME as WEIGHTS
-from ..run.instrument import innermost, instrumented
+from ..run.instrument import instrumented
+from ..run.wrapped import innermost
 from ..serialize.allowed import GENERATE
 from .arguments import HAND_ON
 from .invoker import Call

@@ -261,7 +261,10 @@ class NNsight(Envoy):
 
     # ------------------------------------------------------------------ sessions
 
-    def session(self, *, batch: bool = False, progress: bool = False, remote: bool = False, run: bool = True) -> Session:
+    def session(
+        self, *, batch: bool = False, progress: bool = False, remote: bool = False, run: bool = True,
+        scan: bool | None = None, validate: bool | str | None = None,
+    ) -> Session:  # fmt: skip
         """Open a block of several traces, of this model or of others, which run one after the other when it ends.
 
         Values flow from one trace to the next without being saved; lines between traces, loops and branches are part of it.
@@ -271,9 +274,8 @@ class NNsight(Envoy):
             progress: Whether to show a bar with one tick per trace.
             remote: Not available in this version.
             run: Whether to run it. With ``False`` it is recorded only, for :attr:`Session.graph`.
-
-        Returns:
-            A :class:`Session`, to be used in a ``with`` statement.
+            scan: As for :meth:`trace`, for each trace in it that says neither.
+            validate: The same, for each trace that does not say it itself.
 
         Example:
             >>> import torch, nnsight_graph as nnsight
@@ -288,9 +290,7 @@ class NNsight(Envoy):
         """
         if remote:
             raise RemoteError("remote execution is not part of this version: leave remote=True out to run here")
-        return Session(self, batch, progress, run)
-
-    # ------------------------------------------------------------------ scans
+        return Session(self, batch, progress, run, True if scan and validate is None else validate)
 
     def scan(self, *args: Any, **kwargs: Any) -> ScanningTracer:
         """Open a block that is evaluated on fake tensors: shapes and dtypes come out, the model does not run.

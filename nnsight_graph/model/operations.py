@@ -14,8 +14,9 @@ from ..graph import Site
 from ..run.attending import never_attends, no_weights
 from ..run.attention import NAME
 from ..run.callees import Untold, bound_to, callee
-from ..run.instrument import Instrumented, Named, innermost, instrumented
+from ..run.instrument import Instrumented, Named, instrumented
 from ..run.operations import SOURCE, source_path, unknown
+from ..run.wrapped import innermost
 from .envoy import Envoy
 from .eproperty import eproperty
 

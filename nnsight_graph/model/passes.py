@@ -25,6 +25,9 @@ class Calls:
     def __init__(self, envoy: Envoy) -> None:
         self._envoy = envoy
 
+    def __iter__(self) -> Iterator[Called]:
+        raise ours(TypeError, "how often a module is called is not known when the trace is written: name the calls, module.call[0]")
+
     def __getitem__(self, number: int) -> Called:
         if type(number) is not int or number < 0:
             raise RecordError("calls are counted from 0, forwards: how many will come is not known when the trace is written")

@@ -13,9 +13,11 @@ from ..compile import Plan
 from ..compile.sites import DIRECTIONS
 from ..errors import MissedSiteError, NNsightError, OutOfOrderError, RecordError, add_note, derived
 from ..graph import Const, Group, Node, Operand, Ref, Site, references_of, walk
+from ..ops.ambient import modes
 from ..ops.layout import NOTHING_KNOWN, Layout, Rows
 from ..record import Recorder, Recording
 from ..run import Run
+from ..run.agreement import completed
 from ..run.evidence import rows_in
 from ..run.failures import explain, missed, rehearsed
 from ..run.likeness import is_plain
@@ -44,17 +46,25 @@ class CallSource(Source):
         words: Which invoke's rows are all rows of it, where it is the call of one invoke alone.
         steps: Whether steps after the first may be asked for.
         declared: What the file of the program declares about rows.
+        guesses: Whether two guesses that agree count as known, where data decides.
     """
 
     def __init__(
-        self, envoy: NNsight, call: Call, words: str = "", steps: bool = True, declared: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+        self, envoy: NNsight, call: Call, words: str = "", steps: bool = True, declared: Mapping[str, Any] = MappingProxyType({}),
+        guesses: bool = False,
+    ) -> None:  # fmt: skip
         self._envoy, self._call, self._words, self._steps, self._declared = envoy, call, words, steps, declared
+        self._guesses = guesses
         self.returns, self.modes = not call.function and envoy._returns_result, call.modes
 
     def scan(self, step: int) -> Scan | None:
         """The scan of a step."""
-        return self._envoy._scan(self._call, step) if self._steps or not step else None
+        found = self._envoy._scan(self._call, step) if self._steps or not step else None
+        forward = self._envoy._forward(self._call, step) if self._guesses and found is not None else None
+        if forward is None or found is None:
+            return found
+        with modes(self._call.modes):
+            return completed(found, self._envoy._module, *forward)
 
     def changed(self, step: int, changes: Mapping[Site, Any]) -> Scan | None:
         """The scan of a step in which other values pass at some sites."""
@@ -132,7 +142,7 @@ class Numbers:
     def _sources(self) -> Iterator[Source]:
         envoy, recorder = self._envoy, self._recorder
         if self._call is not None:
-            yield CallSource(envoy, self._call, steps=False)
+            yield CallSource(envoy, self._call, steps=False, guesses=recorder.scanned is not None)
         elif recorder.invoking:
             words = recorder.entries[recorder.invoking - 1][1]
             number = int(words.partition(":")[2])

@@ -65,7 +65,7 @@ class ScanningTracer(Tracer):
     def _run(self, recording: Recording, saved: dict[int, Any], frame: FrameType) -> BaseException | None:
         call = self._call or self._envoy._joined(self._invokes, self._shared, self._function)
         self._call, self._invokes, self._shapes = None, [], call._replace(args=spec_of(call.args), kwargs=spec_of(call.kwargs))
-        source = CallSource(self._envoy, call)
+        source = CallSource(self._envoy, call, guesses=True)
         scan = source.scan(0)
         if scan is None:
             return RecordError("only a forward or a generation can be scanned, not another method of the model")

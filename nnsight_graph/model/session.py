@@ -51,14 +51,19 @@ class Session(RecordedBlock):
         [1.0, 2.0]
     """
 
-    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_rows", "_runs", "_traces")
+    __slots__ = ("_batch", "_envoy", "_models", "_progress", "_rows", "_runs", "_traces", "_validate")
 
     _is_session = True
     _word = "session"
     _again = "this session has run already; open a new one with model.session()"
 
-    def __init__(self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True) -> None:
+    def __init__(
+        self, envoy: NNsight, batch: bool = False, progress: bool = False, run: bool = True, validate: bool | str | None = None
+    ) -> None:
+        if validate not in (None, True, False, "auto"):
+            raise RecordError(f"validate is True, False or 'auto', not {validate!r}")
         super().__init__(Recorder(None))
+        self._validate = validate
         self._models: tuple[tuple[int, int, bool], ...] = ()
         self._rows: list[tuple[str, int | None, bool, int]] = []
         self._envoy = envoy
@@ -134,6 +139,7 @@ class SessionTracer(Tracer):
         self._named = kwargs if envoy._shares_named and not args else None
         self._number = -1
         self._back: Callable[[], bool] | None = None
+        validate = recorder.session._validate if validate is None and recorder.session is not None else validate
         self._validate = CONFIG.APP.VALIDATE if validate is None else validate
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from ..errors import MisuseError, RecordError
+from ..errors import MisuseError, RecordError, ours
 from .recorder import Recorder, recording_here
 from .regions import RegionEmitter
 from .steps import GENERATED, PROMPT, Steps
@@ -143,6 +143,8 @@ class Iteration:
         """A block whose lines run once per item of ``collection``."""
         return Items(self._emitter, collection)
 
+    def __iter__(self) -> Iterator[Any]:
+        raise ours(TypeError, "iter is no loop by itself: write `for step in tracer.iter[:]` for every step, `tracer.iter[2:5]` for some")
 
     def __getitem__(self, chosen: Any) -> Steps:
         """Steps of a run of several forwards: an integer, a slice (open ones too) or a list of integers."""

@@ -27,6 +27,7 @@ class Captured:
     Attributes:
         poison: A refusal in the block: the trace may not run, whoever caught it.
         refilled: Containers of the user's that the run fills, with the proxies of what they will hold.
+        beside: Containers of the user's that were there when the block began, and that it names.
         replaced: What stands for parameters in this run, by path.
         parameters: Constants with a name: the value, its place among the constants, and what stands for it in an entry.
         edits_constants: Whether a line edits a captured tensor in place.
@@ -47,6 +48,7 @@ class Captured:
     # What most traces never change stays on the class.
     poison: BaseException | None = None
     refilled: tuple[tuple[Any, Proxy], ...] = ()
+    beside: Sequence[Any] = ()
     edits_constants = False
     _lifted: dict[int, int] = {}  # noqa: RUF012  (replaced, never filled)
     _edited: frozenset[int] = frozenset()

@@ -12,6 +12,7 @@ from types import CodeType, FrameType
 
 _known: dict[tuple[CodeType, int], bool] = {}
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_FAST", "LOAD_BUILTIN")
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "MATCH_CLASS")
 _SILENT = ("CACHE", "PRECALL", "KW_NAMES", "PUSH_NULL", "EXTENDED_ARG")
 
 
@@ -30,13 +31,16 @@ def dispatches(frame: FrameType) -> bool:
 
 
 def _stands_on_question(code: CodeType, offset: int) -> bool:
+    return asked_by(code, offset) in ("isinstance", "__class__")
+
+
+def asked_by(code: CodeType, offset: int) -> str | None:
+    """What asks an object for an attribute at an instruction: the attribute in the text, or the function that is called there."""
     before = [instruction for instruction in dis.get_instructions(code) if instruction.offset <= offset]
     here = before.pop()
-    if here.argval == "__class__":
-        return here.opname.startswith("LOAD_ATTR")
     if here.opname not in ("CALL", "CALL_FUNCTION", "PRECALL"):  # 3.11 stays on PRECALL once the call is specialised
-        return False
-    return _callee(before, here.arg or 0) == "isinstance"
+        return str(here.argval) if here.opname.startswith(_ATTRIBUTES) else None
+    return _callee(before, here.arg or 0)
 
 
 def _callee(before: list[dis.Instruction], depth: int) -> str | None:

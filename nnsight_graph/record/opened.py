@@ -18,6 +18,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 from ..errors import MisuseError
 from ..source_location import locate, user_place
+from .contained import keep_contained, there_before
 from .control import Block
 from .living import lives, lives_on
 from .recorder import Recorder, _open, recording_here
@@ -72,6 +73,8 @@ def begin(recorder: Recorder, block: Any, skipped: Block | None, frame: FrameTyp
     if frame is None:
         recorder.begun = user_place(caller)
     recorder.mode = mode
+    if frame is not None:
+        recorder.beside = there_before(frame, caller.f_lasti)
     recorder.open = True
     _open.set(recorder)
     _push(mode)
@@ -82,6 +85,9 @@ def end(recorder: Recorder, error: BaseException | None) -> Recording:
     if error is not None:
         _after_interrupt(recorder, error)
     mode = recorder.mode
+    if recorder.beside and error is None and mode.frame is not None:
+        keep_contained(recorder, mode.frame, mode.offset)
+    recorder.beside = ()
     if _height() == mode.height and recording_here() is recorder:  # as always
         top = _pop()
         if top is mode:

@@ -25,7 +25,7 @@ def binary(target: str, left: Any, right: Any) -> Any:
         operand = kind
     else:
         operand = trace.encode(right)
-    return _written(trace, (target, left._index, operand))
+    return _written(trace, (target, _number(left), operand))
 
 
 def reflected(target: str, right: Any, left: Any) -> Any:
@@ -33,7 +33,7 @@ def reflected(target: str, right: Any, left: Any) -> Any:
     trace = right._trace
     if not trace.open:
         return later(target, left, right)
-    return _written(trace, (target, trace.encode(left), right._index))
+    return _written(trace, (target, trace.encode(left), _number(right)))
 
 
 def in_place(target: str, left: Any, right: Any) -> Any:
@@ -46,11 +46,16 @@ def in_place(target: str, left: Any, right: Any) -> Any:
         object.__setattr__(left, "_value", result)
         return left
     trace.refuse_edit(left)
-    made = _written(trace, (target, left._index, trace.encode(right)))
+    made = _written(trace, (target, _number(left), trace.encode(right)))
     if left._index in trace.saved:  # the name that was saved now names the result
         trace.saved[made._index] = made
         trace.put(("save", made._index), sys._getframe(2))
     return made
+
+
+def _number(operand: Any) -> Any:
+    """The node of an operand; that of an attribute which was only looked at comes now."""
+    return operand._index if operand._index >= 0 else operand._record_as_operand(operand._trace)
 
 
 def later(target: str, *operands: Any) -> Any:
@@ -78,7 +83,7 @@ def unary(target: str, operand: Any) -> Any:
     """Record an operator of one operand."""
     if not operand._trace.open:
         return operate(target, operand)
-    return _written(operand._trace, (target, operand._index))
+    return _written(operand._trace, (target, _number(operand)))
 
 
 class Operators:

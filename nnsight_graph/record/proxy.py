@@ -14,6 +14,7 @@ from ..source_location import Place
 from .class_claim import asks_for_class, dispatches
 from .elsewhere import local
 from .gradients import Backward, read_gradient, retain, write_gradient
+from .looking import asker, attribute_of_value, looks, printed, private, shown
 from .name import Name
 from .operators import Operators
 from .recorder import Recorder, holds_proxy, recording_here
@@ -26,7 +27,6 @@ from .settled import (
     as_array,
     call_ufunc,
     claimed,
-    described,
     duplicate,
     hash_of,
     iterate,
@@ -89,12 +89,10 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
         return hash_of(self)
 
     def __repr__(self) -> str:
-        if self._trace.open:
-            return described(self)
-        return repr(value_of(self))
+        return shown(self)
 
     def __str__(self) -> str:
-        return repr(self) if self._trace.open else str(value_of(self))
+        return printed(self)
 
     def __format__(self, spec: str) -> str:
         return format(settled(self, "format"), spec)
@@ -104,9 +102,12 @@ class Proxy(Operators, msgspec.Struct, eq=False, weakref=True):  # a struct is m
     def __getattr__(self, name: str) -> Any:
         trace = self._trace
         if not trace.open:
-            return getattr(value_of(self), name)
-        if name.startswith("__"):
-            raise AttributeError(name)
+            return attribute_of_value(self, name)
+        if name[0] == "_":
+            raise private(name)
+        frame = sys._getframe(1)
+        if asker(frame) != name and looks(self, name, frame):
+            return Attribute(trace, -1, UNSET, self, name)
         if name == "grad":
             return read_gradient(self)
         operand = self._index if type(self) is Proxy else self._record_as_operand(trace)

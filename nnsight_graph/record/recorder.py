@@ -393,8 +393,7 @@ def holds_proxy(values: Any, make: type) -> bool:
             return True
         if (kind is tuple or kind is list) and holds_proxy(value, make):
             return True
-        if kind is dict and holds_proxy(value.values(), make):
-            return True
-        if kind is slice and holds_proxy((value.start, value.stop, value.step), make):
+        inner = value.values() if kind is dict else (value.start, value.stop, value.step) if kind is slice else ()
+        if inner and holds_proxy(inner, make):
             return True
     return False

@@ -93,7 +93,7 @@ def settled(proxy: Proxy, wish: str) -> Any:
     """The value behind a proxy, for something that Python asks at once; refused while the trace is open."""
     if not proxy._trace.open:
         return value_of(proxy)
-    known, value = _measured(proxy) if wish in _MEASURED else (False, "")
+    known, value = measured(proxy) if wish in _MEASURED else (False, "")
     if known and (wish == "len" or not _is_tensor(value)):
         _assume(proxy, value)
         return value
@@ -107,7 +107,7 @@ def _advice(wish: str, frame: Any, reason: str = "", by_hand: bool = False) -> s
     return text + (f" Shapes alone do not tell it: {reason}." if reason else "")
 
 
-def _measured(proxy: Proxy) -> tuple[bool, Any]:
+def measured(proxy: Proxy) -> tuple[bool, Any]:
     """What shapes alone tell of a value that is not there yet."""
     observer = proxy._trace.observer
     return (False, "") if observer is None else observer.measure(_numbered(proxy))
@@ -144,17 +144,17 @@ def _holds(value: Any) -> bool:
     return isinstance(value, (torch.Tensor, KeysView, ValuesView, ItemsView))
 
 
-def _is_metadata(entries: list[tuple[Any, ...]], index: int) -> bool:
+def is_metadata(entries: list[tuple[Any, ...]], index: int) -> bool:
     """Whether a node is a shape, a dtype ... or an item of one."""
     target, *operands = entries[index]
     if target == "getitem":
-        return type(operands[0]) is int and _is_metadata(entries, operands[0])
+        return type(operands[0]) is int and is_metadata(entries, operands[0])
     return target[:1] == "@" and target[1:] in METADATA
 
 
 def measured_or_itself(proxy: Proxy) -> Any:
     """What a proxy stands for, if shapes tell it; else the proxy."""
-    known, value = _measured(proxy)
+    known, value = measured(proxy)
     if known and not _is_tensor(value):
         _assume(proxy, value)
     return value if known else proxy
@@ -165,38 +165,23 @@ def claimed(proxy: Proxy, frame: Any) -> type | None:
     if not proxy._trace.open:
         return None
     if dispatches(frame):
-        known, value = _measured(proxy)
+        known, value = measured(proxy)
         return torch.Tensor if not known or _is_tensor(value) else None
     if not is_users(frame.f_code) or not asks_for_class(frame):
         return None
-    known, value = _measured(proxy)
+    known, value = measured(proxy)
     return None if not known else torch.Tensor if _is_tensor(value) else type(value)
 
 
 def hash_of(proxy: Proxy) -> int:
     """What a dict or a set knows a value by."""
     if proxy._trace.open:
-        known, value = _measured(proxy)
+        known, value = measured(proxy)
         if known and not _is_tensor(value):
             _assume(proxy, value)
             return hash(value)
         raise RecordError(_ADVICE["hash"] + ".")
     return object.__hash__(proxy) if proxy._value is UNSET else hash(proxy._value)
-
-
-def described(proxy: Proxy) -> str:
-    """An open proxy in a few words, with what is known of it."""
-    trace = proxy._trace
-    name = trace.name_of(proxy._index) if proxy._index >= 0 else "method"
-    known, value = (False, None) if trace.observer is None or proxy._index < 0 else trace.observer.glance(proxy._index)
-    metadata = proxy._index >= 0 and _is_metadata(trace.entries, proxy._index)
-    if metadata and not known:
-        known, value = _measured(proxy)
-    if not known:
-        return f"InterventionProxy({name})"
-    if isinstance(value, torch.Tensor):
-        return f"InterventionProxy({name}: {str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device})"
-    return repr(value) if metadata else f"InterventionProxy({name})"
 
 
 def iterate(proxy: Proxy, frame: Any) -> Iterator[Any]:
@@ -225,7 +210,7 @@ def parts_of(whole: Any, parts: list[Any]) -> list[Any]:
 
 def items_of(proxy: Proxy) -> tuple[bool, Any]:
     """``(True, items)`` of an open proxy, if shapes tell how many there are; else ``(False, why not)``."""
-    known, value = _measured(proxy)
+    known, value = measured(proxy)
     if not known:
         return False, value
     if isinstance(value, (KeysView, ValuesView, ItemsView)):

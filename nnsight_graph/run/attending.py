@@ -63,7 +63,7 @@ class Attending(TorchFunctionMode):
         refuse: Makes an error the one of the line that asks.
 
     Attributes:
-        left: What ends the run when the call is over, once it has all that it wants.
+        left: Whether the run has all that it wants: it ends when the call is over.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Attending(TorchFunctionMode):
         self._bring, self._several, self._refuse = bring, several, refuse
         self._place: tuple[tuple[CodeType, int], ...] | None = None  # where in the text the weights were met
         self._deaf = False
-        self.left: Leave | None = None
+        self.left = False
         self._inside: dict[str, None] = {}
         self._heads: dict[int, tuple[int, int] | None] = {}
 
@@ -90,11 +90,11 @@ class Attending(TorchFunctionMode):
             with self:
                 result = function(*args, **kwargs)
         except Exception:
-            if self.left is None:
+            if not self.left:
                 raise
-        if self.left is not None:
+        if self.left:
             run.busy = False
-            raise self.left
+            raise Leave
         if self._place is None and not run.busy:
             self._refuse(MissedSiteError(no_weights(self._path, self._modules, self._inside)))
         return result
@@ -104,7 +104,7 @@ class Attending(TorchFunctionMode):
         if torch.compiler.is_compiling():  # compiled code is left as it is
             return func(*args, **kwargs)
         seen = _SEEN.get(getattr(func, "__name__", ""))
-        if seen is None or self._deaf or (self.left is None and self._run.busy) or current.get() is not self._run:
+        if seen is None or self._deaf or (not self.left and self._run.busy) or current.get() is not self._run:
             return func(*args, **kwargs)
         return seen(self, func, args, kwargs)
 
@@ -115,7 +115,7 @@ class Attending(TorchFunctionMode):
             return target(*args, **kwargs)
         if is_told(target, args):
             self._meet(place)
-            if self.left is not None:
+            if self.left:
                 return self._told(lambda: target(*args, **kwargs))
             return self._told(lambda: interface(self._pass, target, args, kwargs))
         before = self._place
@@ -153,7 +153,7 @@ class Attending(TorchFunctionMode):
         if place is None:
             return func(*args, **kwargs)
         self._meet(place)
-        if self.left is not None:
+        if self.left:
             return func(*args, **kwargs)
 
         def attend() -> Any:
@@ -252,17 +252,17 @@ class Attending(TorchFunctionMode):
         self._refuse(NNsightError(text))
 
     def _pass(self, weights: torch.Tensor, own: Any) -> torch.Tensor | None:
-        if self.left is not None:
+        if self.left:
             return None
         plan = self._run.plan
         if plan.edited and weights.requires_grad and not weights.is_leaf:
             weights = weights.clone()  # the softmax needs its own result for its gradient
         try:
             return changed(weights, self._bring, own, plan.derives)
-        except Leave as left:
+        except Leave:
             if self._run.error is not None:
                 raise
-            self.left, self._run.busy = left, True  # nobody is listened to until the call is over
+            self.left = self._run.busy = True  # nobody is listened to until the call is over
             return None
 
     def _guarded(self, step: Callable[[], Any]) -> Any:

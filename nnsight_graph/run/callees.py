@@ -10,7 +10,7 @@ from typing import Any
 
 from .instrument import Instrumented, Named
 
-_LOOKUPS = frozenset(("get", "get_interface"))
+LOOKUPS = frozenset(("get", "get_interface"))
 
 
 class Untold(Exception):
@@ -54,7 +54,7 @@ class _Reader:
             return self._looked_up(getattr, self.value(expression.value), expression.attr)
         if isinstance(expression, ast.Subscript):
             return self._looked_up(lambda table, key: table[key], self.value(expression.value), self.value(expression.slice))
-        if isinstance(expression, ast.Call) and isinstance(expression.func, ast.Attribute) and expression.func.attr in _LOOKUPS:
+        if isinstance(expression, ast.Call) and isinstance(expression.func, ast.Attribute) and expression.func.attr in LOOKUPS:
             return self._looked_up(lambda get, *args: get(*args), self.value(expression.func), *map(self.value, expression.args))
         if isinstance(expression, ast.Compare) and len(expression.ops) == 1 and isinstance(expression.ops[0], (ast.Eq, ast.NotEq)):
             equal = self.value(expression.left) == self.value(expression.comparators[0])

@@ -14,6 +14,7 @@ import torch
 from torch.nn.modules import module as torch_module
 
 from ..config import CONFIG
+from ..parsing import parse
 from .engine import Run
 from .modules import ModuleIndex
 
@@ -93,7 +94,7 @@ def _draws(home: str) -> bool:
         text = inspect.getsource(sys.modules[home])
     except (OSError, KeyError):
         return True
-    return bool(_DRAWING.search(text)) and bool(_DRAWING.search(ast.unparse(_Drawing().visit(ast.parse(text)))))
+    return bool(_DRAWING.search(text)) and bool(_DRAWING.search(ast.unparse(_Drawing().visit(parse(text)))))
 
 
 class _Drawing(ast.NodeTransformer):

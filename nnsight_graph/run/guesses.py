@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 
 from .fakes import Fakes, Number
 
@@ -15,6 +16,7 @@ _MOST = 50_000
 """Operations that such a scan may have: it is worth seconds, not minutes."""
 
 _MOST_QUESTIONS = 300
+
 
 _aten = torch.ops.aten
 
@@ -25,13 +27,15 @@ class Guesses(Fakes):
     Args:
         number: As for :class:`~.fakes.Fakes`; which module of a list is called is answered with the first.
         truth: The answer to all questions that are answered by yes or no.
+        times: What such a size is a multiple of, in place of twice.
 
     Attributes:
         asked: How many such questions there were.
     """
 
-    def __init__(self, number: Number | None = None, truth: bool = False) -> None:
+    def __init__(self, number: Number | None = None, truth: bool = False, times: int = 2) -> None:
         super().__init__(self._told)
+        self.times = times
         self._known, self._truth, self._left, self.asked = number, truth, _MOST, 0
 
     def _told(self, tensor: torch.Tensor) -> bool | int | float | None:
@@ -55,11 +59,28 @@ class Guesses(Fakes):
             return torch.empty(shape, dtype=dtype, device=like.device)
 
 
+class WrittenNumbers(TorchFunctionMode):
+    """Asks for the number where a fake is written into a text, ``self[f"expert_{index}"]``: fakes themselves write what they are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is torch.Tensor.__format__ and isinstance(args[0], FakeTensor) and args[0].dim() == 0:
+            return _written(*args)
+        return func(*args, **kwargs or {})
+
+
+def _written(tensor: torch.Tensor, form: str) -> str:
+    return format(tensor.item(), form)
+
+
+_BY_PLACE = ("__getitem__", "_get_item_by_idx", "_get_abs_string_index")
+
+
 def _first_of_list() -> int | None:
-    """Where a list of modules asks which of them is meant."""
+    """Where a list of modules asks which of them is meant, or the number is written into a name of one."""
     frame = sys._getframe(2)
     for _ in range(24):  # through the layers of torch, too
-        if frame.f_code.co_filename.endswith("nn/modules/container.py"):
+        code = frame.f_code
+        if code is _written.__code__ or (code.co_name in _BY_PLACE and code.co_filename.endswith("nn/modules/container.py")):
             return 0
         if frame.f_back is None:
             break
@@ -69,7 +90,7 @@ def _first_of_list() -> int | None:
 
 def _nonzero(mode: Guesses, _func: Any, args: Any, _kwargs: Any) -> Any:
     mask = args[0]
-    return mode.new((2 * mask.numel(), mask.dim()), mask)
+    return mode.new((mode.times * mask.numel(), mask.dim()), mask)
 
 
 def _picked(mode: Guesses, func: Any, args: Any, kwargs: Any) -> Any:
@@ -80,7 +101,7 @@ def _picked(mode: Guesses, func: Any, args: Any, kwargs: Any) -> Any:
     places: list[Any] = []
     for index in indices:
         if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
-            places += [mode.new((2 * index.numel(),), index) for _ in range(index.dim())]
+            places += [mode.new((mode.times * index.numel(),), index) for _ in range(index.dim())]
         else:
             places.append(index)
     with mode:
@@ -89,17 +110,17 @@ def _picked(mode: Guesses, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _selected(mode: Guesses, _func: Any, args: Any, _kwargs: Any) -> Any:
     shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
-    return mode.new((2 * shape.numel(),), args[0], args[0].dtype)
+    return mode.new((mode.times * shape.numel(),), args[0], args[0].dtype)
 
 
 def _unique(mode: Guesses, _func: Any, args: Any, _kwargs: Any) -> Any:
-    count = 2 * args[0].numel()
+    count = mode.times * args[0].numel()
     return mode.new((count,), args[0], args[0].dtype), mode.new(tuple(args[0].shape), args[0]), mode.new((count,), args[0])
 
 
 def _repeated(mode: Guesses, _func: Any, args: Any, kwargs: Any) -> Any:
     known = kwargs.get("output_size")
-    return mode.new((2 * args[0].numel() if known is None else known,), args[0]) if isinstance(args[0], FakeTensor) else None
+    return mode.new((mode.times * args[0].numel() if known is None else known,), args[0]) if isinstance(args[0], FakeTensor) else None
 
 
 _STAND_INS: dict[Any, Callable[[Guesses, Any, Any, Any], Any]] = {

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import NNsightError
+from ..parsing import parse
 
 Operation = Callable[..., Any]
 """Called with the name of an operation, the function and its arguments."""
@@ -58,7 +59,7 @@ class Instrumented:
         self.text, self.first = _source(function)
         tree = _definition(self.text, function)
         self.operations: list[Named] = []
-        self.body = ast.parse(textwrap.dedent(self.text)).body[0]
+        self.body = parse(textwrap.dedent(self.text)).body[0]
         naming = _Naming(self)
         tree.body = [naming.visit(statement) for statement in tree.body]
         self._code = _compiled(tree, function, self.first)
@@ -88,52 +89,9 @@ def _kept(function: types.FunctionType) -> Instrumented:
     return Instrumented(function)
 
 
-def innermost(function: Any) -> types.FunctionType:
-    """The function that decorators and methods wrap.
-
-    Raises:
-        NNsightError: it is not written in Python, or something that cannot be seen through is around it.
-    """
-    function = inspect.unwrap(getattr(function, "__func__", function))
-    function = getattr(function, "__func__", function)
-    if not isinstance(function, types.FunctionType):
-        name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        raise NNsightError(f"{name} is not written in Python: what it does inside cannot be seen")
-    return function
-
-
-def rebuilt(function: Any, inner: types.FunctionType, replacement: Callable[..., Any]) -> Any:
-    """``function`` with ``replacement`` in place of the function that its decorators wrap.
-
-    Raises:
-        NNsightError: a decorator does not hold what it wraps as a plain closure does.
-    """
-    if function is inner:
-        return replacement
-    if isinstance(function, types.MethodType):
-        return types.MethodType(rebuilt(function.__func__, inner, replacement), function.__self__)
-    wrapped = getattr(function, "__wrapped__", None)
-    cells = function.__closure__ or () if isinstance(function, types.FunctionType) else ()
-    if wrapped is None or not any(_content(cell) is wrapped for cell in cells):
-        raise NNsightError(f"{getattr(function, '__qualname__', function)} is wrapped in a way that cannot be seen through")
-    new = rebuilt(wrapped, inner, replacement)
-    closure = tuple([types.CellType(new) if _content(cell) is wrapped else cell for cell in cells])
-    made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__dict__.update(function.__dict__)
-    return made
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
 def _source(function: types.FunctionType) -> tuple[str, int]:
     try:
-        lines, first = inspect.getsourcelines(function)
+        lines, first = inspect.getsourcelines(function.__code__)  # of a function, it would be those of what it wraps
     except (OSError, TypeError) as error:
         raise NNsightError(f"there is no source of {function.__qualname__}: what it does inside cannot be seen") from error
     return "".join(lines), first
@@ -141,7 +99,7 @@ def _source(function: types.FunctionType) -> tuple[str, int]:
 
 def _definition(text: str, function: types.FunctionType) -> ast.FunctionDef:
     try:
-        tree = ast.parse(textwrap.dedent(text)).body[0]
+        tree = parse(textwrap.dedent(text)).body[0]
     except (SyntaxError, IndexError):
         tree = ast.Pass()
     if not isinstance(tree, ast.FunctionDef):
@@ -231,7 +189,7 @@ def _compiled(tree: ast.FunctionDef, function: types.FunctionType, first: int) -
         if hasattr(ast, "TypeVar"):
             body[0].type_params = []  # type: ignore[attr-defined]
     given = [ast.Assign(targets=[ast.Name(name, ast.Store())], value=ast.Constant(None)) for name in free]
-    factory = ast.parse("def factory(): pass").body[0]
+    factory = parse("def factory(): pass").body[0]
     assert isinstance(factory, ast.FunctionDef)
     factory.body = [*given, *body]
     module = ast.Module(body=[factory], type_ignores=[])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ from .attention import INTERFACE
 from .attention import NAME as WEIGHTS
 from .detours import Leave
 from .forwards import Replacement, replace_forward
-from .instrument import Instrumented, called, innermost, instrumented, rebuilt
+from .instrument import Instrumented, called, instrumented
 from .modules import ModuleIndex
 from .undoing import Undo
 from .untrusted import UntrustedRun
+from .wrapped import innermost, rebuilt
 
 if TYPE_CHECKING:
     from .engine import Run
@@ -167,7 +167,7 @@ def _inside(run: Run, sites: Sites, function: Callable[..., Any], attending: Att
         target = original = called(target)
         site = wanted.get(name)
         listens = current.get() is run and not run.busy
-        if attending is not None and name.startswith(INTERFACE) and (listens or attending.left is not None):
+        if attending is not None and name.startswith(INTERFACE) and (listens or attending.left):
             target = partial(attending.interface, target)
         if site is None or not listens:
             return target(*args, **kwargs)
@@ -175,11 +175,7 @@ def _inside(run: Run, sites: Sites, function: Callable[..., Any], attending: Att
             run.permit(site.path, bool(site.inner), original)
         return _perform(run, site, target, original, args, kwargs)
 
-    made = instrumented(inner).calling(operation)
-    owner = getattr(function, "__self__", None) if isinstance(function, types.MethodType) else None
-    whole = function.__func__ if isinstance(function, types.MethodType) else function
-    built = rebuilt(whole, inner, made)
-    return built if owner is None else types.MethodType(built, owner)
+    return rebuilt(function, inner, instrumented(inner).calling(operation))  # type: ignore[no-any-return]
 
 
 def _perform(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -16,12 +15,12 @@ import torch
 from ..errors import NNsightError
 from ..graph import Site
 from ..ops.evaluate import first_argument
-from .fakes import Fakes, fake_of, is_blind, quietly
-from .guesses import Guesses
-from .named_objects import Objects
+from .fakes import Fakes, is_blind, quietly
+from .guesses import Guesses, WrittenNumbers
 from .scanned_operations import operations_of
 from .specs import PLAIN, Spec, map_items, spec_of
 from .twin import Mirror, dissolve
+from .visits import Visits
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _CACHED = 16
@@ -156,7 +155,7 @@ def scan_changed(
 
 def scan_sizes(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, truth: bool = False,
-    operations: Sequence[str] = (),
+    operations: Sequence[str] = (), times: int = 2, written: bool = False,
 ) -> tuple[Scan, bool]:  # fmt: skip
     """A scan that is only asked which sizes differ from those of another: it goes on where they depend on data, and is not remembered.
 
@@ -167,26 +166,29 @@ def scan_sizes(
         forward: How it is called.
         truth: What code is told that asks for a truth which depends on data.
         operations: The operations inside forwards that are looked at, too.
+        times: What sizes that depend on data are a multiple of.
+        written: Whether a number that is written into a name is that of the first.
 
     Returns:
         The scan, and whether there was such a question.
     """
-    mode = Guesses(forward.number, truth)
-    return _scan(module, args, kwargs, forward, mode=mode, operations=operations), mode.asked > 0
+    mode = Guesses(forward.number, truth, times)
+    return _scan(module, args, kwargs, forward, None, mode, operations, written), mode.asked > 0
 
 
 def _scan(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any] | None = None,
-    mode: Fakes | None = None, operations: Sequence[str] = (),
+    mode: Fakes | None = None, operations: Sequence[str] = (), written: bool = False,
 ) -> Scan:  # fmt: skip
+    again = mode is None and not written
     mode = mode or Fakes(forward.number)
-    visits = _Visits(changes or {}, mode)
+    visits = Visits(changes or {}, mode)
     hooked = tuple(path for path, each in module.named_modules() if has_hooks(each))
-    twin = None
+    twin, given, named = None, args, kwargs
     try:
         with quietly():
             twin, args, kwargs = twins(module, args, kwargs, forward, mode)
-            with mode:
+            with mode, WrittenNumbers() if written else nullcontext():
                 args, kwargs = forward.arguments(twin, args, kwargs)
                 visits.listen(twin)
                 with operations_of(twin, operations, visits.note) if operations else nullcontext():
@@ -196,6 +198,10 @@ def _scan(
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         stopped = f"the scan ended in {visits.at or 'the model itself'}: {type(error).__name__}: {first_line}"
         at, blind = visits.at or "", is_blind(error)
+        if again and not blind:  # was a number written into a name, which then is that of nothing?
+            found = _scan(module, given, named, forward, changes, operations=operations, written=True)
+            if found.blind or found.complete:
+                return found
         error.__cause__ = error.__context__ = None  # they hold frames, and these fakes
         return Scan(visits.values, visits.places(), frozenset(), hooked, stopped, at, blind, error.with_traceback(None))
     finally:
@@ -218,56 +224,6 @@ def twins(
         twin, args, kwargs = mirror(module), tuple(map(mirror, args)), {name: mirror(value) for name, value in kwargs.items()}
     forward.adapt(twin)
     return twin, args, kwargs
-
-
-class _Visits:
-    """Notes what passes while a twin runs, from inside its modules' calls: no hook runs, not even a global one."""
-
-    __slots__ = ("_calls", "_changes", "_mode", "_objects", "_paths", "at", "values")
-
-    def __init__(self, changes: Mapping[Site, Any], mode: Fakes) -> None:
-        self._changes, self._mode = changes, mode
-        self.values: dict[Site, Any] = {}
-        self.at: str | None = None
-        self._calls: dict[str, int] = {}
-        self._objects, self._paths = Objects(), set[str]()
-
-    def listen(self, twin: torch.nn.Module) -> None:
-        for path, module in twin.named_modules():
-            self._paths.add(path)
-            module.__dict__["_compiled_call_impl"] = functools.partial(self.call, path, module)
-
-    def call(self, path: str, module: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        number = self._calls[path] = self._calls.get(path, -1) + 1
-        self.at = None
-        args, kwargs = self.note(Site(path, "inputs", number), (args, kwargs))
-        try:
-            output = _called(module, args, kwargs)
-        except BaseException:
-            self.at = self.at if self.at is not None else path
-            raise
-        return self.note(Site(path, "output", number), output)
-
-    def note(self, site: Site, value: Any) -> Any:
-        if self._changes:
-            value = self._objects.put(value, fake_of(self._changes[site], self._mode) if site in self._changes else value)
-        self.values[site] = spec_of(value)
-        return value
-
-    def places(self) -> dict[Site, int]:
-        return {site: place for place, site in enumerate(self.values)}
-
-    def unreached(self) -> frozenset[str]:
-        return frozenset(self._paths - self._calls.keys())
-
-
-def _called(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a module of a twin returns; a hook that it has now was put there by its own forward."""
-    output = module.forward(*args, **kwargs)
-    for key, hook in list(module._forward_hooks.items()):
-        changed = hook(module, args, kwargs, output) if key in module._forward_hooks_with_kwargs else hook(module, args, output)
-        output = output if changed is None else changed
-    return output
 
 
 # ---------------------------------------------------------------------- the cache

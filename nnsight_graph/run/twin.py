@@ -26,6 +26,8 @@ _SHARED = PLAIN | {type, ModuleType, BuiltinFunctionType}
 _SHARED_FROM = sys.stdlib_module_names | {"torch", "numpy", "tokenizers"}
 """Packages whose objects are not copied: locks, loggers, generators, process groups, arrays."""
 
+_COLLECTING = "transformers.utils.output_capturing"
+
 _TABLES = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict))
 _HOOKS = _TABLES - {"_parameters", "_buffers", "_modules"}
 
@@ -97,11 +99,17 @@ class Mirror:
         twin = self._copies[id(module)] = object.__new__(type(module))
         own = twin.__dict__
         for name, value in own_attributes(module).items():  # another thread may run the model
-            own[name] = type(value)() if name in _HOOKS else value if type(value) in _SHARED else self(value)
+            own[name] = self._hooks(value) if name in _HOOKS else value if type(value) in _SHARED else self(value)
         own.pop("_compiled_call_impl", None)
         if "_orig_mod" in own["_modules"]:  # torch.compile's wrapper: its forward is compiled code around the original
             own["forward"] = own["_modules"]["_orig_mod"]
         return twin
+
+    def _hooks(self, table: dict[int, Any]) -> dict[int, Any]:
+        """Those by which a model collects its own hidden states; a mark of its own says that they are there already."""
+        own: dict[int, Any] = type(table)()
+        own.update({key: self(hook) for key, hook in list(table.items()) if getattr(hook, "__module__", None) == _COLLECTING})
+        return own
 
     def _container(self, value: Any) -> Any:
         if type(value) is list:
@@ -162,8 +170,8 @@ class Mirror:
 def build_twin(module: torch.nn.Module, mode: FakeTensorMode, device: torch.device | None = None) -> torch.nn.Module:
     """A model of the same structure that computes on fake tensors, and shares no state with ``module``.
 
-    Hooks are left out; tied modules and tied parameters stay tied; configs and other attributes are copies. To be called
-    outside ``mode``.
+    Hooks are left out, but for those with which transformers collects hidden states; tied modules and tied parameters stay tied;
+    configs and other attributes are copies. To be called outside ``mode``.
 
     Args:
         module: The model; it may be on the meta device.

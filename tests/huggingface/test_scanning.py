@@ -102,6 +102,18 @@ def test_states_that_transformers_collects_by_hooks_are_there() -> None:
     assert found.hooked == ()
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_states_are_there_in_a_plain_scan_before_and_after_a_call(known: bool) -> None:
+    """Transformers puts its hooks on a model in the first call, and marks the model."""
+    model = tiny_model("llama")
+    kwargs = arguments("none", output_hidden_states=True)
+    forward = forward_of(model, kwargs) if known else PLAIN_FORWARD
+    before = scan(model, (), kwargs, forward).value(Site("", "result")).hidden_states
+    real = model(**kwargs).hidden_states
+    after = scan(model, (), kwargs, forward).value(Site("", "result")).hidden_states
+    assert [spec.shape for spec in before] == [spec.shape for spec in after] == [h.shape for h in real]
+
+
 @pytest.mark.parametrize("step", [0, 1])
 @every_mask
 @every_attention

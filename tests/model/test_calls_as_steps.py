@@ -299,3 +299,14 @@ def test_a_forward_that_generates():
             model.lm.fc.output += 1
         out = tracer.result.save()
     same([out], [x])
+
+
+@pytest.mark.parametrize("wrong", ["tracer.iter", "model.relu.iter", "model.relu.call"])
+def test_what_has_no_end_is_no_loop(wrong):
+    """Without a method for it, Python would ask for item after item, for ever."""
+    model = nnsight.NNsight(torch.nn.ModuleDict({"relu": torch.nn.ReLU()}))
+    model._module.forward = model._module["relu"].forward
+    with pytest.raises(TypeError, match=r"no loop by itself|name the calls") as caught, model.trace(torch.ones(2)) as tracer:
+        for _ in eval(wrong, {"tracer": tracer, "model": model}):
+            pass
+    assert isinstance(caught.value, nnsight.NNsightError)

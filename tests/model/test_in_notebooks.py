@@ -177,7 +177,7 @@ def test_a_generation(kernel: Kernel) -> None:
     kernel.run("lm = nnsight.LanguageModel('nnsight-graph/capitals')")
     cell = """with lm.generate("The Eiffel Tower is in", max_new_tokens=3) as tracer:
     for step in tracer.iter[1:3]:
-        h = lm.transformer.h[0].output
+        h = lm.transformer.h[0].mlp.output
         if h.sum() > -1e9:
             h @ torch.ones(7, 7)  # faulty
 """

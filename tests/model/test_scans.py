@@ -81,7 +81,7 @@ def test_what_is_saved_in_a_scan(model):
     assert (dim, tuple(shape)) == (10, (1, 10))
     assert out.shape == (1, 2)
     with pytest.raises(nnsight.UnsetValueError, match="a scan cannot know it: it needs numbers that only a run has"):
-        print(number)
+        number.value
 
 
 def test_a_scan_needs_no_weights_and_leaves_nothing(net):
@@ -403,7 +403,10 @@ def test_printing_in_a_trace(model, capsys):
     with model.trace(X):
         show(model.layer1.output)
         print(model.layer1.output)
-    assert capsys.readouterr().out == "torch.Size([1, 10]) torch.float32\nInterventionProxy(layer1.output: float32[1, 10] on cpu)\n"
+    assert capsys.readouterr().out == (
+        "torch.Size([1, 10]) torch.float32\n"
+        "InterventionProxy(layer1.output: float32[1, 10] on cpu; see its numbers with nnsight_graph.log(...))\n"
+    )
 
 
 def test_einops(lm):

@@ -68,7 +68,7 @@ def test_values_flow_without_being_saved(model, net):
     same(out, expected)
     same(last, net(expected))
     with pytest.raises(nnsight.UnsetValueError, match="it was not saved"):
-        print(hidden)
+        hidden.value
 
 
 def test_nothing_runs_before_the_end(model, net):
@@ -146,7 +146,7 @@ def test_invokes_generations_and_conditions(lm):
     same(ids[0, -3:], torch.stack([torch.as_tensor(token) for token in tokens]))
     same(taken, one)
     with pytest.raises(nnsight.UnsetValueError, match="a branch that was not taken"):
-        print(never)
+        never.value
 
 
 def test_steps_of_generations_meet(lm):
@@ -335,7 +335,7 @@ def test_an_error_names_its_line_and_what_was_saved_before_is_there(model, net):
     same(before, net(X))
     assert len(net.runs) == 3
     with pytest.raises(nnsight.UnsetValueError):
-        print(after)
+        after.value
 
 
 def test_an_error_between_traces(model, net):
@@ -368,7 +368,7 @@ def test_an_error_in_the_block_runs_nothing(model, net):
             raise KeyError("mine")
     assert net.runs == []
     with pytest.raises(nnsight.UnsetValueError, match="given up"):
-        print(out)
+        out.value
     with pytest.raises(KeyError):
         with model.session(), model.trace(X):
             raise KeyError("mine")
@@ -391,7 +391,7 @@ def test_stops(model, net, capsys):
     assert len(net.runs) == 1
     same(first, net(X))
     with pytest.raises(nnsight.UnsetValueError, match="the session was stopped before it was reached"):
-        print(second)
+        second.value
 
 
 def test_a_stop_in_a_branch_of_a_loop(model, net):

@@ -15,7 +15,7 @@ from .verdict import judge, report
 
 def show(seed: int) -> None:
     """The program, the answer, the fault."""
-    case = draw_case(seed)
+    case = draw_case(seed, True)
     right = answer(case.module, case.x, case.program, case.plain)
     print(source(case), f"\n\nright: {right.error or 'values'}", f"(or values: {right.either})" if right.either else "")
     print(right.values)
@@ -26,7 +26,7 @@ def survey(first: int, last: int) -> None:
     """Each fault in a line, then the kinds."""
     kinds = Counter[str]()
     for seed in range(first, last):
-        verdict = judge(draw_case(seed))
+        verdict = judge(draw_case(seed, True))
         kinds[verdict.kind] += 1
         if verdict.fault:
             print(f"seed {seed} ({verdict.kind}): {verdict.fault.splitlines()[0]}")

@@ -150,8 +150,8 @@ def run(branched: Branched) -> Outcome:
     saves = branched.meaning.program.saves
     try:
         exec(compiled(text(branched)), names)
-        named = {name: branched.below[0] if branched.below and name == BELOW else name for name in saves}
-        values = {name: apply(plain, nnsight.value(names[shown])) for name, shown in named.items()}
+        found = {name: names[branched.below[0] if branched.below and name == BELOW else name] for name in saves}
+        values = {name: apply(plain, nnsight.value(value)) for name, value in found.items()}
     except Exception as error:
         return Outcome({}, error, None)
     return Outcome(values, None, None)

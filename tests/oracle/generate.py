@@ -36,13 +36,13 @@ class Case:
     """What a forward without any trace shows."""
 
 
-def draw_case(seed: int) -> Case:
-    """The case of a seed; the same on every machine."""
+def draw_case(seed: int, copies: bool = False) -> Case:
+    """The case of a seed; the same on every machine. ``copies``: arguments of calls are copied, which Python has to know the number of."""
     module, x = draw_module(seed)
     rng = random.Random(f"program {seed}")
     mode: Mode = rng.choices(("no_grad", "enable_grad", "inference_mode"), (6, 3, 1))[0]
     plain = run_forward(module, x, {})
-    program = Writer(rng, module, x, plain, mode).program()
+    program = Writer(rng, module, x, plain, mode, copies).program()
     if mode == "enable_grad" and not runs_with_grad(module, program, plain):
         mode = "no_grad"
     return Case(seed, module, x, program, mode, plain)
@@ -61,8 +61,8 @@ def runs_with_grad(module: nn.Module, program: Program, plain: Forward) -> bool:
 class Writer:
     """Writes one program."""
 
-    def __init__(self, rng: random.Random, module: nn.Module, x: Tensor, plain: Forward, mode: Mode) -> None:
-        self.rng, self.module, self.plain, self.mode = rng, module, plain, mode
+    def __init__(self, rng: random.Random, module: nn.Module, x: Tensor, plain: Forward, mode: Mode, copies: bool = False) -> None:
+        self.rng, self.module, self.plain, self.mode, self.copies = rng, module, plain, mode, copies
         shape = rng.choice([x.shape, x.shape[1:], x.shape[-1:], (1,)])
         constant = torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(10**6)), dtype=x.dtype)
         self.constants = {"x": x, "c": (constant * 100).round() / 100}
@@ -239,13 +239,16 @@ class Writer:
             tree = tree[0][0]
         lines: list[Statement] = []
         operands: list[str] = []
-        template = self.fill(tree, operands, lines)
-        if sum(len(pointers(self.native.values[name])) for name in operands) > len({at for name in operands for at in self.places(name)}):
+        if site.kind == "inputs" and self.copies and self.rng.random() < 0.6:
+            lines = [Read(self.fresh(), site)]
+            template = self.fill_copy(str(lines[0].target), tree, operands)
+        else:
+            template = self.fill(tree, operands, lines)
+        delivered = self.native.cell(self.native.key(site)).tree
+        values = [self.native.values.get(name, delivered) for name in operands]
+        if sum(len(pointers(value)) for value in values) > len({at for value in values for at in pointers(value)}):
             return []
         return [*lines, Write(site, template, tuple(operands))] if template and operands else []
-
-    def places(self, name: str) -> set[int]:
-        return pointers(self.native.values[name])
 
     def augment(self) -> list[Statement]:
         """A site on the left of an operator."""
@@ -256,6 +259,21 @@ class Writer:
         if self.rng.random() < 0.5:
             return [Augment(site, "{0} " + self.rng.choice(("+= 0.5", "*= 2", "-= 0.25")), ())]
         return [Augment(site, self.rng.choice(("{0} += {1}", "{0} -= {1}", "{0} *= {1}")), (other,))]
+
+    def fill_copy(self, name: str, tree: object, operands: list[str]) -> str:
+        """A template for the arguments of a call with one of them exchanged, the others as they are."""
+        args, kwargs = tree  # type: ignore[misc]
+        operands.append(name)
+        places = [*range(len(args)), *kwargs]
+        place = self.rng.choice(places)
+        text = self.fill(kwargs[place] if isinstance(place, str) else args[place], operands, [])
+        if not text:
+            return ""
+        if isinstance(place, str):
+            forms = (f'({{0}}[0], {{{{**{{0}}[1], "{place}": {text}}}}})', f"({{0}}[0], dict({{0}}[1], {place}={text}))")
+            return self.rng.choice(forms)
+        same = self.rng.choice(("{0}[1]", "dict({0}[1])", "{{**{0}[1]}}", "{0}[1].copy()"))
+        return f"((*{{0}}[0][:{place}], {text}, *{{0}}[0][{place + 1}:]), {same})"
 
     def fill(self, tree: object, operands: list[str], lines: list[Statement]) -> str:
         """A template for a value of the form of `tree`, and its operands; empty if a part cannot be had."""

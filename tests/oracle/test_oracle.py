@@ -18,7 +18,7 @@ SEEDS = 24_000 if os.environ.get("NNSIGHT_GRAPH_LONG") == "1" else 60 if os.envi
 
 
 def ask(seed: int) -> Verdict:
-    return judge(draw_case(seed))
+    return judge(draw_case(seed, True))
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -26,6 +26,6 @@ def test_traces_mean_what_they_say(part: int) -> None:
     verdicts = {seed: ask(seed) for seed in range(part, SEEDS, PARTS)}
     wrong = [seed for seed, verdict in verdicts.items() if verdict.fault]
     if wrong:
-        pytest.fail(f"{len(wrong)} of {len(verdicts)} seeds are wrong: {wrong[:20]}\n\n{report(draw_case(wrong[0]))}", pytrace=False)
+        pytest.fail(f"{len(wrong)} of {len(verdicts)} seeds are wrong: {wrong[:20]}\n\n{report(draw_case(wrong[0], True))}", pytrace=False)
     either = [verdict for verdict in verdicts.values() if verdict.kind.startswith("either")]
     assert len(either) <= max(8, len(verdicts) // 20)

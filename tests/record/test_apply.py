@@ -105,12 +105,13 @@ def test_printing_in_the_block_shows_a_stand_in(capsys):
     fresh = nnsight.NNsight(nn.Sequential(nn.Identity()))
     with fresh.trace(X):
         print(fresh[0].output, [fresh[0].output + 1])
-    assert capsys.readouterr().out == "InterventionProxy(0.output) [InterventionProxy(add)]\n"
+    assert capsys.readouterr().out == "InterventionProxy(0.output; see its numbers with nnsight_graph.log(...)) [InterventionProxy(add)]\n"
     with fresh.trace(X, scan=True):
         print(fresh[0].output, [fresh[0].output + 1], fresh[0].output.shape)
     shown = str(list(X.shape))
     assert capsys.readouterr().out == (
-        f"InterventionProxy(0.output: float32{shown} on cpu) [InterventionProxy(add: float32{shown} on cpu)] torch.Size({shown})\n"
+        f"InterventionProxy(0.output: float32{shown} on cpu; see its numbers with nnsight_graph.log(...)) "
+        f"[InterventionProxy(add: float32{shown} on cpu)] torch.Size({shown})\n"
     )
 
 

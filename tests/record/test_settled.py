@@ -215,7 +215,6 @@ def unsaved():
 
 USES = {
     "value": lambda v: v.value,
-    "print": print,
     "format": lambda v: f"{v}",
     "operator": lambda v: v + 1,
     "reflected": lambda v: 1 - v,
@@ -252,7 +251,8 @@ def test_what_was_not_saved_says_so(use):
         ValueError, match=r"Accessing value before it's been set\..*test_settled.py:\d+ `value = model.output \* 2`: it was not saved"
     ) as caught:
         use(value)
-    assert type(caught.value) is nnsight.UnsetValueError
+    assert isinstance(caught.value, nnsight.UnsetValueError)
+    assert type(caught.value).__name__ == "UnsetValueError"
     assert users_line(caught.value)[0] in ("test_settled.py", "copy.py")
 
 

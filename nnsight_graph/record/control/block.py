@@ -136,7 +136,7 @@ class Block:
         __tracebackhide__ = True
         rewritten, frame = self._rewritten, self._frame
         del self._frame
-        names = FrameNames(frame, rewritten.names)
+        names = FrameNames(frame, rewritten.names, rewritten.stored)
         control = Controller(emitter, names)
         cells = {**names.cells, CONTROL: CellType(control)}
         code = rewritten.code

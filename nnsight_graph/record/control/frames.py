@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -62,11 +64,16 @@ class FrameNames:
 
     Attributes:
         cells: A cell for each name; empty for a module's frame, whose names are those of ``frame.f_globals``.
+
+    Args:
+        frame: The frame.
+        names: All names of the block.
+        stored: Those among them that the block itself assigns.
     """
 
     __slots__ = ("_captured", "_frame", "_module", "_shared", "cells")
 
-    def __init__(self, frame: FrameType, names: Iterable[str]) -> None:
+    def __init__(self, frame: FrameType, names: Iterable[str], stored: Container[str]) -> None:
         self._frame = frame
         self._module = frame.f_globals if frame.f_locals is frame.f_globals else None
         self.cells: dict[str, CellType] = {}
@@ -77,14 +84,16 @@ class FrameNames:
         captured = {*code.co_cellvars, *code.co_freevars}
         for name in names:
             value = values.get(name, UNBOUND)
-            self.cells[name] = self._cell(name, value, values, name in captured)
+            self.cells[name] = self._cell(name, value, values, name in captured, name in stored)
         if not is_function(code):
             self._fill_from_outside(frame)
 
-    def _cell(self, name: str, value: Any, values: dict[str, Any], captured: bool) -> CellType:
+    def _cell(self, name: str, value: Any, values: dict[str, Any], captured: bool, stored: bool) -> CellType:
         if not captured or not is_function(self._frame.f_code):
             return CellType() if value is UNBOUND else CellType(value)
-        for candidate in _cells_of(name, values.values()):
+        holders = list(_holders_of(name, values.values()))
+        written = stored or any(name in _assigned(function.__code__) for function, _ in holders)
+        for _, candidate in holders if written else ():  # to look is to write, which other threads can see
             if read(candidate) is value and self._is_frames(candidate, name):
                 self._shared.add(name)
                 return candidate
@@ -142,11 +151,18 @@ class FrameNames:
         return hidden[0] if hidden else ""
 
 
-def _cells_of(name: str, values: Iterable[Any]) -> Iterator[CellType]:
-    """The cells that live functions hold for a variable of that name."""
+def _holders_of(name: str, values: Iterable[Any]) -> Iterator[tuple[FunctionType, CellType]]:
+    """The live functions that hold a variable of that name, with its cells."""
     for function in _functions(values, 2):
         if name in function.__code__.co_freevars:
-            yield (function.__closure__ or ())[function.__code__.co_freevars.index(name)]
+            yield function, (function.__closure__ or ())[function.__code__.co_freevars.index(name)]
+
+
+@functools.lru_cache(maxsize=1000)
+def _assigned(code: CodeType) -> frozenset[str]:
+    """The variables of functions around it that a function, or one inside it, assigns or deletes."""
+    own = {line.argval for line in dis.get_instructions(code) if line.opname in ("STORE_DEREF", "DELETE_DEREF")}
+    return frozenset(own.union(*(_assigned(inner) for inner in code.co_consts if isinstance(inner, CodeType))))
 
 
 def _functions(values: Iterable[Any], depth: int) -> Iterator[FunctionType]:

@@ -12,6 +12,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from ...cells import body_of, restore
+from ...parsing import parse
 from ...reloaded import as_in_file
 
 _WITH = re.compile(r"\s*with\b")
@@ -112,7 +113,7 @@ def parse_statement(lines: list[str], start: int) -> ast.With | None:
         if end < len(lines) and not _may_begin_another(lines[end], margin):
             continue
         try:
-            tree = ast.parse(prefix + "".join(lines[start - 1 : end]))
+            tree = parse(prefix + "".join(lines[start - 1 : end]))
         except SyntaxError:
             continue
         statement: ast.stmt = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
@@ -203,7 +204,7 @@ class _Known:
         if self._imported and text.lstrip().startswith(("import ", "from ")):  # how deep a relative import goes
             return True
         try:
-            tree = ast.parse(text.strip(), mode="eval").body
+            tree = parse(text.strip(), mode="eval").body
         except SyntaxError:
             return len(text) == 0 or not text.isprintable()
         if isinstance(tree, ast.Constant):

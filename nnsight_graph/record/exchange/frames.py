@@ -60,6 +60,15 @@ def change_names(frame: FrameType, among: Iterable[str] | None, change: Change, 
         names.clear()  # a copy that stays would keep values alive beyond a `del`; one that somebody has is theirs
 
 
+def values_of(frame: FrameType, among: Iterable[str]) -> list[Any]:
+    """What some names of a frame hold."""
+    names = frame.f_locals
+    found = [names[name] for name in among if name in names]
+    if type(names) is dict and frame.f_code.co_flags & OPTIMIZED and sys.getrefcount(names) <= _UNSHARED:
+        names.clear()
+    return found
+
+
 def _references(frame: FrameType) -> int:
     names = frame.f_locals
     return sys.getrefcount(names)

@@ -21,6 +21,7 @@ class Named(NamedTuple):
         bound_outer: Names of its module, or of its namespace first, that it binds.
         outer: All of them.
         shares: Whether functions share names of its own.
+        stores: Whether it assigns to items, ``found[2] = h``.
     """
 
     bound: tuple[str, ...]
@@ -28,6 +29,7 @@ class Named(NamedTuple):
     bound_outer: tuple[str, ...]
     outer: tuple[str, ...]
     shares: bool
+    stores: bool
 
 
 _known: dict[tuple[int, int | None], tuple[CodeType, Named]] = {}
@@ -37,7 +39,7 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
     """The names in the body of the ``with`` that is entered at ``offset``; without one, in all of the code.
 
     >>> names_in(compile("a = b", "<text>", "exec"))
-    Named(bound=(), own=(), bound_outer=('a',), outer=('b', 'a'), shares=False)
+    Named(bound=(), own=(), bound_outer=('a',), outer=('b', 'a'), shares=False, stores=False)
     """
     key = id(code), offset
     known = _known.get(key)
@@ -51,14 +53,16 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
 def _names(code: CodeType, offset: int | None) -> Named:
     inside = None if offset is None else body_of(code, offset)
     found: dict[tuple[bool, bool, str], None] = {}
+    stores = False
     for instruction in dis.get_instructions(code):
         if inside is None or instruction.offset in inside:
+            stores = stores or instruction.opname in ("STORE_SUBSCR", "STORE_SLICE")
             for one in _named_by(instruction):
                 found[one] = None
     own = dict.fromkeys(name for is_outer, _, name in found if not is_outer)
     outer = dict.fromkeys(name for is_outer, _, name in found if is_outer)
     bound, bound_outer = ([name for is_outer, binds, name in found if binds and is_outer is wanted] for wanted in (False, True))
-    return Named(tuple(bound), tuple(own), tuple(bound_outer), tuple(outer), bool(code.co_cellvars or code.co_freevars))
+    return Named(tuple(bound), tuple(own), tuple(bound_outer), tuple(outer), bool(code.co_cellvars or code.co_freevars), stores)
 
 
 def _named_by(instruction: dis.Instruction) -> Iterator[tuple[bool, bool, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nnsight_graph.errors import RecordError
+from nnsight_graph.record.control.frames import FrameNames
 from tests.record.control.test_entering import loaded
 from tests.record.control.toy import Trace, plain
 
@@ -32,6 +33,23 @@ def test_closures_of_the_frame_see_the_block_and_are_seen() -> None:
         seen = [count for _ in range(1)]
     bump()
     assert (count, seen) == (13, [12])
+
+
+def test_a_closures_name_that_is_only_read_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that runs the same closure would see it."""
+    scale, asked = 3, []
+
+    def inner(reads: Callable[[], int]) -> int:
+        with Trace() as t:
+            x = (reads() if t.input(1) else 2) + scale
+            hidden = [scale for _ in range(1)]
+        assert hidden == [3]
+        return x
+
+    plain_check = FrameNames._is_frames
+    monkeypatch.setattr(FrameNames, "_is_frames", lambda names, cell, name: asked.append(name) or plain_check(names, cell, name))
+    inner(lambda: scale)
+    assert asked == []
 
 
 def test_a_variable_of_the_function_around() -> None:
