@@ -10,9 +10,9 @@ from types import FrameType
 from typing import Any
 
 from ...source_location import is_users, known_users
-from .frames import OPTIMIZED, change_items, change_names
+from .frames import OPTIMIZED, change_items, change_names, values_of
 from .named import names_in
-from .reach import Reach, are_found, still_held
+from .reach import Reach, are_found, change_newest, still_held
 
 _GENERATOR = 0x20  # inspect.CO_GENERATOR
 _CONTEXTLIB = contextlib.__file__
@@ -36,6 +36,12 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
             change_names(frame, names.bound, value, kinds, names.shares)
         else:
             change_items(frame.f_locals, names.bound_outer, value, kinds)
+        if are_found(wanted):
+            return
+        for container in values_of(frame, names.own if code.co_flags & OPTIMIZED else names.outer):
+            if type(container) is list:  # mostly one, that has been appended to
+                change_newest(container, value, kinds)
+        container = None
         if are_found(wanted):
             return
     own: FrameType | None = frame

@@ -62,8 +62,9 @@ def change_names(frame: FrameType, among: Iterable[str] | None, change: Change, 
 
 def values_of(frame: FrameType, among: Iterable[str]) -> list[Any]:
     """What some names of a frame hold."""
-    names = frame.f_locals
-    found = [names[name] for name in among if name in names]
+    names: Any = frame.f_locals
+    known = type(names).__module__ == "builtins"  # not a class of somebody's own
+    found = [names[name] for name in among if name in names] if known else []
     if type(names) is dict and frame.f_code.co_flags & OPTIMIZED and sys.getrefcount(names) <= _UNSHARED:
         names.clear()
     return found

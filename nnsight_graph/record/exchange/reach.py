@@ -180,6 +180,17 @@ _WALKS: dict[type, Callable[..., None]] = {
 }  # fmt: skip
 
 
+def change_newest(owner: list[Any], change: Callable[[Any], Any], kinds: frozenset[type]) -> None:
+    """Exchange proxies among the last items of a list."""
+    with suppress(IndexError):  # another thread takes some away
+        for place in range(max(len(owner) - _CHUNK, 0), len(owner)):
+            item = owner[place]
+            if type(item) in kinds:
+                new = change(item)
+                if owner[place] is item:  # no other thread runs between this and the next
+                    owner[place] = new
+
+
 def _is(one: Any, other: Any) -> bool:
     return one is other
 
