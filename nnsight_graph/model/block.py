@@ -183,8 +183,9 @@ class RecordedBlock:
             if refilled:
                 _refill(refilled)
         finally:
+            outside, recording.outside = recording.outside, ()
             if saved:
-                hand_over(frame, entered, saved, refilled, recording.constants)
+                hand_over(frame, entered, saved, refilled, (recording.constants, *outside))
         if problem is not None:
             recorder.failure = f"its trace failed: {type(problem).__name__}"
             try:

@@ -102,6 +102,7 @@ class Session(RecordedBlock):
         if not self._runs:
             self._recorder.failure = "the session was recorded only, run=False"
             return None
+        recording.outside = tuple(tree.index.root for tree in trees)
         run = SessionRun(recording, traces, frozenset(saved), frame, self._batch)
         try:
             problem = run.all(self._progress)

@@ -293,6 +293,7 @@ class Tracer(RecordedBlock):
         asked = self._known.asked if self._known is not None else None
         caches = self._caches
         self._call, self._invokes, self._known, self._caches = None, [], None, None
+        recording.outside = self._envoy._tree.index.root, call.args, call.kwargs
         if asked and (problem := changed_numbers(self._envoy, recording, call, asked, frame)) is not None:
             return problem
         give = partial(_give, saved)

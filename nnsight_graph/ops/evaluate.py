@@ -48,7 +48,7 @@ def run_code(code: Sequence[tuple[int, Any, int, int, int, Any, int]], slots: li
             else:
                 function(run, rest)
     except BaseException:
-        if run.failed is None:  # else it comes from code that ran inside this
+        if run.failed is None and code:  # else it comes from code that ran inside this, or from the side, as an interrupt does
             run.failed = code[len(code) - operator.length_hint(turns) - 1]
         raise
 

@@ -35,17 +35,14 @@ class SavedTensor(torch.Tensor):
             return format(torch.Tensor.detach(self).item(), spec)
         return object.__format__(self, spec)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
-        if id(self) in memo:
-            known: torch.Tensor = memo[id(self)]
-            return known
-        if not self.is_leaf:
-            torch.Tensor.__deepcopy__(self, memo)  # type: ignore[no-untyped-call]  # refuses, in torch's words
-        plain = torch.Tensor.detach(self).requires_grad_(self.requires_grad)
-        plain.grad, plain.__dict__ = self.grad, self.__dict__
-        made: torch.Tensor = copy.deepcopy(plain, memo)
-        memo[id(self)] = made
-        return made
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self) not in memo:
+            if not self.is_leaf:
+                torch.Tensor.__deepcopy__(self, memo)  # type: ignore[no-untyped-call]  # refuses, in torch's words
+            plain = torch.Tensor.detach(self).requires_grad_(self.requires_grad)
+            plain.grad, plain.__dict__ = self.grad, self.__dict__
+            memo[id(self)] = copy.deepcopy(plain, memo)
+        return memo[id(self)]
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         function, args = self._reduce_ex_internal(protocol)  # type: ignore[no-untyped-call]
@@ -66,123 +63,41 @@ class SavedTensor(torch.Tensor):
 SavedTensor.__name__ = "tensor"  # what torch writes before the numbers that it prints
 
 
-class SavedFloat(float):
-    """A number that a run has made and a line has saved."""
+def _with_value(plain: Any, is_itself: bool = False) -> Any:
+    """A subclass of a built-in type that has ``value``: a plain one, or, of what can be changed, the object itself."""
 
-    __slots__ = ()
-    _stands_for = float
+    def reduce(self: Any, _protocol: SupportsIndex) -> Any:
+        whole: Any = (plain, () if is_itself else (plain(self),))
+        return whole if not is_itself else (*whole, None, iter(self), None) if plain is list else (*whole, None, None, iter(self.items()))
 
-    @property
-    def value(self) -> float:
-        """The number as a plain one."""
-        return float(self)
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
-        return float, (float(self),)
+    value = property((lambda self: self) if is_itself else plain, doc="The same, of the plain type; of a list or dict, the object itself.")
+    body = {"__slots__": (), "__doc__": "What a run has made and a line has saved.", "__module__": __name__, "value": value}
+    return type(f"Saved{plain.__name__.title()}", (plain,), {**body, "_stands_for": plain, "__reduce_ex__": reduce})
 
 
-class SavedInt(int):
-    """A whole number that a run has made and a line has saved."""
-
-    __slots__ = ()
-    _stands_for = int
-
-    @property
-    def value(self) -> int:
-        """The number as a plain one."""
-        return int(self)
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
-        return int, (int(self),)
-
-
-class SavedStr(str):
-    """A text that a run has made and a line has saved."""
-
-    __slots__ = ()
-    _stands_for = str
-
-    @property
-    def value(self) -> str:
-        """The text as a plain one."""
-        return str(self)
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
-        return str, (str(self),)
-
-
-class SavedTuple(tuple[Any, ...]):
-    """A tuple that a run has made and a line has saved."""
-
-    __slots__ = ()
-    _stands_for = tuple
-
-    @property
-    def value(self) -> tuple[Any, ...]:
-        """The tuple as a plain one."""
-        return tuple(self)
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
-        return tuple, (tuple(self),)
-
-
-class SavedList(list[Any]):
-    """A list that a run has made and a line has saved."""
-
-    __slots__ = ()
-    _stands_for = list
-
-    @property
-    def value(self) -> list[Any]:
-        """The list itself: what is changed in it is changed here."""
-        return self
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
-        return list, (), None, iter(self)
-
-
-class SavedDict(dict[Any, Any]):
-    """A dict that a run has made and a line has saved."""
-
-    __slots__ = ()
-    _stands_for = dict
-
-    @property
-    def value(self) -> dict[Any, Any]:
-        """The dict itself: what is changed in it is changed here."""
-        return self
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> Any:
-        return dict, (), None, None, iter(self.items())
-
-
-WITH_VALUE: dict[type, Any] = {
-    float: SavedFloat, int: SavedInt, str: SavedStr, tuple: SavedTuple, list: SavedList, dict: SavedDict,
-}  # fmt: skip
+WITH_VALUE: dict[type, Any] = {kind: _with_value(kind, kind in (list, dict)) for kind in (float, int, str, tuple, list, dict)}
 """The class of a saved value, by its plain one; tensors apart."""
 
-PLAIN_KIND: dict[type, Any] = {saved: plain for plain, saved in WITH_VALUE.items()}
+PLAIN_KIND: dict[type, type] = {saved: plain for plain, saved in WITH_VALUE.items()}
 """The plain class of a saved value; tensors apart."""
 
 
 def plain_type(kind: type) -> type:
     """The class that a saved value has without ``value``; any other as it is.
 
-    >>> plain_type(SavedFloat), plain_type(SavedTensor), plain_type(bool)
+    >>> plain_type(WITH_VALUE[float]), plain_type(SavedTensor), plain_type(bool)
     (<class 'float'>, <class 'torch.Tensor'>, <class 'bool'>)
     """
-    found: type = torch.Tensor if kind is SavedTensor else PLAIN_KIND.get(kind, kind)
-    return found
+    return torch.Tensor if kind is SavedTensor else PLAIN_KIND.get(kind, kind)
 
 
-for _saved, _plain in ((SavedList, list), (SavedTuple, tuple), (SavedDict, dict)):
+for _plain in (list, tuple, dict):
     # To functions of torch's that look into lists (vmap, compile, export) these are lists.
     _node: Any = _pytree.SUPPORTED_NODES[_plain]
     _register: Any = _pytree.register_pytree_node
-    _register(_saved, _node.flatten_fn, _node.unflatten_fn, flatten_with_keys_fn=_node.flatten_with_keys_fn)
+    _register(WITH_VALUE[_plain], _node.flatten_fn, _node.unflatten_fn, flatten_with_keys_fn=_node.flatten_with_keys_fn)
 
-_dtypes: Any = getattr(torch.testing._comparison.NumberPair, "_TYPE_TO_DTYPE", {})  # whose numbers assert_close compares
-_dtypes.update({SavedFloat: torch.float64, SavedInt: torch.int64})
+getattr(torch.testing._comparison.NumberPair, "_TYPE_TO_DTYPE", {}).update({WITH_VALUE[float]: torch.float64, WITH_VALUE[int]: torch.int64})
 
 # What a pickle names where it has one of these: torch.load, which allows few names, knows the plain types by other means.
 torch.serialization.add_safe_globals(list(WITH_VALUE))

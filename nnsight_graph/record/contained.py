@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordError
 from ..graph.laws import law_of
-from ..ops.saved_values import SavedDict, SavedList
+from ..ops.saved_values import WITH_VALUE
 from ..source_location import locate, traceback_at
 from .exchange.frames import OPTIMIZED, values_of
 from .exchange.named import names_in
@@ -19,7 +19,7 @@ from .exchange.plain_objects import attributes, is_plain
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-_HOLDING = frozenset((list, dict, set, deque, OrderedDict, defaultdict, Counter, SavedList, SavedDict))
+_HOLDING = frozenset((list, dict, set, deque, OrderedDict, defaultdict, Counter, WITH_VALUE[list], WITH_VALUE[dict]))
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _NEWEST, _MOST, _DEEP = 64, 10_000, 10
 

@@ -273,15 +273,14 @@ class Recorder(Cursor, Captured):
             if value.start is value.stop is value.step is None:
                 return _EVERYTHING
             return ("slice", self.encode(value.start), self.encode(value.stop), self.encode(value.step))
-        if self.refilled and kind in (list, dict, set) and (lives := self.living(value)) is not None:
+        if self.refilled and (kind in (list, dict, set) or kind in PLAIN_KIND) and (lives := self.living(value)) is not None:
             return lives._index
         if kind is tuple or kind is list or kind is torch.Size:
             return ("list" if kind is list else "tuple", *[self.encode(item) for item in value])
         if kind is dict:
             return ("dict", *[self.encode(part) for pair in value.items() for part in pair])
         if kind in PLAIN_KIND:
-            lives = self.living(value) if self.refilled else None
-            return self.encode(PLAIN_KIND[kind](value)) if lives is None else lives._index
+            return self.encode(PLAIN_KIND[kind](value))
         if hasattr(kind, "_record_as_operand"):
             return value._record_as_operand(self)
         if kind is torch.dtype:

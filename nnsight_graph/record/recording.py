@@ -57,14 +57,15 @@ class Recording:
         declared: What its file declares about the rows of the model, by path.
         versions: Of the captured tensors that it edits: the place among the constants, and the version counter before a run, where
             there is one.
+        outside: Models and arguments of its run: what it has not made itself.
         replaced: What stands for parameters at the end, by path.
         names, variables, parts, again: What saved values are called, see :class:`Recorder`.
         turns: The turns of bounded loops over steps, see :class:`nnsight_graph.graph.Turn`; each with the loop's place.
     """
 
     __slots__ = (
-        "_key", "again", "constants", "declared", "edits_constants", "entries", "foreign", "indices", "names", "open_ended", "parts",
-        "places", "repeats", "replaced", "shared", "strange", "turns", "variables", "versions",
+        "_key", "again", "constants", "declared", "edits_constants", "entries", "foreign", "indices", "names", "open_ended",
+        "outside", "parts", "places", "repeats", "replaced", "shared", "strange", "turns", "variables", "versions",
     )  # fmt: skip
 
     strange: frozenset[str] | None
@@ -80,6 +81,7 @@ class Recording:
         self.turns = recorder.turns
         self.names, self.variables, self.parts, self.again = recorder.names, recorder.variables, recorder.parts, recorder.again
         self.replaced = {path: proxy._index for path, proxy in recorder.replaced.items()}
+        self.outside: tuple[Any, ...] = ()
         self._key: Hashed | None = None
         self.declared: Mapping[str, Any] = _NOTHING
         self.versions = tuple([(index, versions_of(self.constants[index])) for index in sorted(recorder._edited)])

@@ -148,7 +148,7 @@ def test_parameters_and_a_trace_that_does_not_run(lm: LanguageModel) -> None:
             expected = lm.lm_head.output.save()
         assert torch.equal(graph.run(lm, EIFFEL, parameters={"alpha": alpha})["logits"], expected.value)
     with pytest.raises(nnsight.UnsetValueError, match="recorded only"):
-        print(logits)
+        _ = logits.value
     with pytest.raises(RecordError, match="no parameter 'beta'; it has alpha"):
         graph.run(lm, EIFFEL, parameters={"beta": 1})
     with pytest.raises(RecordError, match="a parameter is a number"):

@@ -167,5 +167,4 @@ def _formatted(value: Any, conversion: str, form: str) -> str:
 
 def _kind_of(value: Any) -> type:
     """The type of a value; of one that an earlier trace has saved, the plain one."""
-    kind: type = getattr(type(value), "_stands_for", type(value))
-    return kind
+    return getattr(type(value), "_stands_for", type(value))

@@ -10,13 +10,12 @@ from types import FrameType
 from typing import Any
 
 from ...source_location import is_users, known_users
-from .frames import OPTIMIZED, change_bound, change_items, change_locals, containers_among, named_containers
-from .named import Named, names_in
+from .frames import OPTIMIZED, change_items, change_names, values_of
+from .named import names_in
 from .reach import Reach, are_found, change_newest, still_held
 
 _GENERATOR = 0x20  # inspect.CO_GENERATOR
 _CONTEXTLIB = contextlib.__file__
-_NOTHING: dict[int, int] = {}
 
 
 def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Callable[[Any], Any], wanted: list[Any]) -> None:
@@ -31,22 +30,28 @@ def exchange(frame: FrameType, offset: int | None, kinds: frozenset[type], value
             these two holds any of them.
     """
     code = frame.f_code
-    if known_users.get(code.co_filename) and not left:  # as nearly always
+    if known_users.get(code.co_filename) and not left:  # as nearly always: the names that the block binds are all
         names = names_in(code, offset)
         if code.co_flags & OPTIMIZED:
-            change_bound(frame, names.bound, value, kinds)
+            change_names(frame, names.bound, value, kinds, names.shares)
         else:
             change_items(frame.f_locals, names.bound_outer, value, kinds)
-        if are_found(wanted) or _exchange_near(frame, names, kinds, value, wanted):
+        if are_found(wanted):
+            return
+        for container in values_of(frame, names.own if code.co_flags & OPTIMIZED else names.outer):
+            if type(container) is list:  # mostly one, that has been appended to
+                change_newest(container, value, kinds)
+        container = None
+        if are_found(wanted):
             return
     own: FrameType | None = frame
     while own is not None and not is_users(own.f_code):  # contextlib's, which has been given the block
         own, offset = own.f_back, None
     while own is not None:
-        if _exchange_names(own, offset, kinds, value, wanted) or _exchange_reached(own, offset, kinds, value, wanted):
+        if _is_exchanged(own, offset, kinds, value, wanted):
             return
         own, offset = _user_of(own), None
-    for proxy in still_held(wanted, _NOTHING):
+    for proxy in still_held(wanted, {}):
         left[id(proxy)] = weakref.ref(proxy, partial(_forget, id(proxy)))
 
 
@@ -58,37 +63,21 @@ def _forget(key: int, _proxy: Any) -> None:
     left.pop(key, None)
 
 
-def _exchange_near(frame: FrameType, names: Named, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
-    """The newest items of the lists and dicts that the block names: mostly that is all."""
-    found = named_containers(frame, names.own) if frame.f_code.co_flags & OPTIMIZED else []
-    found += containers_among(frame.f_globals, names.outer)
-    if not frame.f_code.co_flags & OPTIMIZED and frame.f_locals is not frame.f_globals:
-        found += containers_among(frame.f_locals, names.outer)
-    for container in found:
-        change_newest(container, value, kinds)
-    del found[:]
-    return are_found(wanted)
-
-
-def _exchange_names(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
-    """The names themselves; whether that was all."""
-    if frame.f_code.co_flags & OPTIMIZED:
-        change_locals(frame, value, kinds)
-        if not still_held(wanted, _NOTHING):
-            return True
-        change_items(frame.f_globals, names_in(frame.f_code, offset).bound_outer, value, kinds)
+def _is_exchanged(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
+    """Exchange in all names of a frame, then in what those reach that the block names; whether that was all."""
+    optimized = frame.f_code.co_flags & OPTIMIZED
+    names = names_in(frame.f_code, offset)
+    if optimized:
+        change_names(frame, None, value, kinds, names.shares)
+        change_items(frame.f_globals, names.bound_outer, value, kinds)
     else:
         space = frame.f_locals
         change_items(space, list(space) if isinstance(space, dict) else (), value, kinds)
-    return not still_held(wanted, _NOTHING)
-
-
-def _exchange_reached(frame: FrameType, offset: int | None, kinds: frozenset[type], value: Any, wanted: list[Any]) -> bool:
-    """What the names that the block names reach; whether that was all."""
-    names = names_in(frame.f_code, offset)
+    if not still_held(wanted, {}):
+        return True
     reach = Reach(kinds, value, wanted)
-    if frame.f_code.co_flags & OPTIMIZED:
-        change_locals(frame, reach.renew, among=names.own)
+    if optimized:
+        change_names(frame, names.own, reach.renew, None, names.shares)
     elif frame.f_locals is not frame.f_globals:
         change_items(frame.f_locals, names.outer, reach.renew)
     change_items(frame.f_globals, names.outer, reach.renew)

@@ -20,6 +20,7 @@ class Named(NamedTuple):
         own: All of them, and those of functions around it that it shares.
         bound_outer: Names of its module, or of its namespace first, that it binds.
         outer: All of them.
+        shares: Whether functions share names of its own.
         stores: Whether it assigns to items, ``found[2] = h``.
     """
 
@@ -27,7 +28,8 @@ class Named(NamedTuple):
     own: tuple[str, ...]
     bound_outer: tuple[str, ...]
     outer: tuple[str, ...]
-    stores: bool = False
+    shares: bool
+    stores: bool
 
 
 _known: dict[tuple[int, int | None], tuple[CodeType, Named]] = {}
@@ -37,7 +39,7 @@ def names_in(code: CodeType, offset: int | None = None) -> Named:
     """The names in the body of the ``with`` that is entered at ``offset``; without one, in all of the code.
 
     >>> names_in(compile("a = b", "<text>", "exec"))
-    Named(bound=(), own=(), bound_outer=('a',), outer=('b', 'a'), stores=False)
+    Named(bound=(), own=(), bound_outer=('a',), outer=('b', 'a'), shares=False, stores=False)
     """
     key = id(code), offset
     known = _known.get(key)
@@ -60,7 +62,7 @@ def _names(code: CodeType, offset: int | None) -> Named:
     own = dict.fromkeys(name for is_outer, _, name in found if not is_outer)
     outer = dict.fromkeys(name for is_outer, _, name in found if is_outer)
     bound, bound_outer = ([name for is_outer, binds, name in found if binds and is_outer is wanted] for wanted in (False, True))
-    return Named(tuple(bound), tuple(own), tuple(bound_outer), tuple(outer), stores)
+    return Named(tuple(bound), tuple(own), tuple(bound_outer), tuple(outer), bool(code.co_cellvars or code.co_freevars), stores)
 
 
 def _named_by(instruction: dis.Instruction) -> Iterator[tuple[bool, bool, str]]:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from ...source_location import is_users
-from .frames import change_cell, change_items
+from .frames import change_items
 from .named import names_in
-from .plain_objects import attributes, has_member, hashes_plainly, is_plain, slots
+from .plain_objects import attributes, hashes_plainly, is_plain, slots
 
 _MOST = 10_000
 """How many objects are looked at."""
 
 _CHUNK = 64
 _DEEP = 50
-_KEYS = (str, int)
 _LEAVES = frozenset((
     type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, type(...), type, ModuleType, CodeType, BuiltinFunctionType,
 ))  # fmt: skip
-_BUILTIN = (list, dict, set, deque)
 _CONTAINERS = ("builtins", "collections", "nnsight_graph.ops.saved_values")
 
 
@@ -41,7 +40,7 @@ class Reach:
         self._seen: dict[int, tuple[Any, Any]] = {}  # by identity: the object, which so keeps it, and what stands for it
         self._replaced: list[Any] = []  # tuples, and frozen sets, in whose place others stand
         self._kept: dict[int, int] = {}  # how often proxies, and such tuples, stand in these
-        self._waiting: deque[Iterator[int]] = deque()
+        self._waiting: deque[tuple[Any, ...]] = deque()  # methods, and what they are given
         self._hit = False
         self._looked = 0
 
@@ -60,26 +59,29 @@ class Reach:
         made = value
         if issubclass(kind, (tuple, frozenset)):
             made = self._rebuilt(value, kind, depth)
-        elif (walk := self._walk(value, kind)) is not None:
-            self._waiting.append(walk)
+        elif kind is MethodType:
+            self.renew((value.__self__, value.__func__))
+        elif kind is FunctionType:
+            self._waiting.append((self._renew_function, value))
+        elif is_plain(kind) or kind.__module__ in _CONTAINERS:
+            base = next((one for one in _WALKS if issubclass(kind, one)), None)
+            if base is not None:
+                self._waiting.append((_WALKS[base], self, value, base))
+            if is_plain(kind):
+                self._waiting.append((self._renew_object, value, kind))
         self._seen[id(value)] = value, made
         return made
 
     def run(self) -> None:
         """Walk, until nothing is left to be found or enough has been looked at."""
         while self._waiting and self._looked < _MOST:
-            walk = self._waiting.popleft()
-            try:
-                count = next(walk, None)
-            except RuntimeError:  # another thread changes it
-                continue
-            if count is not None:
-                self._looked += count
-                self._waiting.append(walk)
+            look, *given = self._waiting.popleft()
+            self._looked += 1
+            with suppress(RuntimeError, IndexError):  # another thread changes it
+                look(*given)
+            del given
             if self._hit and not self.is_left():
-                break
-        for walk in self._waiting:
-            walk.close()  # type: ignore[attr-defined]
+                return
 
     def is_left(self) -> bool:
         """Whether a proxy is still held anywhere else, or a tuple that has held one."""
@@ -91,24 +93,17 @@ class Reach:
 
     def _rebuilt(self, value: Any, kind: type, depth: int) -> Any:
         """A tuple, or a frozen set, with values in place of proxies; the same one if there are none."""
-        record = issubclass(kind, tuple) and kind is not tuple
-        if depth > _DEEP or (kind not in (tuple, frozenset) and not (record and has_member(kind, "_fields") and attributes(value) is None)):
+        if depth > _DEEP or (kind not in (tuple, frozenset) and not ("_fields" in vars(kind) and attributes(value) is None)):
             return value
         items = list(tuple.__iter__(value) if issubclass(kind, tuple) else value)
         self._looked += len(items)
-        if len(items) > _MOST or _LEAVES.issuperset(map(type, items)):
-            return value
-        new = [self.renew(item, depth + 1) for item in items]
+        new = items if len(items) > _MOST or _LEAVES.issuperset(map(type, items)) else [self.renew(item, depth + 1) for item in items]
         if all(map(_is, items, new)):
             return value
-        made: Any
-        if kind is frozenset:
-            fresh = _fresh(items, new)
-            if fresh is None:
-                return value
-            made = frozenset(fresh)
-        else:
-            made = tuple.__new__(kind, new)
+        made: Any = _fresh(items, new) if kind is frozenset else new
+        if made is None:
+            return value
+        made = kind(made) if kind is frozenset else tuple.__new__(kind, made)
         for item, other in zip(items, new, strict=True):
             if item is not other:
                 self._kept[id(item)] = self._kept.get(id(item), 0) + 1
@@ -117,133 +112,83 @@ class Reach:
 
     # ------------------------------------------------------------------ what can
 
-    def _walk(self, value: Any, kind: type) -> Iterator[int] | None:
-        """Looks at what an object holds, some at a time, the newest first; gives how many."""
-        if kind is FunctionType:
-            return self._of_function(value) if is_users(value.__code__) else None
-        if kind is MethodType:
-            return self._of_method(value)
-        mine = is_plain(kind)
-        holds = issubclass(kind, _BUILTIN) and (mine or kind.__module__ in _CONTAINERS)
-        if not holds:
-            return self._of_object(value, kind) if mine else None
-        if issubclass(kind, dict):
-            items = self._of_dict(value)
-        elif issubclass(kind, set):
-            items = self._of_set(value)
-        else:
-            items = self._of_list(value, list if issubclass(kind, list) else deque)
-        return self._both(items, self._of_object(value, kind)) if mine else items
-
-    @staticmethod
-    def _both(first: Iterator[int], second: Iterator[int]) -> Iterator[int]:
-        yield from first
-        yield from second
-
-    def _of_list(self, owner: Any, kind: Any) -> Iterator[int]:
-        at = kind.__len__(owner)
-        items = kind.__reversed__(owner)
-        while count := self._some_of_list(owner, kind, items, at):
-            at -= count
-            yield count
-
-    def _some_of_list(self, owner: Any, kind: Any, items: Iterator[Any], at: int) -> int:
-        chunk = list(islice(items, _CHUNK))
+    def _renew_list(self, owner: Any, kind: Any, start: int = 0) -> None:
+        """Some items of a list, the newest first; more of them later."""
+        end = kind.__len__(owner) - start
+        first = max(end - _CHUNK, 0)
+        chunk = [kind.__getitem__(owner, place) for place in range(first, end)]
+        self._looked += len(chunk)
         if not _LEAVES.issuperset(map(type, chunk)):
-            for place, item in enumerate(chunk, 1):
+            for place, item in enumerate(chunk, first):
                 new = self.renew(item)
-                if new is not item and at - place < kind.__len__(owner) and kind.__getitem__(owner, at - place) is item:
-                    kind.__setitem__(owner, at - place, new)
-        return len(chunk)
+                if new is not item and kind.__getitem__(owner, place) is item:
+                    kind.__setitem__(owner, place, new)
+        if first:
+            self._waiting.append((self._renew_list, owner, kind, start + _CHUNK))
 
-    def _of_dict(self, owner: dict[Any, Any]) -> Iterator[int]:
-        kind: Any = OrderedDict if isinstance(owner, OrderedDict) else dict
-        pairs = reversed(dict.items(owner))
-        found: list[bool] = []
-        while count := self._some_of_dict(owner, kind, pairs, found):
-            yield count
-        if found:
-            self._exchange_keys(owner, kind)
-
-    def _some_of_dict(self, owner: dict[Any, Any], kind: Any, pairs: Iterator[Any], found: list[bool]) -> int:
-        chunk = list(islice(pairs, _CHUNK))
-        for key, item in chunk:
+    def _renew_dict(self, owner: dict[Any, Any], kind: Any) -> None:
+        pairs = list(islice(reversed(dict.items(owner)), _MOST))
+        self._looked += len(pairs)
+        has_keys = False
+        for key, item in pairs:
             if type(key) in self._kinds or (type(key) in (tuple, frozenset) and self.renew(key) is not key):
-                found.append(True)
+                has_keys = True
                 continue
             new = self.renew(item)
             if new is not item and hashes_plainly(key) and dict.get(owner, key) is item:
                 kind.__setitem__(owner, key, new)
-        return len(chunk)
+        if has_keys:
+            pairs = list(dict.items(owner))
+            keys = [self.renew(key) for key, _ in pairs]
+            if _fresh([key for key, _ in pairs], keys) is not None:
+                made = {key: self.renew(value) for key, (_, value) in zip(keys, pairs, strict=True)}
+                kind.clear(owner)
+                kind.update(owner, made)
 
-    def _exchange_keys(self, owner: dict[Any, Any], kind: Any) -> None:
-        pairs = list(dict.items(owner))
-        keys = [key for key, _ in pairs]
-        new = [self.renew(key) for key in keys]
-        if _fresh(keys, new) is not None:
-            made = {key: self.renew(value) for key, (_, value) in zip(new, pairs, strict=True)}
-            kind.clear(owner)
-            for key, value in made.items():
-                kind.__setitem__(owner, key, value)
+    def _renew_set(self, owner: set[Any], _kind: type) -> None:
+        self._looked += set.__len__(owner)
+        if set.__len__(owner) <= _MOST:
+            items = list(set.__iter__(owner))
+            new = [self.renew(item) for item in items]
+            if not all(map(_is, items, new)) and (made := _fresh(items, new)) is not None:
+                set.__init__(owner, made)  # all at once: no other thread finds it empty
 
-    def _of_set(self, owner: set[Any]) -> Iterator[int]:
-        count = set.__len__(owner)
-        if count <= _MOST:
-            self._all_of_set(owner)
-        yield count
-
-    def _all_of_set(self, owner: set[Any]) -> None:
-        items = list(set.__iter__(owner))
-        new = [self.renew(item) for item in items]
-        if not all(map(_is, items, new)) and (made := _fresh(items, new)) is not None:
-            set.clear(owner)
-            set.update(owner, made)
-
-    def _of_object(self, owner: Any, kind: type) -> Iterator[int]:
+    def _renew_object(self, owner: Any, kind: type) -> None:
         held = attributes(owner)
         if held is not None:
-            yield from self._of_dict(held)
+            self._waiting.append((self._renew_dict, held, dict))
         for slot in slots(kind):
-            self._slot(slot, owner, kind)
-        yield 1
+            with suppress(AttributeError):  # it is not set
+                item = slot.__get__(owner, kind)
+                new = self.renew(item)
+                if new is not item:
+                    slot.__set__(owner, new)
 
-    def _slot(self, slot: Any, owner: Any, kind: type) -> None:
-        try:
-            item = slot.__get__(owner, kind)
-        except AttributeError:
-            return
-        new = self.renew(item)
-        if new is not item:
-            slot.__set__(owner, new)
-
-    def _of_method(self, owner: MethodType) -> Iterator[int]:
-        self.renew(owner.__self__)
-        self.renew(owner.__func__)
-        yield 2
-
-    def _of_function(self, owner: FunctionType) -> Iterator[int]:
-        for cell in owner.__closure__ or ():
-            change_cell(cell, self.renew)
-        names = names_in(owner.__code__)
-        change_items(owner.__globals__, names.outer, self.renew)
-        yield 1 + len(names.outer) + len(names.own)
+    def _renew_function(self, owner: FunctionType) -> None:
+        if is_users(owner.__code__):
+            for cell in owner.__closure__ or ():
+                with suppress(ValueError):  # it is empty
+                    value = cell.cell_contents
+                    new = self.renew(value)
+                    if new is not value and cell.cell_contents is value:  # no other thread runs between this and the next
+                        cell.cell_contents = new
+            change_items(owner.__globals__, names_in(owner.__code__).outer, self.renew)
 
 
-def change_newest(container: Any, change: Callable[[Any], Any], kinds: frozenset[type]) -> None:
-    """Exchange proxies that are among the last items of a list, or the values of a small dict whose keys are text or numbers."""
-    if type(container) is list:
-        first = max(len(container) - _CHUNK, 0)
-        for place, item in enumerate(container[first:], first):
+_WALKS: dict[type, Callable[..., None]] = {
+    OrderedDict: Reach._renew_dict, dict: Reach._renew_dict, set: Reach._renew_set, list: Reach._renew_list, deque: Reach._renew_list,
+}  # fmt: skip
+
+
+def change_newest(owner: list[Any], change: Callable[[Any], Any], kinds: frozenset[type]) -> None:
+    """Exchange proxies among the last items of a list."""
+    with suppress(IndexError):  # another thread takes some away
+        for place in range(max(len(owner) - _CHUNK, 0), len(owner)):
+            item = owner[place]
             if type(item) in kinds:
                 new = change(item)
-                if place < len(container) and container[place] is item:
-                    container[place] = new
-    elif len(container) <= _CHUNK:
-        for key, item in list(container.items()):
-            if type(item) in kinds and type(key) in _KEYS:
-                new = change(item)
-                if container.get(key) is item:
-                    container[key] = new
+                if owner[place] is item:  # no other thread runs between this and the next
+                    owner[place] = new
 
 
 def _is(one: Any, other: Any) -> bool:
@@ -272,32 +217,14 @@ def still_held(proxies: list[Any], kept: dict[int, int]) -> list[Any]:
 
 
 def are_found(proxies: list[Any]) -> bool:
-    """Whether nobody else holds any of them."""
-    for proxy in proxies:  # noqa: SIM110  (a generator would take longer)
-        if sys.getrefcount(proxy) > _FOUND:
-            return False
-    return True
+    """Whether nobody but a list, and a dict beside it, holds any of some proxies."""
+    return max(map(sys.getrefcount, proxies)) <= _FOUND
 
 
-_ALONE = _FOUND = 0
-
-
-def _references() -> int:
-    kept = {0: object()}
-    listed = list(kept.values())
-    count = 0
-    while still_held(listed, {id(listed[0]): count}):
-        count += 1
-    return count
-
-
-def _found() -> int:
-    global _FOUND
-    kept = {0: object()}
-    listed = list(kept.values())
-    while not are_found(listed):
-        _FOUND += 1
-    return _FOUND
-
-
-_ALONE, _FOUND = _references(), _found()
+_ALONE = 0
+_listed = list({0: object()}.values())
+_counted = {0: _listed[0]}
+_FOUND = max(map(sys.getrefcount, _listed))
+while still_held(_listed, {}):
+    _ALONE += 1
+del _listed, _counted
