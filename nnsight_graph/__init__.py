@@ -38,7 +38,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .huggingface import LanguageModel
+    from .huggingface import LanguageModel, TransformersModel
     from .model import Cache, CacheDict, Editor, Entry, Envoy, IEnvoy, NNsight, OperationEnvoy, ScanningTracer, Session, Source, Tracer
     from .model import InterleavingTracer as InterleavingTracer
     from .model import Invoker as Invoker
@@ -73,6 +73,7 @@ old_paths.put_there()
 
 _LAZY = {
     "LanguageModel": ".huggingface",
+    "TransformersModel": ".huggingface",
     "Cache": ".model",
     "CacheDict": ".model",
     "Editor": ".model",
@@ -130,6 +131,7 @@ __all__ = [
     "InterleavingTracer",
     "Invoker",
     "LanguageModel",
+    "TransformersModel",
     "MissedProviderError",
     "MissedSiteError",
     "NNsight",

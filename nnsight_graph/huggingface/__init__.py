@@ -9,4 +9,6 @@ The trick: until the first run the weights are on the meta device - the tree is 
 from .language_model import LanguageModel
 from .loading import shipped_models
 
-__all__ = ["LanguageModel", "shipped_models"]
+TransformersModel = LanguageModel
+
+__all__ = ["LanguageModel", "TransformersModel", "shipped_models"]

@@ -25,7 +25,7 @@ from .blocks import block_paths
 from .carrying import carry_over
 from .generation import Generator, check_mode, most_steps, row_multiples, with_streamer
 from .hook_names import HookNames
-from .loading import auto_class, load_tokenizer, load_with_weights, load_without_weights
+from .loading import auto_class, class_of_task, load_tokenizer, load_with_weights, load_without_weights
 from .needs import CACHES, INPUTS, Needs, read_needs
 from .padding import PaddingCheck
 from .prompts import DECODER, TOKENS, Prompt, read_prompt
@@ -51,6 +51,9 @@ class LanguageModel(NNsight):
             left by default, so that ``[:, -1]`` is the last token of every row.
         automodel: The class of transformers that loads the model, or its name: ``"AutoModelForMaskedLM"``,
             ``"AutoModelForSeq2SeqLM"``, ``"AutoModel"`` ...
+        task: The task that it is loaded for, in place of the class: ``"text-generation"``, ``"fill-mask"``,
+            ``"text-classification"``, ``"feature-extraction"``, ``"automatic-speech-recognition"`` and whatever else transformers knows.
+        model_kwargs: Further options for loading the model.
         envoys: Which classes mirror which modules, as for :class:`NNsight`.
         rename: Further names of modules, as :class:`NNsight` takes them; or ``"standard"``, which gives every decoder family the same
             ones: ``model.layers[i]`` with ``attn``, ``mlp``, ``attn_norm`` and ``mlp_norm``, ``model.embed_tokens``, ``model.norm``
@@ -84,12 +87,15 @@ class LanguageModel(NNsight):
         dispatch: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
         automodel: type | str = "AutoModelForCausalLM",
+        task: str = "",
+        model_kwargs: Mapping[str, Any] | None = None,
         envoys: Any = FROM_CLASS,
         rename: Rename | str | None = None,
         alias: Mapping[str, str] | None = None,
         tuple_outputs: bool = False,
         **kwargs: Any,
     ) -> None:
+        kwargs |= model_kwargs or {}
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         own = self.__dict__
@@ -98,6 +104,8 @@ class LanguageModel(NNsight):
         if isinstance(model, torch.nn.Module):
             if automodel != "AutoModelForCausalLM":
                 kwargs["automodel"] = automodel
+            if task:
+                kwargs["task"] = task
             if tokenizer_kwargs:
                 kwargs["tokenizer_kwargs"] = tokenizer_kwargs
             if kwargs:
@@ -106,8 +114,8 @@ class LanguageModel(NNsight):
             super().__init__(model, envoys=envoys, rename=rename, alias=alias)  # type: ignore[arg-type]
             self._show_tuples(tuple_outputs)
             return
-        own["_source"], own["_options"], own["_loader"] = str(model), kwargs, auto_class(automodel)
-        loader = own["_loader"]
+        loader = class_of_task(task, str(model), kwargs) if task else auto_class(automodel)
+        own["_source"], own["_options"], own["_loader"] = str(model), kwargs, loader
         own["tokenizer"] = tokenizer if tokenizer is not None else load_tokenizer(str(model), kwargs, tokenizer_kwargs or {}, loader)
         load = load_with_weights if dispatch else load_without_weights
         super().__init__(load(str(model), kwargs, loader), envoys=envoys, rename=rename, alias=alias)  # type: ignore[arg-type]

@@ -72,6 +72,35 @@ def auto_class(wanted: type | str) -> Any:
     return found
 
 
+_SEQ2SEQ = "AutoModelForSeq2SeqLM"
+_TASKS = {
+    "text2text-generation": _SEQ2SEQ, "summarization": _SEQ2SEQ, "translation": _SEQ2SEQ, "seq2seq": _SEQ2SEQ,
+    "question-answering": "AutoModelForQuestionAnswering", "image-to-text": "AutoModelForImageTextToText",
+}  # fmt: skip
+"""Tasks that transformers 5 has no pipeline for any more."""
+
+
+def class_of_task(task: str, name: str, options: dict[str, Any]) -> Any:
+    """The class of transformers that loads a model for a task: ``"fill-mask"``, ``"text-classification"`` and so on.
+
+    Raises:
+        ValueError: transformers knows no such task.
+    """
+    if task in _TASKS:
+        return auto_class(_TASKS[task])
+    tasks = transformers.pipelines.PIPELINE_REGISTRY  # imported now: it takes its time
+    try:
+        classes = tasks.check_task(task)[1]["pt"]
+    except KeyError:
+        known = sorted({*_TASKS, *tasks.get_supported_tasks()})
+        near = difflib.get_close_matches(task, known, 3)
+        raise ours(ValueError, f"transformers has no task {task!r}; {'near: ' + ', '.join(near) if near else ', '.join(known)}") from None
+    if len(classes) == 1:
+        return classes[0]
+    config = options.get("config") or AutoConfig.from_pretrained(resolve(name), **hub_options(options))
+    return next((each for each in classes if type(config) in each._model_mapping), classes[0])
+
+
 def load_without_weights(name: str, options: dict[str, Any], loader: Any) -> torch.nn.Module:
     """The model with its parameters on the meta device: all modules, no memory."""
     where = hub_options(options)

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import MisuseError, RecordError, WrongTypeError
 from ..ops.nested import tensors_in
+from .chats import as_texts, conversations
 from .continuing import Past, cache_in, cached_tokens, check_whole, rename_cache, split_mask
 from .needs import INPUTS, Needs
 from .tokenizing import NONE, fills, refuse_options, tokenize, without_extras
@@ -67,8 +68,8 @@ def read_prompt(
 
     Args:
         tokenizer: For prompts that are text; ``None`` where there is none.
-        args: At most one prompt: a string, token ids (a list, a tensor or an array), a list of several of either,
-            an encoding or another mapping of names to values.
+        args: At most one prompt: a string, a conversation (a list of messages), token ids (a list, a tensor or an array), a list of
+            several of one kind, an encoding or another mapping of names to values.
         kwargs: Arguments for the model; they win over what the prompt brings.
         needs: What is known about the model.
         options: For the tokenizer.
@@ -84,6 +85,9 @@ def read_prompt(
     needs = needs or Needs()
     if len(args) > 1:
         raise RecordError(f"one prompt, not {len(args)}: put several in a list, and pass the model's other arguments by name")
+    chats = conversations(args[0]) if args else None
+    if chats is not None:
+        args, options = [as_texts(tokenizer, chats)], {"add_special_tokens": False, **options}  # the template has written them
     is_text = bool(args) and _kinds(args[0]) == {"strings"}
     if not is_text:
         refuse_options(options)

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import RecordError
 from ..record import Proxy, Recorder, Recording
+from ..record.class_claim import unpacks
 from ..source_location import traceback_at
 from .block import RecordedBlock
 from .handle import GraphHandle, OpenGraph
@@ -52,8 +53,10 @@ class Editor(RecordedBlock):
         def __enter__(self) -> NNsight: ...
 
     @property
-    def _entered(self) -> NNsight:
-        return self._edited
+    def _entered(self) -> Any:
+        mode = self._recorder.mode
+        pair = mode is not None and mode.frame is not None and unpacks(mode.frame, 2)  # as (tracer, edited)
+        return (self, self._edited) if pair else self._edited
 
     @property
     def graph(self) -> GraphHandle:

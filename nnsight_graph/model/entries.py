@@ -113,7 +113,9 @@ class CacheDict(dict[str, Any]):
         if name.startswith("_"):
             raise ours(AttributeError, name)
         self._refuse_early()
-        below = self._below(name)
+        below, inner = self._below(name), self._below("model") if name != "model" else None
+        if below is None and inner is not None:
+            below = inner._below(name)  # a path may leave the root out
         if below is None:
             names = sorted({key[len(self._path) :].lstrip(".").split(".")[0] for key in self if key != self._path})
             raise ours(

@@ -24,7 +24,7 @@ from ..run.likeness import is_plain
 from ..run.rehearsal import Rehearsal, rehearse
 from ..run.scan import Scan, Unknown
 from ..run.site_values import Failure, Source
-from ..run.specs import PLAIN, spec_of
+from ..run.specs import PLAIN, Opaque, spec_of
 from ..source_location import locate, traceback_at
 from .invoker import Call, Invoke
 from .layouts import layouts_of
@@ -113,6 +113,8 @@ class Numbers:
         unknown = next((value for value in values if type(value) is Unknown), None)
         if unknown is not None:
             return False, unknown.reason
+        if type(values[0]) is Opaque:
+            return False, f"a {values[0].kind} is not looked into"
         if isinstance(values[0], (list, dict, set)):
             return False, "what a container of the trace holds is there when it has run"
         if is_plain(values[0]):

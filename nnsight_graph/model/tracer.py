@@ -195,6 +195,7 @@ class Tracer(RecordedBlock):
         alias: Mapping[str, str] | None = None,
         *,
         copy: bool = False,
+        non_blocking: bool = False,
         to: str | Path | CacheDict | None = None,
     ) -> CacheDict:
         """Keep what all modules, or many, return in this run, whatever else the block does with it.
@@ -213,6 +214,7 @@ class Tracer(RecordedBlock):
             alias: Names to be used beside it: ``{"layers": "transformer.h"}``.
             copy: Whether values are copied even where they could stay on the model's own storage, because the model works in
                 place. (Modules with ``inplace=True`` are seen without it.)
+            non_blocking: Accepted; what is kept is complete when you read it, either way.
             to: An empty folder: values are written there as they come, in safetensors files, and read when they are asked for.
                 Or a cache that was written to a folder: values are appended there, and it is the cache that is returned.
 

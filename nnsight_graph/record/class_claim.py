@@ -48,6 +48,15 @@ def asks_for_size(frame: FrameType) -> bool:
     return known
 
 
+def unpacks(frame: FrameType, count: int) -> bool:
+    """Whether the ``with`` that ``frame`` is entering has as many names behind its ``as``."""
+    after = (each for each in dis.get_instructions(frame.f_code) if each.offset > frame.f_lasti and each.opname not in _SILENT)
+    here = next(after, None)
+    while here is not None and here.opname in ("CALL", "NOT_TAKEN", "SETUP_WITH"):
+        here = next(after, None)
+    return here is not None and here.opname == "UNPACK_SEQUENCE" and here.arg == count
+
+
 def dispatches(frame: FrameType) -> bool:
     """Whether ``frame`` is of a library that treats whatever says that it is a tensor by torch functions alone: einops."""
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "einops"

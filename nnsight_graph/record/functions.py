@@ -95,7 +95,8 @@ def save(value: Any) -> Any:
     """Keep a value beyond its trace: the same as ``value.save()``, for any value.
 
     Returns:
-        A saved proxy; tuples, lists and dicts with everything in them saved; a plain value as it is.
+        A saved proxy; tuples, lists and dicts with everything in them saved, and, of a list, a dict or a set, what lines below put into
+        it: ``found = nnsight_graph.save([])``; a plain value as it is.
 
     Example:
         >>> import torch, nnsight_graph as nnsight
@@ -140,10 +141,13 @@ def _saved(trace: Recorder, value: Any, part: str) -> Any:
     kind = plain_type(type(value))
     if kind in (list, dict, set) and trace.living(value) is not None:
         return value  # it holds, after the run, what it has got there
-    if kind in (tuple, list):
-        return kind([_saved(trace, item, f"{part}.{place}") for place, item in enumerate(value)])
-    if kind is dict:
-        return {key: _saved(trace, item, f"{part}.{key}") for key, item in value.items()}
+    if kind is tuple:
+        return tuple([_saved(trace, item, f"{part}.{place}") for place, item in enumerate(value)])
+    if kind in (list, dict, set):
+        for key, item in list(value.items() if kind is dict else enumerate(value)):
+            _saved(trace, item, f"{part}.{key}")
+        trace.beside = [*trace.beside, value]  # what lines below put into it is saved as well
+        return value
     if not isinstance(value, Proxy) or value._trace is not trace:
         return value
     if part and value._index not in trace.saved:

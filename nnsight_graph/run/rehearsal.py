@@ -127,7 +127,8 @@ class Rehearsal(SiteValues):
         operands = [self._operand(operand) for operand in node.operands]
         named = {name: self._operand(operand) for name, operand in node.keywords}
         if node.target not in ("merge", "param", "result", "assigned"):
-            missing = next((value for value in chain(operands, named.values()) if _unknown(value)), None)
+            opened = node.target in _OPENING and type(operands[0]) in (tuple, list)  # whatever its items are
+            missing = next((value for value in chain(operands[opened:], named.values()) if _unknown(value)), None)
             if missing is not None:
                 if node.target == "write" and node.site is not None and node.site.point != "grad":
                     self._forget(node.site)
@@ -295,6 +296,7 @@ _REGIONS = frozenset(("invoke", "if", "for", "while", "steps"))
 _SPECIAL = frozenset(("read", "write", "skip", "parameter", "copied", "module", "listening", "param", "result", "merge", "assigned"))
 _DECIDED = frozenset((bool, int, float, str, type(None)))
 _GRADIENTS = frozenset(("grad", ".backward", "torch.autograd.backward", "torch.autograd.grad", ".retain_grad"))
+_OPENING = frozenset(("getitem", "len", "unpack"))
 _CONTAINERS = frozenset((list, dict, set))
 _FEW = 32
 _PASSES = 4
