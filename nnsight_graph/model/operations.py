@@ -49,7 +49,10 @@ class Source:
 
     def _named(self, name: str) -> Named | None:
         found = self._instrumented
-        return None if found is None else next((named for named in found.operations if named.name == name), None)
+        if found is None:
+            return None
+        name = name if name in found.names else found.others.get(name, name)
+        return next((named for named in found.operations if named.name == name), None)
 
     def __getattr__(self, name: str) -> OperationEnvoy:
         if name.startswith("__"):
@@ -59,7 +62,7 @@ class Source:
             near = difflib.get_close_matches(name, self.names, 3)
             hint = f" Near: {', '.join(near)}." if near else ""
             raise ours(AttributeError, unknown(name, self._path, self._instrumented) + hint)
-        return OperationEnvoy(self._envoy, source_path(self._path, name), self, named)
+        return OperationEnvoy(self._envoy, source_path(self._path, name if named is None else named.name), self, named)
 
     def __getitem__(self, name: str) -> OperationEnvoy:
         return self.__getattr__(name)

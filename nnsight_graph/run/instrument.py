@@ -47,6 +47,8 @@ class Instrumented:
     Attributes:
         function: The function itself.
         operations: Its operations, in the order of the text.
+        others: Further names of them, as nnsight 0.8 gives them: by the name that a result is assigned to, and by that of the function
+            with assignments to it counted as well.
         text: Its source.
         first: The line of its file that the text begins with.
 
@@ -59,6 +61,7 @@ class Instrumented:
         self.text, self.first = _source(function)
         tree = _definition(self.text, function)
         self.operations: list[Named] = []
+        self.others: dict[str, str] = {}
         self.body = parse(textwrap.dedent(self.text)).body[0]
         naming = _Naming(self)
         tree.body = [naming.visit(statement) for statement in tree.body]
@@ -121,13 +124,37 @@ class _Naming(ast.NodeTransformer):
     def __init__(self, owner: Instrumented) -> None:
         self._owner = owner
         self._counts: dict[str, int] = {}
+        self._all: dict[str, int] = {}  # assignments count here, too
 
     def _named(self, base: str, node: ast.expr) -> ast.Constant:
         count = self._counts.get(base, 0)
         self._counts[base] = count + 1
         name = f"{base}_{count}"
         self._owner.operations.append(Named(name, node.lineno, node))
+        self._call_too(base, name)
         return ast.copy_location(ast.Constant(name), node)
+
+    def _call_too(self, base: str, name: str) -> None:
+        count = self._all.get(base, 0)
+        self._all[base] = count + 1
+        if name:
+            self._owner.others[f"{base}_{count}"] = name
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
+        value = node.value
+        self.generic_visit(node)
+        if len(node.targets) == 1:
+            self._assigned(node.targets[0], value)
+        return node
+
+    def _assigned(self, target: ast.expr, value: ast.expr) -> None:
+        """The operation whose result a name is assigned has that name, too."""
+        last = self._owner.operations[-1] if self._owner.operations else None
+        whole = last is not None and (last.expression.lineno, last.expression.col_offset, last.expression.end_col_offset) == (
+            value.lineno, value.col_offset, value.end_col_offset,
+        )  # fmt: skip
+        if isinstance(target, (ast.Name, ast.Attribute)):
+            self._call_too(_call_name(target), last.name if last is not None and whole else "")
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if isinstance(node.func, ast.Name) and node.func.id in _LEFT_ALONE:
@@ -158,7 +185,8 @@ class _Naming(ast.NodeTransformer):
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
         if node.value is not None:
-            node.value = self.visit(node.value)
+            value, node.value = node.value, self.visit(node.value)
+            self._assigned(node.target, value)
         return node
 
 
