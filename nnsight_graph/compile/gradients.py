@@ -14,6 +14,9 @@ from .plan import Guard, Slot, Step
 from .storage import Cell, Root, RowsKey, Value
 
 _RESHAPE = frozenset(map(function_of, (".reshape", "torch.reshape", ".flatten", "torch.flatten", ".ravel", ".reshape_as")))
+_LEAVES = frozenset(map(function_of, (".detach", "torch.detach", ".requires_grad_", "@data")))
+"""What ends a path of gradients: where the result requires some, it is a leaf of its own."""
+
 Level = tuple[Callable[..., Any], list[Slot], tuple[str, ...], Slot | None]
 """Function, further operands, the names of the last of them, and where the result lies."""
 
@@ -165,7 +168,7 @@ class GradientAnalysis:
                     return made.leaves[0], levels[::-1], value.read[0].index
                 break
             copies = value.base is not None and value.maybe and not value.base.maybe and made.function not in _RESHAPE
-            if value.base is None or copies or made.leaves[:1] != [value.base.slot]:
+            if value.base is None or copies or made.leaves[:1] != [value.base.slot] or made.function in _LEAVES:
                 break
             levels.append((made.function, made.leaves[1:], made.names, value.slot))  # type: ignore[arg-type]
             value = value.base
