@@ -22,7 +22,7 @@ from ..run.evidence import rows_in
 from ..run.failures import explain, missed, rehearsed
 from ..run.likeness import is_plain
 from ..run.rehearsal import Rehearsal, rehearse
-from ..run.scan import Scan, Unknown
+from ..run.scan import Scan, Unknown, scan_operation
 from ..run.site_values import Failure, Source
 from ..run.specs import PLAIN, Opaque, spec_of
 from ..source_location import locate, traceback_at
@@ -65,6 +65,14 @@ class CallSource(Source):
             return found
         with modes(self._call.modes):
             return completed(found, self._envoy._module, *forward)
+
+    def operation(self, step: int, path: str) -> Scan | None:
+        """The scan of a step that looks at an operation inside a forward, too."""
+        forward = self._envoy._forward(self._call, step) if self._steps or not step else None
+        if forward is None:
+            return None
+        with modes(self._call.modes):
+            return scan_operation(self._envoy._module, *forward, path)
 
     def changed(self, step: int, changes: Mapping[Site, Any]) -> Scan | None:
         """The scan of a step in which other values pass at some sites."""

@@ -146,6 +146,17 @@ def scanned(
     return _recall(module, signature(module, args, kwargs or {}, forward))
 
 
+def scan_operation(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, path: str) -> Scan:
+    """A scan that looks at an operation inside a forward, too; or the one that was made of an equal call."""
+    known_by = signature(module, args, kwargs, forward)
+    key = None if known_by is None else (known_by, path)
+    known = _recall(module, key)
+    if known is None:
+        known = _scan(module, args, kwargs, forward, operations=(path,))
+        _remember(module, key, known)
+    return known
+
+
 def scan_changed(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Forward, changes: Mapping[Site, Any]
 ) -> Scan:

@@ -56,6 +56,10 @@ class Source:
         """The same for a run in which other values pass at some sites."""
         return None
 
+    def operation(self, step: int, path: str) -> Scan | None:
+        """The scan of a step that looks at an operation inside a forward, too."""
+        return None
+
     def rows(self, words: str) -> Rows | None:
         """The rows that an invoke owns; ``None`` where that is not known."""
         return None
@@ -114,6 +118,9 @@ class SiteValues:
             if key._replace(step=0) in self._changes.get(min(key.step, 1) if isinstance(key.step, int) else 0, ()):
                 with outside_fakes():  # lines above the one that changes it see what the model computes
                     scan = self._source.scan(min(key.step, 1) if isinstance(key.step, int) else 0)
+            if scan is not None and ".source." in f".{site.path}" and not self._changes:  # an operation inside a forward
+                with outside_fakes():
+                    scan = self._source.operation(min(key.step, 1) if isinstance(key.step, int) else 0, site.path)
             found = Unknown("nothing was scanned") if scan is None else scan.value(key._replace(step=0))
             self._sites[key] = found if type(found) is Unknown else self._fake(found)
         return key, self._sites[key]
