@@ -32,7 +32,7 @@ _BLIND = (
     fake_tensor.DynamicOutputShapeException,
     fake_tensor.UnsupportedOperatorException,
 )
-_BLIND_TEXTS = ("supported for tensor subclasses", "data pointer of Tensor", "Cannot copy out of meta tensor")
+_BLIND_TEXTS = ("supported for tensor subclasses", "data pointer of Tensor", "Cannot copy out of meta tensor", "Expected inputs of BF16 type")
 _SMALL = 1_000_000
 _CLONE = torch.ops.aten.clone.default
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
@@ -72,12 +72,19 @@ class Fakes(FakeTensorMode):
         except Exception as error:
             if id(error) == self._failed:  # of an operation inside this one
                 raise
-            real = _real_error(func, args, kwargs or {}, error) or error
+            real, result = _on_zeros(func, args, kwargs or {}, error)
+            if real is None and not func._schema.is_mutable and any(True for _ in tensors_in(result)):
+                return map_tensors(result, self._like)  # only the fake kernel refuses, as that of grouped_mm does for float32
+            real = real or error
             self._failed = id(real)
             try:
                 raise real from None
             finally:
                 del real  # else the error and this frame hold each other
+
+    def _like(self, tensor: torch.Tensor) -> torch.Tensor:
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        return FakeTensor(self, empty, tensor.device)
 
     def _faked(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -101,19 +108,19 @@ def _keep_from_copies(fake: FakeTensor) -> None:
         frame.f_locals["memo"][id(fake.constant)] = None
 
 
-def _real_error(func: Any, args: Any, kwargs: Any, error: Exception) -> Exception | None:
-    """What an operation that failed on fakes raises on real tensors (of zeros): the words that everyone knows."""
+def _on_zeros(func: Any, args: Any, kwargs: Any, error: Exception) -> tuple[Exception | None, Any]:
+    """What an operation that failed on fakes raises on tensors of zeros, in the words that everyone knows; or what it gives there."""
     tensors = list(tensors_in((args, kwargs)))
     if isinstance(error, NotImplementedError) or is_blind(error) or func.namespace != "aten":
-        return None
+        return None, None
     if sum(tensor.numel() for tensor in tensors) > _SMALL or any(tensor.layout is not torch.strided for tensor in tensors):
-        return None
+        return None, None
     try:
         # On one line: an interrupt between two would leave it so.
-        with torch._C._DisableTorchDispatch(): func(*map_tensors(args, _zeros), **map_tensors(kwargs, _zeros))
+        with torch._C._DisableTorchDispatch(): result = func(*map_tensors(args, _zeros), **map_tensors(kwargs, _zeros))
     except Exception as real:
-        return None if isinstance(real, NotImplementedError) else real.with_traceback(None)
-    return None
+        return None if isinstance(real, NotImplementedError) else real.with_traceback(None), None
+    return None, result if all(tensor.device.type == "cpu" for tensor in tensors) else None
 
 
 def _zeros(tensor: torch.Tensor) -> torch.Tensor:

@@ -82,3 +82,14 @@ def test_a_gate_is_edited_where_it_is_computed() -> None:
         got = experts.output.save()
     right, _ = outputs(net)
     torch.testing.assert_close(got.value, 2 * right)  # the down projection is linear
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_scan_goes_through_the_grouped_kernel(kind: str) -> None:
+    """On fakes that kernel takes fewer dtypes than on tensors."""
+    net = made(kind)
+    right, logits = outputs(net)
+    model = nnsight.NNsight(net)
+    with model.scan(input_ids=IDS):
+        shapes = model.model.layers[0].mlp.experts.output.shape, model.lm_head.output.shape
+    assert shapes == (right.shape, logits.shape)
