@@ -142,6 +142,7 @@ def test_compile_takes_them(frozen):
     tensor, number, whole, listed = saved(frozen)
     compiled = torch.compile(lambda t, f, i, ls: t.detach() * f + i + ls[0], backend="eager", fullgraph=True)
     assert torch.equal(compiled(tensor, number, whole, listed), tensor * number + whole + listed[0])
+    torch._dynamo.reset()
 
 
 def test_files_hold_plain_types(frozen, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import weakref
 from typing import Any
@@ -291,9 +292,10 @@ def test_no_fake_survives_a_scan(net: Net) -> None:
     gc.collect()
     gc.disable()
     try:
+        before = {id(each) for each in gc.get_objects() if type(each) is FakeTensor}  # what torch.compile keeps
         scan(net, (X,), {"scale": 3.0})
         scan(Looks(lambda x: x.sum().item()), (X,))
-        left = [each for each in gc.get_objects() if type(each) is FakeTensor]
+        left = [each for each in gc.get_objects() if type(each) is FakeTensor and id(each) not in before]
     finally:
         gc.enable()
     assert left == []
@@ -373,22 +375,30 @@ def test_a_mistake_is_told_in_the_words_of_real_tensors(mistake: str) -> None:
     assert not is_blind(fake.value)
 
 
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # torch's own question, in deepcopy
-def test_a_fake_with_a_known_number_is_copied_without_its_memory():
-    class Counts(torch.nn.Module):
-        """A cache's layer is copied so: it counts its tokens in a tensor."""
+COPIES = """
+import copy, torch
+from nnsight_graph.graph import Site
+from nnsight_graph.run.scan import scan
 
-        def __init__(self):
-            super().__init__()
-            self.linear = torch.nn.Linear(3, 3)
+class Counts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
 
-        def forward(self, x):
-            count = torch.tensor(3)
-            first, second = copy.deepcopy([count, count])
-            return self.linear(copy.deepcopy(x)) + first + (first is second)
+    def forward(self, x):
+        count = torch.tensor(3)
+        first, second = copy.deepcopy([count, count])
+        return self.linear(copy.deepcopy(x)) + first + (first is second)
 
-    net = Counts()
-    for rows in range(2, 30):
-        found = scan(net, (torch.rand(rows, 3),))
-        assert found.complete, found.stopped
-        assert found.value(Site("", "result")).shape == (rows, 3)
+net = Counts()
+for rows in range(2, 30):
+    found = scan(net, (torch.rand(rows, 3),))
+    assert found.complete, found.stopped
+    assert found.value(Site("", "result")).shape == (rows, 3)
+"""
+
+
+def test_a_fake_with_a_known_number_is_copied_without_its_memory() -> None:
+    """As a cache's layer is copied, which counts its tokens in a tensor; in a process of its own, which torch may end."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COPIES], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
