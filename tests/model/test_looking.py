@@ -12,13 +12,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
-from rich.console import Console
-from rich.pretty import pretty_repr
 from torch import nn
 
 import nnsight_graph as nnsight
 
 X = torch.tensor([[1.0, 2, -3, 4], [-2, 0, 5, 1]])
+
+
+def by_rich(h):
+    """As rich prints it, which looks for attributes by strange names."""
+    pretty, console = pytest.importorskip("rich.pretty"), pytest.importorskip("rich.console")
+    return pretty.pretty_repr(h), console.Console(file=io.StringIO()).print(h)
 
 
 class Net(nn.Module):
@@ -56,7 +60,7 @@ LOOKS = {
     "getattr of private names": lambda h: (getattr(h, "_repr_png_", None), getattr(h, "__html__", None)),
     "hasattr": lambda h: (hasattr(h, "nowhere"), hasattr(h, "shape"), hasattr(h, "grad")),
     "display": lambda h: DisplayFormatter().format(h),
-    "rich": lambda h: (pretty_repr(h), Console(file=io.StringIO()).print(h)),
+    "rich": lambda h: by_rich(h),
     "members": lambda h: inspect.getmembers(h),
     "dir, vars, type": lambda h: (dir(h), id(h), type(h), inspect.isclass(h), callable(h)),
 }
